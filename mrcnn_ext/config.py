@@ -1,0 +1,81 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Every config key of mrcnn_ext, in one place (yaml side; LazyConfig passes arguments instead).
+
+``docs/config.md`` is generated from this file by ``python -m mrcnn_ext.config_reference``: the
+comment above a key is its documentation.
+"""
+
+from __future__ import annotations
+
+from fvcore.common.config import CfgNode as FvcoreCfgNode
+
+__all__ = ["add_mrcnn_ext_config"]
+
+
+def add_mrcnn_ext_config(cfg: FvcoreCfgNode) -> None:
+    """Add the node ``MRCNN_EXT`` with its defaults to ``cfg``, in place.
+
+    Keys that exist already keep their value, so it is safe to call this twice, or in a script that
+    also runs with ``DETECTRON2_ENV_MODULE=mrcnn_ext.d2_env``.
+
+    Args:
+        cfg: a Detectron2 config, as ``detectron2.config.get_cfg()`` returns it.
+    """
+    _merge_missing(cfg, "MRCNN_EXT", _defaults(type(cfg)))
+
+
+def _merge_missing(cfg: FvcoreCfgNode, key: str, value) -> None:
+    if key not in cfg:
+        cfg[key] = value
+    elif isinstance(value, FvcoreCfgNode):
+        for child in value:
+            _merge_missing(cfg[key], child, value[child])
+
+
+def _defaults(CN: type) -> FvcoreCfgNode:
+    # One class for all nodes: yacs refuses to merge a node of another class into a config.
+    _C = CN()
+
+    # ---------------------------------------------------------------------------------------------
+    # timm backbones: MODEL.BACKBONE.NAME "build_timm_backbone" (C4) or "build_timm_fpn_backbone"
+    # ---------------------------------------------------------------------------------------------
+    _C.TIMM = CN()
+    # Any timm model that supports features_only, for example "tf_efficientnet_lite0", "resnet50",
+    # "convnext_tiny" or "swin_tiny_patch4_window7_224". Its ImageNet weights are a matter of
+    # MODEL.WEIGHTS: "timm://tf_efficientnet_lite0" (see docs/backbones.md).
+    _C.TIMM.NAME = "resnet50"
+    # Feature maps to return: "res2" ... "res5" have stride 4 ... 32 ("res1", stride 2, exists for
+    # some models). FPN takes those that MODEL.FPN.IN_FEATURES names; C4 heads want ["res4"].
+    _C.TIMM.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    # What becomes of the model's BatchNorm layers: "FrozenBN" fixes statistics and affine parameters
+    # (right for small batches), "BN" trains them, "SyncBN" shares their statistics over GPUs, "GN"
+    # puts GroupNorm in their place. A model without BatchNorm (ConvNeXt, Swin) keeps its own norm;
+    # "SyncBN" and "GN" are an error there. MODEL.BACKBONE.FREEZE_AT freezes layers besides this.
+    _C.TIMM.NORM = "FrozenBN"
+    # Stochastic depth, 0 to 1, for models that support it (ConvNeXt, Swin, EfficientNet ...).
+    _C.TIMM.DROP_PATH_RATE = 0.0
+    # Recompute activations in the backward pass: less memory, more time. Models that support it.
+    _C.TIMM.GRAD_CHECKPOINTING = False
+
+    # ---------------------------------------------------------------------------------------------
+    # The built-in synthetic data sets mrcnn_ext_shapes_train and mrcnn_ext_shapes_val.
+    # Read by MODEL.META_ARCHITECTURE "MrcnnExtRCNN"; scripts call mrcnn_ext.data.shapes instead.
+    # ---------------------------------------------------------------------------------------------
+    _C.SHAPES = CN()
+    # Number of training images. The first N images are the same whatever the number is.
+    _C.SHAPES.NUM_TRAIN = 400
+    # Number of validation images, none of which is a training image.
+    _C.SHAPES.NUM_VAL = 100
+    # Long side of the images in pixels, 64 to 4096.
+    _C.SHAPES.IMAGE_SIZE = 320
+    # Another seed makes another, equally distributed, pair of sets.
+    _C.SHAPES.SEED = 0
+
+    # ---------------------------------------------------------------------------------------------
+    # Checks of MODEL.META_ARCHITECTURE "MrcnnExtRCNN"
+    # ---------------------------------------------------------------------------------------------
+    # Look at every training image's boxes and classes before they reach the device, so that a NaN
+    # box or a class index out of range is reported with its file and image id, not as a NaN loss
+    # or a CUDA assertion. Costs microseconds an image, on the CPU.
+    _C.CHECK_INPUTS = True
+    return _C
