@@ -1,0 +1,247 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""The synthetic set on disk, in COCO's format, and in Detectron2's catalogs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+from iopath.common.file_io import file_lock
+from pycocotools import mask as mask_util
+
+from ...errors import ConfigError, DataError
+from ...paths import cache_root
+from .figure import SHAPES_KEYPOINT_FLIP_MAP, SHAPES_KEYPOINT_NAMES, SHAPES_SKELETON
+from .scene import SHAPES_CLASSES, Scene, render_scene
+
+__all__ = [
+    "ShapesSpec",
+    "configure_builtin_shapes",
+    "generate_shapes",
+    "load_shapes",
+    "register_builtin_shapes",
+    "register_shapes",
+]
+
+logger = logging.getLogger(__name__)
+
+# Part of the folder's name: raise it with any change to the pictures, so that no old ones are used.
+_FORMAT = 1
+_SPLITS = ("train", "val")
+_SKELETON_COLORS = ((255, 153, 51), (0, 204, 102), (51, 153, 255))  # left, right, middle; RGB
+
+
+@dataclass(frozen=True)
+class ShapesSpec:
+    """What a synthetic data set is made of; equal specs make equal data sets.
+
+    Args:
+        split: "train" or "val"; the two share no picture, whatever their seeds.
+        num_images: a smaller set is the beginning of a larger one.
+        image_size: longer side in pixels, 64 to 4096.
+        seed: 0 or more.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    split: str
+    num_images: int
+    image_size: int = 320
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.split not in _SPLITS:
+            raise ConfigError(f"split {self.split!r} of a synthetic data set: expected {_SPLITS}.")
+        for name, low, high in (
+            ("num_images", 1, 10**6),
+            ("image_size", 64, 4096),
+            ("seed", 0, 2**31 - 1),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                key = "NUM_" + self.split.upper() if name == "num_images" else name.upper()
+                raise ConfigError(
+                    f"{name} of the synthetic {self.split} set (MRCNN_EXT.SHAPES.{key}) is "
+                    f"{value!r}; expected a whole number from {low} to {high}."
+                )
+
+    def folder(self, root: str | os.PathLike | None = None) -> Path:
+        """Where the set lies: a folder below ``root``, by default this package's cache."""
+        base = Path(root) if root is not None else cache_root() / "shapes"
+        name = f"{self.split}_{self.num_images}x{self.image_size}px_seed{self.seed}_v{_FORMAT}"
+        return base / name
+
+
+def generate_shapes(spec: ShapesSpec, root: str | os.PathLike | None = None) -> Path:
+    """Make the data set if it is not there yet. Safe when several processes do so at once.
+
+    Returns:
+        path of the COCO json; the images are in the folder ``images`` beside it.
+
+    Raises:
+        DataError: the folder cannot be written.
+    """
+    folder = spec.folder(root)
+    annotations = folder / "annotations.json"
+    if annotations.is_file():
+        return annotations
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with file_lock(str(folder)):
+            if not annotations.is_file():  # nobody else made it while we waited
+                _generate(spec, folder)
+    except OSError as error:
+        raise DataError(
+            f"the synthetic data set cannot be written to {folder}: {error}. Set MRCNN_EXT_CACHE to "
+            "a folder that can."
+        ) from error
+    return annotations
+
+
+def _generate(spec: ShapesSpec, folder: Path) -> None:
+    logger.info("Making the synthetic data set %s, once ...", folder)
+    # Made aside and renamed: an interrupted run leaves no half of a data set.
+    work = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
+    try:
+        (work / "images").mkdir()
+        images, annotations = [], []
+        for index in range(spec.num_images):
+            image, objects = _make_image(spec, index, work / "images")
+            images.append(image)
+            for entry in objects:
+                annotations.append({"id": len(annotations) + 1, **entry})
+            if (index + 1) % 200 == 0:
+                logger.info("%d of %d images", index + 1, spec.num_images)
+        content = {
+            "info": {"description": "mrcnn_ext synthetic shapes", "version": str(_FORMAT)},
+            "images": images,
+            "annotations": annotations,
+            "categories": _categories(),
+        }
+        (work / "annotations.json").write_text(json.dumps(content))
+        work.chmod(0o755)  # mkdtemp's are for their owner alone; a shared cache is for all
+        shutil.rmtree(folder, ignore_errors=True)
+        work.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _make_image(spec: ShapesSpec, index: int, folder: Path) -> tuple[dict, list[dict]]:
+    rng = np.random.default_rng([spec.seed, _SPLITS.index(spec.split), index])
+    aspect = float(np.exp(rng.uniform(np.log(0.75), np.log(4 / 3))))
+    width = spec.image_size if aspect >= 1 else round(spec.image_size * aspect)
+    height = spec.image_size if aspect <= 1 else round(spec.image_size / aspect)
+    scene = render_scene(rng, height, width)
+    name = f"{index + 1:06d}.jpg"
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 95]
+    if not cv2.imwrite(str(folder / name), scene.image[:, :, ::-1], quality):
+        raise OSError(f"{folder / name} was not written")
+    image = {"id": index + 1, "file_name": name, "height": height, "width": width}
+    return image, _annotations(scene, index + 1)
+
+
+def _annotations(scene: Scene, image_id: int) -> list[dict]:
+    out = []
+    for category, mask, keypoints in zip(scene.categories, scene.masks, scene.keypoints):
+        rle = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
+        # Detectron2 asks all annotations of a data set for the same number of keypoints.
+        points = np.zeros((len(SHAPES_KEYPOINT_NAMES), 3))
+        if keypoints is not None:
+            points = keypoints.copy()
+            # COCO's keypoints name pixels: continuous 0.5 is its 0. Detectron2 adds the 0.5 back.
+            points[points[:, 2] > 0, :2] -= 0.5
+        out.append(
+            {
+                "image_id": image_id,
+                "category_id": category + 1,
+                "iscrowd": 0,
+                "area": int(mask.sum()),
+                "bbox": mask_util.toBbox(rle).tolist(),
+                "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
+                "keypoints": points.round(3).ravel().tolist(),
+                "num_keypoints": int((points[:, 2] > 0).sum()),
+            }
+        )
+    return out
+
+
+def _categories() -> list[dict]:
+    categories: list[dict] = [{"id": i + 1, "name": name} for i, name in enumerate(SHAPES_CLASSES)]
+    index = {name: i + 1 for i, name in enumerate(SHAPES_KEYPOINT_NAMES)}
+    figure = categories[SHAPES_CLASSES.index("figure")]
+    figure["keypoints"] = list(SHAPES_KEYPOINT_NAMES)
+    figure["skeleton"] = [[index[a], index[b]] for a, b in SHAPES_SKELETON]
+    return categories
+
+
+def load_shapes(
+    spec: ShapesSpec, root: str | os.PathLike | None = None, name: str | None = None
+) -> list[dict]:
+    """Detectron2's dataset dicts of the set, which is made if need be.
+
+    Args:
+        name: a registered name, whose metadata gets ``json_file`` and ``image_root``.
+    """
+    annotations = generate_shapes(spec, root)
+    images = annotations.parent / "images"
+    if name is not None:
+        MetadataCatalog.get(name).set(json_file=str(annotations), image_root=str(images))
+    return load_coco_json(str(annotations), str(images), name)
+
+
+def register_shapes(name: str, spec: ShapesSpec, root: str | os.PathLike | None = None) -> None:
+    """Register a synthetic set as ``name``, in place of what had this name. Makes no files yet."""
+    # The catalogs' own "in" would not do for metadata, which get() creates.
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if name in catalog.list():
+            catalog.pop(name)
+    DatasetCatalog.register(name, lambda: load_shapes(spec, root, name))
+    left, right, middle = _SKELETON_COLORS
+    MetadataCatalog.get(name).set(
+        evaluator_type="coco",
+        thing_classes=list(SHAPES_CLASSES),
+        keypoint_names=list(SHAPES_KEYPOINT_NAMES),
+        keypoint_flip_map=list(SHAPES_KEYPOINT_FLIP_MAP),
+        keypoint_connection_rules=[
+            (a, b, left if b.startswith("left") else right if b.startswith("right") else middle)
+            for a, b in SHAPES_SKELETON
+        ],
+    )
+
+
+_builtin: dict[str, ShapesSpec] = {}
+
+
+def register_builtin_shapes() -> None:
+    """Register ``mrcnn_ext_shapes_train`` and ``mrcnn_ext_shapes_val``, unless they are."""
+    if not _builtin:
+        configure_builtin_shapes()
+
+
+def configure_builtin_shapes(
+    *, num_train: int = 400, num_val: int = 100, image_size: int = 320, seed: int = 0
+) -> None:
+    """Set what the two built-in sets are made of; see :class:`ShapesSpec`.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+    specs = {
+        "mrcnn_ext_shapes_train": ShapesSpec("train", num_train, image_size, seed),
+        "mrcnn_ext_shapes_val": ShapesSpec("val", num_val, image_size, seed),
+    }
+    for name, spec in specs.items():
+        # Metadata of an unchanged set stays as it is: others may have added to it.
+        if _builtin.get(name) != spec:
+            register_shapes(name, spec)
+            _builtin[name] = spec
