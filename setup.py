@@ -21,14 +21,13 @@ class BuildWithConfigs(build_py):
         if not getattr(self, "editable_mode", False):
             target = Path(self.build_lib) / "mrcnn_ext" / "model_zoo" / "configs"
             shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(
-                HERE / "configs", target, ignore=shutil.ignore_patterns("__pycache__")
-            )
+            shutil.copytree(HERE / "configs", target, ignore=shutil.ignore_patterns("__pycache__"))
 
     def get_outputs(self, include_bytecode=1):
         zoo = Path(self.build_lib) / "mrcnn_ext" / "model_zoo"
         configs = [
-            str(zoo / path.relative_to(HERE)) for path in (HERE / "configs").rglob("*.*")
+            str(zoo / path.relative_to(HERE))
+            for path in (HERE / "configs").rglob("*.*")
             if path.suffix in (".py", ".yaml")
         ]
         return super().get_outputs(include_bytecode) + configs

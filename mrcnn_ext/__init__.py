@@ -34,7 +34,6 @@ if _missing:
         raise ImportError(_message)
 
 else:
-    from .config import add_mrcnn_ext_config
-
     # Imported for what they register.
-    from . import checkpoint, data, modeling  # noqa: F401, I001
+    from . import checkpoint, data, modeling  # noqa: F401
+    from .config import add_mrcnn_ext_config

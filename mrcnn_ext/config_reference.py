@@ -1,7 +1,7 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 """Write docs/config.md from the commented defaults in config.py.
 
-    python -m mrcnn_ext.config_reference > docs/config.md
+python -m mrcnn_ext.config_reference > docs/config.md
 """
 
 from __future__ import annotations

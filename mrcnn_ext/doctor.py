@@ -152,7 +152,9 @@ def _kernels(advice: list[str]) -> list[dict]:
     for status in kernel_status():
         kernels.append(vars(status).copy())
         if not status.loaded and "cannot be loaded" in status.reason:
-            advice.append(f"{status.name}: {status.reason}; reinstall mrcnn_ext in this environment")
+            advice.append(
+                f"{status.name}: {status.reason}; reinstall mrcnn_ext in this environment"
+            )
     return kernels
 
 

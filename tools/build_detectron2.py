@@ -99,7 +99,7 @@ PROJECTS = {
     "detectron2.projects.panoptic_deeplab": "projects/Panoptic-DeepLab/panoptic_deeplab",
 }
 
-_SETUP_PY = '''\
+_SETUP_PY = """\
 from pathlib import Path
 from setuptools import find_packages, setup
 
@@ -128,7 +128,7 @@ setup(
     data_files=list(tools.items()),
     python_requires=">=3.9",
 )
-'''
+"""
 
 
 def _run(command: list[str], failure: str) -> None:
@@ -173,7 +173,14 @@ def _copy_source(source: str, target: Path) -> str:
     else:
         depth = [] if path.exists() else ["--depth", "1"]
         _run(
-            ["git", "clone", "--quiet", *depth, str(path) if path.exists() else source, str(target)],
+            [
+                "git",
+                "clone",
+                "--quiet",
+                *depth,
+                str(path) if path.exists() else source,
+                str(target),
+            ],
             f"--source {source}: neither a folder with detectron2/__init__.py nor a git repository "
             "that can be cloned.",
         )
@@ -279,10 +286,14 @@ def main(argv: list[str] | None = None) -> int:
         description="Build a pure-Python Detectron2 wheel.",
         epilog="The wheel holds Detectron2's tools in share/detectron2/tools.",
     )
-    parser.add_argument("--out", type=Path, default=Path("build/wheels"), help="folder of the wheel")
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/wheels"), help="folder of the wheel"
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--source", help="Detectron2 checkout (folder) or git URL; default: 0.6")
-    where.add_argument("--archive", type=Path, help=f"local copy of the {ARCHIVE_REQUIREMENT} sdist")
+    where.add_argument(
+        "--archive", type=Path, help=f"local copy of the {ARCHIVE_REQUIREMENT} sdist"
+    )
     args = parser.parse_args(argv)
     try:
         print(build(args.out, args.source, args.archive))

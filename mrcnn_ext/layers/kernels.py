@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -40,7 +40,7 @@ class KernelStatus:
     fallback: str
 
 
-@lru_cache(maxsize=None)
+@cache
 def kernel_status() -> tuple[KernelStatus, ...]:
     """Load the compiled libraries that are there, once, and report on each of them."""
     return tuple(_load(name, fallback) for name, fallback in KERNEL_LIBRARIES.items())

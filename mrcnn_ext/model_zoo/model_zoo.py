@@ -21,7 +21,9 @@ def _configs_folder() -> Path:
 def list_configs() -> list[str]:
     """Names of all configs that train a model, as the other functions take them."""
     root = _configs_folder()
-    names = (p.relative_to(root).as_posix() for p in root.rglob("*") if p.suffix in (".yaml", ".py"))
+    names = (
+        p.relative_to(root).as_posix() for p in root.rglob("*") if p.suffix in (".yaml", ".py")
+    )
     return sorted(n for n in names if "/" in n and not n.startswith("common/"))
 
 

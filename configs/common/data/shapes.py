@@ -8,9 +8,7 @@ from .coco import dataloader
 dataloader.train.dataset.names = "mrcnn_ext_shapes_train"
 dataloader.train.mapper.instance_mask_format = "bitmask"
 dataloader.train.mapper.augmentations = [
-    L(T.ResizeShortestEdge)(
-        short_edge_length=(240, 272, 304), sample_style="choice", max_size=384
-    ),
+    L(T.ResizeShortestEdge)(short_edge_length=(240, 272, 304), sample_style="choice", max_size=384),
     L(T.RandomFlip)(horizontal=True),
 ]
 dataloader.train.total_batch_size = 4

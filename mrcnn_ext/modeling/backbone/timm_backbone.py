@@ -203,9 +203,7 @@ def _units_up_to(body: nn.Module, freeze_at: int, index_of: dict[str, int]) -> l
 
 def _set_grad_checkpointing(body: nn.Module, model_name: str) -> None:
     if not hasattr(body, "set_grad_checkpointing"):
-        raise ConfigError(
-            f"MRCNN_EXT.TIMM.GRAD_CHECKPOINTING: '{model_name}' does not support it."
-        )
+        raise ConfigError(f"MRCNN_EXT.TIMM.GRAD_CHECKPOINTING: '{model_name}' does not support it.")
     body.set_grad_checkpointing(True)
 
 
