@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Sequence
 
@@ -151,7 +152,7 @@ def create_timm_features(
     except ImportError as error:
         raise ConfigError("timm backbones need the package timm: pip install timm") from error
     if not timm.is_model(model_name):
-        near = timm.list_models(f"*{model_name.split('_')[0]}*")[:8]
+        near = difflib.get_close_matches(model_name, timm.list_models(), n=5)
         raise ConfigError(
             f"MRCNN_EXT.TIMM.NAME is '{model_name}', which timm {timm.__version__} does not have"
             + (f"; similar names: {', '.join(near)}." if near else ".")
@@ -195,9 +196,10 @@ def _units_up_to(body: nn.Module, freeze_at: int, index_of: dict[str, int]) -> l
     first = next((e for e in ends.values() if e in flat), None)
     if freeze_at == 1 and first is not None:  # no map of stride 2: the stem is what precedes res2
         return units[: flat.index(first)]
+    freezable = [f for f, end in ends.items() if end in flat]
     raise ConfigError(
-        f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}, but stages {list(index_of)} are all this timm "
-        "model can freeze; use 0 to freeze nothing."
+        f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}, but of this timm model only the stages "
+        f"{freezable} can be frozen apart from the rest; use 0 to freeze nothing."
     )
 
 

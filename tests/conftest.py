@@ -1,0 +1,23 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """A cache of this run's own: nothing of the user's is read or written."""
+    previous = os.environ.get("MRCNN_EXT_CACHE")
+    os.environ["MRCNN_EXT_CACHE"] = str(tmp_path_factory.mktemp("mrcnn_ext_cache"))
+    yield
+    os.environ.pop("MRCNN_EXT_CACHE")
+    if previous is not None:
+        os.environ["MRCNN_EXT_CACHE"] = previous
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    torch.set_num_threads(2)
