@@ -164,7 +164,7 @@ def _check_all_loaded(body: torch.nn.Module, untrained: torch.nn.Module) -> None
     """timm only logs what a file lacks; a weight as its initialisation left it was not in the file."""
     pairs = zip(body.named_parameters(), untrained.parameters())
     # What starts as a constant (norms, scales, biases) may well be one in the file too.
-    random = [(name, p, q) for (name, p), q in pairs if q.numel() > 1 and q.std() > 0]
+    random = [(name, p, q) for (name, p), q in pairs if q.min() < q.max()]
     missing = [name for name, p, q in random if torch.equal(p, q)]
     if missing:
         raise WeightsError(
