@@ -200,7 +200,7 @@ def test_a_step_of_training_reaches_the_backbone(name):
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     torch.manual_seed(0)
     model = build_model(cfg)
-    losses = train_step(model, random_inputs(cfg))
+    train_step(model, random_inputs(cfg))
     grads = [p.grad for n, p in model.named_parameters() if n.startswith("backbone.bottom_up.")]
     assert any(g is not None and g.abs().sum() > 0 for g in grads)
     assert all(np.isfinite(g.sum().item()) for g in grads if g is not None)

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.path import Path as MplPath
@@ -247,6 +248,20 @@ def test_registration_is_lazy_and_can_be_replaced(tmp_path):
         assert metadata.thing_classes == list(shapes.SHAPES_CLASSES)
         assert COCO(metadata.json_file).dataset["categories"][-1]["name"] == "figure"
         assert len(metadata.keypoint_connection_rules) == len(shapes.SHAPES_SKELETON)
+    finally:
+        DatasetCatalog.pop(name)
+        MetadataCatalog.pop(name)
+
+
+def test_evaluator_may_come_before_the_data(tmp_path):
+    name = "mrcnn_ext_test_evaluator_first"
+    register_shapes(name, ShapesSpec("val", 2, 96, 0), tmp_path)
+    try:
+        evaluator = COCOEvaluator(name, tasks=("bbox", "segm"), output_dir=str(tmp_path / "out"))
+        records = DatasetCatalog.get(name)
+        truth = COCO(str(ShapesSpec("val", 2, 96, 0).folder(tmp_path) / "annotations.json"))
+        assert len(evaluator._coco_api.anns) == len(truth.anns) > 0
+        assert len(records) == 2
     finally:
         DatasetCatalog.pop(name)
         MetadataCatalog.pop(name)

@@ -195,7 +195,11 @@ def load_shapes(
     annotations = generate_shapes(spec, root)
     images = annotations.parent / "images"
     if name is not None:
-        MetadataCatalog.get(name).set(json_file=str(annotations), image_root=str(images))
+        metadata = MetadataCatalog.get(name)
+        metadata.set(image_root=str(images))
+        # A COCOEvaluator that came before has put its own copy of the annotations there.
+        if metadata.get("json_file") is None:
+            metadata.json_file = str(annotations)
     return load_coco_json(str(annotations), str(images), name)
 
 
