@@ -27,7 +27,9 @@ def config_reference() -> str:
     """The text of docs/config.md."""
     source = Path(__file__).with_name("config.py").read_text(encoding="utf-8")
     lines = source[source.index("def _defaults") :].splitlines()
-    out, comment, is_title = [_HEADER], [], False
+    out = [_HEADER]
+    comment: list[str] = []
+    is_title = False
     for line in (raw.strip() for raw in lines):
         if line.startswith("# ---"):
             is_title = not is_title

@@ -32,7 +32,8 @@ logger = logging.getLogger(__name__)
 
 _PREFIX = "timm://"
 _INIT_SEED = 1713051  # any, but one that nobody is likely to have made a file with
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_IMAGENET_MEAN: tuple[float, ...] = (0.485, 0.456, 0.406)
+_IMAGENET_STD: tuple[float, ...] = (0.229, 0.224, 0.225)
 
 
 def parse_timm_uri(uri: str) -> tuple[str, str]:
@@ -140,7 +141,7 @@ def _load(name: str, source: str) -> dict[str, torch.Tensor]:
 
     if source == "package":
         return _load_package(name)
-    options = {} if source == "hub" else {"pretrained_cfg_overlay": {"file": source}}
+    options: dict = {} if source == "hub" else {"pretrained_cfg_overlay": {"file": source}}
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_INIT_SEED)

@@ -114,7 +114,8 @@ def _generate(spec: ShapesSpec, folder: Path) -> None:
     work = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
     try:
         (work / "images").mkdir()
-        images, annotations = [], []
+        images: list[dict] = []
+        annotations: list[dict] = []
         for index in range(spec.num_images):
             image, objects = _make_image(spec, index, work / "images")
             images.append(image)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -26,7 +25,7 @@ class Outline:
     keypoints: np.ndarray | None = None
 
     @staticmethod
-    def from_rings(*rings: Sequence) -> Outline:
+    def from_rings(*rings: np.ndarray) -> Outline:
         """One part."""
         return Outline((tuple(np.asarray(ring, dtype=np.float64) for ring in rings),))
 
@@ -86,7 +85,7 @@ def _even_odd(rings: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
     slope = (b[edge, 0] - a[edge, 0]) / (b[edge, 1] - a[edge, 1])
     crossing = a[edge, 0] + (row - a[edge, 1]) * slope
     column = np.ceil(crossing).clip(0, columns).astype(np.int64)
-    toggles = np.bincount(row * (columns + 1) + column, minlength=rows * (columns + 1))
-    toggles = toggles.astype(np.uint8).reshape(rows, columns + 1)
+    counted = np.bincount(row * (columns + 1) + column, minlength=rows * (columns + 1))
+    toggles = counted.astype(np.uint8).reshape(rows, columns + 1)
     # uint8 wraps at 256, an even number: the parity is right all the same.
     return np.cumsum(toggles, axis=1, dtype=np.uint8)[:, :-1] & 1

@@ -69,7 +69,8 @@ def fill(rng: Rng, behind: np.ndarray) -> np.ndarray:
         if np.abs(color - mean).max() > 60:
             break
         color = rng.uniform(20, 235, 3)
-    return _texture(rng, *behind.shape[:2], color, rng.uniform(5, 30))
+    height, width = behind.shape[:2]
+    return _texture(rng, height, width, color, rng.uniform(5, 30))
 
 
 def degrade(rng: Rng, image: np.ndarray) -> np.ndarray:
