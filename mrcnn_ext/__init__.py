@@ -19,6 +19,16 @@ _HOW_TO_GET = {
     "detectron2": "install Detectron2 first: pip install --no-build-isolation "
     "'git+https://github.com/facebookresearch/detectron2.git', or run tools/build_detectron2.py "
     "of the mrcnn_ext repository",
+    **{
+        module: f"pip install {package}"
+        for module, package in (
+            ("fvcore", "fvcore"),
+            ("iopath", "iopath"),
+            ("omegaconf", "omegaconf"),
+            ("pycocotools", "pycocotools"),
+            ("cv2", "opencv-python"),
+        )
+    },
 }
 _missing = [name for name in _HOW_TO_GET if importlib.util.find_spec(name) is None]
 

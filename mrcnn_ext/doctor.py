@@ -14,6 +14,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -166,9 +167,14 @@ def _registered() -> tuple[list[dict], list[str]]:
     for registry_name, key in _REGISTRY_KEYS.items():
         for name, item in getattr(modeling, registry_name, ()):
             if getattr(item, "__module__", "").startswith("mrcnn_ext."):
-                text = (item.__doc__ or "").strip().splitlines()
-                names.append({"key": key, "name": name, "what": text[0] if text else ""})
+                names.append({"key": key, "name": name, "what": _first_sentence(item.__doc__)})
     return names, sorted(n for n in DatasetCatalog if n.startswith("mrcnn_ext_"))
+
+
+def _first_sentence(docstring: str | None) -> str:
+    text = (docstring or "").strip().split("\n\n")[0]
+    text = re.sub(r":\w+:`([^`]*)`|``([^`]*)``", r"\1\2", text)  # without Sphinx's markup
+    return " ".join(text.split()).split(". ")[0].rstrip(".")
 
 
 def _weights(advice: list[str]) -> list[dict]:

@@ -8,4 +8,5 @@ lr_multiplier = get_config("common/coco_schedule.py").lr_multiplier_1x
 train = get_config("common/train.py").train
 
 model.backbone.bottom_up.model_name = "tf_efficientnet_lite2"
+model.backbone.norm = "GN"  # see Base-MaskRCNN-Lite0-FPN.yaml
 train.init_checkpoint = "timm://tf_efficientnet_lite2@package"

@@ -13,6 +13,7 @@ train = get_config("common/train.py").train
 
 make_small(model, num_classes=8)
 model.backbone.bottom_up.freeze_at = 0
+model.backbone.norm = "GN"  # see Base-MaskRCNN-Lite0-FPN.yaml
 
 train.init_checkpoint = "timm://tf_efficientnet_lite0@package"
 train.output_dir = "./output/shapes/mask_rcnn_Lite0_FPN_lazy"
