@@ -62,7 +62,7 @@ FIXES: tuple[Fix, ...] = (
     Fix(
         "compiled COCOeval is optional",
         "detectron2/evaluation/fast_eval_api.py",
-        r"(?s)^(.*?)from detectron2 import _C\n(.*)$",
+        r"(?s)^(.*?\n)from detectron2 import _C\n(.*)$",
         r"\g<1>" + _GUARDED_C.replace("\\", r"\\") + r"\g<2>"
         "\n\nif _C is None:\n    COCOeval_opt = COCOeval  # noqa: F811\n",
     ),
@@ -152,7 +152,10 @@ def _download_archive(folder: Path) -> Path:
 
 
 def _unpack_archive(archive: Path, target: Path) -> None:
-    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    try:
+        digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    except OSError as error:
+        raise BuildError(f"--archive {archive}: {error.strerror}.") from error
     if digest != ARCHIVE_SHA256:
         raise BuildError(f"{archive}: sha256 is {digest}, expected {ARCHIVE_SHA256}.")
     with tarfile.open(archive) as tar:
