@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
-import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +21,7 @@ from pathlib import Path
 
 from ..config_check import _similar
 from ..errors import ConfigError, DataError
+from ..fileio import write_json
 from .coco_check import Problem, Progress, check_coco, check_coco_json, count_coco, load_coco
 from .coco_check_config import check_with_config
 
@@ -235,19 +233,8 @@ def _escape(text: str) -> str:
 
 
 def _write(path: Path, report: dict) -> None:
-    """Write json, at once or not at all."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w") as file:
-                json.dump(report, file, indent=1)
-                file.write("\n")
-            os.chmod(temporary, 0o644)  # mkstemp's files are for their owner only
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_json(path, report)
     except OSError as error:
         raise DataError(f"--json {path}: {error.strerror or error}.") from error
 

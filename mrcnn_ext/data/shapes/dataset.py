@@ -215,6 +215,7 @@ def register_shapes(name: str, spec: ShapesSpec, root: str | os.PathLike | None 
     MetadataCatalog.get(name).set(
         evaluator_type="coco",
         thing_classes=list(SHAPES_CLASSES),
+        thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(SHAPES_CLASSES))},
         keypoint_names=list(SHAPES_KEYPOINT_NAMES),
         keypoint_flip_map=list(SHAPES_KEYPOINT_FLIP_MAP),
         keypoint_connection_rules=[
