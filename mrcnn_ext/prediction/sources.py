@@ -1,0 +1,106 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""From what the user typed to a list of images and videos."""
+
+from __future__ import annotations
+
+import glob
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+
+from ..errors import DataError
+
+__all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "Source", "find_sources"]
+
+IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .bmp .tif .tiff .webp .gif .ppm .pgm".split())
+VIDEO_SUFFIXES = frozenset(".mp4 .avi .mov .mkv .webm .m4v .mpg .mpeg".split())
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image or video.
+
+    Attributes:
+        path: of the file.
+        name: unique among all sources of a run; pictures and results are named after it.
+    """
+
+    path: Path
+    name: str
+
+    @property
+    def is_video(self) -> bool:
+        return self.path.suffix.lower() in VIDEO_SUFFIXES
+
+    def picture_name(self) -> str:
+        """Where the drawn picture goes, below the folder of pictures."""
+        # The old suffix stays in the name: a.jpg and a.png are two sources.
+        return self.name + (".mp4" if self.is_video else ".png")
+
+    def count(self, every: int) -> int:
+        """About how many images this will give; for progress bars."""
+        if not self.is_video:
+            return 1
+        capture = cv2.VideoCapture(str(self.path))
+        frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        capture.release()
+        return max(1, frames // every)
+
+
+def find_sources(inputs: list[str]) -> list[Source]:
+    """Expand files, folders and globs, in this order of their kinds for each input.
+
+    A file that is named is taken whatever its suffix; of a folder, images and videos are.
+
+    Raises:
+        DataError: an input does not exist, or a folder or glob has no image or video.
+    """
+    known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    found: list[tuple[Path, Path]] = []  # file, and what its name is relative to
+    for text in inputs:
+        path = Path(text)
+        if path.is_file():
+            found.append((path, path.parent))
+            continue
+        if path.is_dir():
+            files, base = sorted(p for p in path.rglob("*") if p.is_file()), path
+        else:
+            files = sorted(Path(name) for name in glob.glob(text, recursive=True))
+            base = _literal_part(text)
+            if not files:
+                raise DataError(f"INPUT '{text}': no such file, folder or match.")
+        files = [p for p in files if p.suffix.lower() in known and p.is_file()]
+        if not files:
+            raise DataError(f"INPUT '{text}': neither images nor videos in it.")
+        found += [(p, base) for p in files]
+    return _named(found)
+
+
+def _literal_part(pattern: str) -> Path:
+    """The folders of a glob before its first special character."""
+    parts: list[str] = []
+    for part in Path(pattern).parts[:-1]:
+        if glob.has_magic(part):
+            break
+        parts.append(part)
+    return Path(*parts)
+
+
+def _named(found: list[tuple[Path, Path]]) -> list[Source]:
+    sources: list[Source] = []
+    taken: set[str] = set()
+    paths: set[Path] = set()
+    for path, base in found:
+        if path.resolve() in paths:  # named twice
+            continue
+        paths.add(path.resolve())
+        name = path.relative_to(base).as_posix()
+        number = 1
+        while name in taken:  # the same name from two inputs
+            number += 1
+            relative = path.relative_to(base)
+            name = relative.with_name(f"{relative.stem}_{number}{relative.suffix}").as_posix()
+        taken.add(name)
+        sources.append(Source(path, name))
+    return sources
