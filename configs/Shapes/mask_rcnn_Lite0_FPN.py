@@ -13,6 +13,7 @@ train = get_config("common/train.py").train
 
 make_small(model, num_classes=8)
 model.backbone.bottom_up.freeze_at = 0
+model.proposal_generator.anchor_generator.sizes = [[16], [32], [64], [128], [256]]
 model.backbone.norm = "GN"  # see Base-MaskRCNN-Lite0-FPN.yaml
 
 train.init_checkpoint = "timm://tf_efficientnet_lite0@package"
