@@ -8,13 +8,17 @@ a name of mrcnn_ext.model_zoo. Written to FOLDER: pictures/ (videos as .mp4), pr
 results by file) and coco_results.json (COCO's results format; image_id is the index in
 predictions.json).
 
-Exit code 0: all inputs done; 1: some could not be read and were left out; 2: wrong usage, nothing done;
+Exit code 0: all inputs done; 1: some could not be read and were left out, or writing failed (what was
+done until then is written as far as it goes); 2: wrong usage, nothing done;
 130: interrupted, what was done until then is written.
+
+A folder that is searched through may hold FOLDER; the pictures drawn there are not taken as input.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import sys
 import time
@@ -66,13 +70,18 @@ def main(argv: list[str] | None = None) -> int:
     classes = args.classes.split(",") if args.classes else None
     writer = PredictionWriter(args.output, predictor.metadata, classes)
     start = time.monotonic()
+    skipped, code, ended_by = 0, 0, ""
     try:
         skipped = _run(args, predictor, sources, writer)
     except KeyboardInterrupt:
+        code, ended_by = 130, "\ninterrupted"
+    except OSError as error:  # the disk is full, say
+        code, ended_by = 1, f"predict: {error}"
+    finally:  # whatever happened, what was predicted is not lost
         writer.close()
-        print(f"\ninterrupted; {writer.summary()}", file=sys.stderr)
-        return 130
-    writer.close()
+    if ended_by:
+        print(f"{ended_by}; {writer.summary()}", file=sys.stderr)
+        return code
     seconds = (time.monotonic() - start) / max(1, writer.num_images)
     print(f"{writer.summary()}; {seconds:.2f} s an image")
     if skipped:
@@ -85,16 +94,48 @@ def _prepare(args: argparse.Namespace) -> tuple[Predictor, list[Source]]:
         raise ConfigError(f"--score-threshold is {args.score_threshold}; expected 0 to 1.")
     if args.every < 1:
         raise ConfigError(f"--every is {args.every}; expected 1 or more.")
-    sources = find_sources(args.inputs)  # before the model, which takes seconds
+    sources = _without_own_pictures(find_sources(args.inputs), args.output)
     sys.path.insert(0, ".")  # as ``python script.py`` would find a user's module
     for module in args.imports:
         importlib.import_module(module)
-    cfg = load_config(args.config_file, args.opts)
+    with _reported_as(ConfigError, f"config {args.config_file}"):
+        cfg = load_config(args.config_file, args.opts)
     try:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"--output {args.output}: {error.strerror}.") from error
-    return Predictor(cfg, weights=args.weights, device=args.device), sources
+    what = f"config {args.config_file} with weights {args.weights or 'as it names them'}"
+    with _reported_as(WeightsError, what):
+        predictor = Predictor(cfg, weights=args.weights, device=args.device)
+    _check_classes(args, predictor)
+    return predictor, sources
+
+
+@contextlib.contextmanager
+def _reported_as(kind: type[Exception], what: str) -> Iterator[None]:
+    """Configs are programs and checkpoints are pickles: reading them can raise anything."""
+    try:
+        yield
+    except (ConfigError, DataError, WeightsError, ImportError):
+        raise  # say what is wrong already
+    except Exception as error:
+        raise kind(f"{what}: {type(error).__name__}: {error}") from error
+
+
+def _without_own_pictures(sources: list[Source], output: Path) -> list[Source]:
+    """Leave out what an earlier run drew, so that ``. --output out`` can be run again."""
+    own = (output / "pictures").resolve()
+    kept = [source for source in sources if own not in source.path.resolve().parents]
+    if not kept:
+        raise DataError(f"INPUT: only pictures that an earlier run drew to {own}.")
+    return kept
+
+
+def _check_classes(args: argparse.Namespace, predictor: Predictor) -> None:
+    number = getattr(getattr(predictor.model, "roi_heads", None), "num_classes", None)
+    if args.classes and number and len(args.classes.split(",")) != number:
+        given = len(args.classes.split(","))
+        raise ConfigError(f"--classes names {given} classes, but the model has {number}.")
 
 
 def _run(
@@ -136,7 +177,8 @@ def _image(args, predictor: Predictor, source: Source, writer: PredictionWriter)
     if not args.no_pictures:
         file = args.output / "pictures" / source.picture_name()
         file.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(file), _draw(image, instances, writer)[:, :, ::-1])
+        if not cv2.imwrite(str(file), _draw(image, instances, writer)[:, :, ::-1]):
+            raise OSError(f"{file} cannot be written")
     yield
 
 

@@ -182,6 +182,31 @@ def test_interruption_keeps_what_was_done(trained, photos, tmp_path, capsys, mon
     assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 2
 
 
+def test_any_other_end_keeps_what_was_done(trained, photos, tmp_path, capsys, monkeypatch):
+    config, _ = trained
+    monkeypatch.setattr(cv2, "imwrite", lambda *_: False)  # so OpenCV reports a full disk
+    assert _run(config, photos, "--output", tmp_path / "out") == 1
+    assert "a.png.png cannot be written; 1 images" in capsys.readouterr().err
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 1
+
+    def fails(self, image):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(Predictor, "__call__", fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        _run(config, photos, "--output", tmp_path / "other")
+    assert json.loads((tmp_path / "other" / "predictions.json").read_text())["images"] == []
+
+
+def test_own_pictures_are_no_input(trained, photos, tmp_path, capsys):
+    config, _ = trained
+    for _ in range(2):
+        assert _run(config, photos, "--output", photos / "out") == 0
+        assert "3 images" in capsys.readouterr().out
+    assert _run(config, photos / "out", "--output", photos / "out") == 2
+    assert "only pictures that an earlier run drew" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -190,6 +215,9 @@ def test_interruption_keeps_what_was_done(trained, photos, tmp_path, capsys, mon
         (["--every", "0", "PHOTOS"], "--every is 0"),
         (["--device", "gpu", "PHOTOS"], "--device 'gpu'"),
         (["--weights", "none.pth", "PHOTOS"], "there is no file 'none.pth'"),
+        (["--weights", "BROKEN", "PHOTOS"], "with weights"),
+        (["--config-file", "BROKEN", "PHOTOS"], "SyntaxError"),
+        (["--classes", "a,b", "PHOTOS"], "--classes names 2 classes, but the model has 8"),
         (["--import", "no_such_module", "PHOTOS"], "no_such_module"),
         (["PHOTOS", "--opts", "MODEL.NO_KEY", "1"], "Non-existent key: MODEL.NO_KEY"),
     ],
@@ -198,7 +226,10 @@ def test_wrong_usage_is_said_before_anything_is_done(
     trained, photos, tmp_path, capsys, arguments, message
 ):
     config, _ = trained
-    arguments = [str(photos) if a == "PHOTOS" else a for a in arguments]
+    broken = tmp_path / "broken.py"
+    broken.write_text("x = (")
+    paths = {"PHOTOS": str(photos), "BROKEN": str(broken)}
+    arguments = [paths.get(a, a) for a in arguments]
     out = ["--output", tmp_path / "out"]
     assert _run(config, *out, *arguments) == 2
     error = capsys.readouterr().err

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import Metadata
-from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks, ROIMasks
 from pycocotools import mask as mask_util
 
 from mrcnn_ext.data.shapes import SHAPES_KEYPOINT_NAMES, SHAPES_SKELETON
 from mrcnn_ext.errors import DataError
 from mrcnn_ext.visualize import (
+    _score_label,
     contact_sheet,
     draw_comparison,
     draw_ground_truth,
@@ -91,6 +92,70 @@ def test_masks_colour_their_pixels_and_no_others():
     assert np.abs(colors[0].astype(int) - colors[1]).max() > 40
 
 
+def test_masks_are_drawn_exactly_and_their_holes_stay_open():
+    instances = _instances()
+    instances.pred_masks[1, 92:108, 172:188] = False
+    picture = draw_instances(_gray(), instances, METADATA, scale=1.0)
+    # Box lines lie at the sides of this region, labels above it.
+    region = (slice(85, 127), slice(155, 205))
+    assert np.array_equal(_changed(picture)[region], instances.pred_masks[1].numpy()[region])
+
+
+def _polygons(mask: np.ndarray) -> list[np.ndarray]:
+    contours = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, 2)[0]
+    return [contour.ravel().astype(float) for contour in contours]
+
+
+def _rle(mask: np.ndarray) -> dict:
+    return mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("convert", "tolerance"),
+    [
+        (lambda m: torch.from_numpy(m).float() * 0.9, 0),
+        (lambda m: BitMasks(torch.from_numpy(m)), 0),
+        (lambda m: [_rle(mask) for mask in m], 0),
+        (lambda m: PolygonMasks([_polygons(mask) for mask in m]), 0.02),
+        (lambda m: [_polygons(mask) for mask in m], 0.02),
+        (lambda m: ROIMasks(torch.ones(2, 28, 28)), 0.1),  # squares, as large as the boxes
+    ],
+    ids=["float", "BitMasks", "RLE", "PolygonMasks", "polygons", "ROIMasks"],
+)
+def test_all_forms_of_masks_give_the_same_picture(convert, tolerance):
+    expected = draw_instances(_gray(), _instances(), METADATA, scale=1.0)
+    instances = _instances()
+    instances.remove("pred_masks")
+    instances.pred_masks = convert(_masks())
+    picture = draw_instances(_gray(), instances, METADATA, scale=1.0)
+    assert (_changed(picture) != _changed(expected)).mean() <= tolerance
+
+
+def test_lines_do_not_grow_with_the_image():
+    instances = _instances()
+    instances.remove("pred_masks")
+    instances.pred_classes[:] = 7  # beyond the names: drawn as a number
+    widths = []
+    for scale in (1, 4):
+        picture = draw_instances(_gray(), instances, METADATA, scale=float(scale))
+        widths.append(_changed(picture)[120 * scale, : 70 * scale].sum())  # the left side
+    assert 1 <= widths[0] <= 6
+    assert widths[1] <= 2 * widths[0]
+
+
+def test_labels_of_small_objects_are_as_large_and_stay_in_the_picture():
+    def ground(box):  # the pixels of the label's dark ground
+        instances = _instances()[:1]
+        instances.remove("pred_masks")
+        instances.pred_boxes = Boxes(torch.tensor([box]))
+        return (draw_instances(_gray(), instances, METADATA, scale=2.0).max(axis=2) < 60).sum()
+
+    large = ground([20.0, 20.0, 200.0, 180.0])
+    assert large > 500
+    for small in ([100.0, 100, 106, 106], [252.0, 100, 258, 106], [100.0, 190, 106, 198]):
+        assert ground(small) == pytest.approx(large, rel=0.15)
+
+
 def test_threshold_and_reproducibility():
     picture = draw_instances(_gray(), _instances(), METADATA, score_threshold=0.5, scale=1.0)
     changed = _changed(picture)
@@ -115,7 +180,7 @@ def _empty() -> dict:
     }
 
 
-@pytest.mark.parametrize("metadata", [METADATA, Metadata(), None])
+@pytest.mark.parametrize("metadata", [METADATA, Metadata(), None, Metadata(keypoint_names=["one"])])
 def test_keypoints_are_drawn_with_and_without_a_skeleton(metadata):
     without = draw_instances(_gray(), _instances(), metadata, scale=1.0)
     picture = draw_instances(_gray(), _instances(keypoints=True), metadata, scale=1.0)
@@ -138,6 +203,21 @@ def test_ground_truth_keypoints_of_visibility_0_are_not_drawn():
     assert (plain != draw_ground_truth(record, METADATA, image=_gray(), scale=1.0)).any()
 
 
+def test_annotations_may_lack_masks_or_have_empty_ones():
+    record = _record("polygon")
+    record["annotations"][0]["segmentation"] = []
+    del record["annotations"][1]["segmentation"]
+    picture = draw_ground_truth(record, METADATA, image=_gray(), scale=1.0)
+    assert _changed(picture)[100, 30:33].any()  # the box
+    assert not _changed(picture)[95:105, 60:80].any()
+    record["annotations"][0]["segmentation"] = {
+        "counts": [0, HEIGHT * WIDTH],  # not compressed
+        "size": [HEIGHT, WIDTH],
+    }
+    filled = draw_ground_truth(record, METADATA, image=_gray(), scale=1.0)
+    assert _changed(filled).mean() > 0.98  # all but text
+
+
 def test_image_without_objects():
     record = {"file_name": "x.png", "height": HEIGHT, "width": WIDTH, "annotations": []}
     assert not _changed(draw_ground_truth(record, METADATA, image=_gray())).any()
@@ -157,8 +237,18 @@ def test_comparison_shows_both_sides(tmp_path):
 
 
 def test_wrong_sizes_and_missing_images_name_the_file(tmp_path):
+    small = np.zeros((10, 10, 3), np.uint8)
     with pytest.raises(DataError, match=r"predictions for x.png .* \(200, 260\).* \(10, 10\)"):
-        draw_comparison(_record("rle"), _instances(), image=np.zeros((10, 10, 3), np.uint8))
+        draw_comparison({"file_name": "x.png"}, _instances(), image=small)
+    with pytest.raises(DataError, match=r"x.png has .* \(10, 10\), but its record says \(200, 260"):
+        draw_comparison(_record("rle"), _instances(), image=small)
+    record = _record("rle")
+    record["annotations"][0]["segmentation"] = _rle(np.ones((5, 6)))
+    with pytest.raises(DataError, match=r"image x.png: a mask has .* \(5, 6\)"):
+        draw_ground_truth(record, image=_gray())
+    record["annotations"][0]["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": "PPYo0"}
+    with pytest.raises(DataError, match=r"image x.png: .*RLE"):
+        draw_ground_truth(record, image=_gray())
     with pytest.raises(DataError, match=r"image x.png cannot be read"):
         draw_ground_truth(_record("rle"))
     record = {**_record("rle"), "file_name": str(tmp_path / "small.png")}
@@ -200,6 +290,15 @@ def test_curves_survive_resumed_and_half_written_files(tmp_path):
     picture = cv2.imread(str(out))
     assert picture.shape[1] > 800
     assert picture.std() > 10
+
+
+def test_curves_of_several_test_sets(tmp_path):
+    entry = {"iteration": 9, "total_loss": 1.0, "set_a/bbox/AP": 3.0, "set_b/bbox/AP": 4.0}
+    out = tmp_path / "new" / "curves.png"
+    plot_training_curves(_metrics(tmp_path, [json.dumps(entry)]), out)
+    assert cv2.imread(str(out)).shape[1] > 800  # losses and scores
+    assert _score_label("set_a/bbox/AP") == "set_a box AP"
+    assert _score_label("segm/AP50") == "mask AP50"
 
 
 @pytest.mark.parametrize("lines", [[], ['{"iteration": 1, "bbox/AP": 3.0}']])
