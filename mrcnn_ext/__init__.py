@@ -44,6 +44,11 @@ if _missing:
         raise ImportError(_message)
 
 else:
-    # Imported for what they register.
-    from . import checkpoint, data, modeling  # noqa: F401
-    from .config import add_mrcnn_ext_config
+    with warnings.catch_warnings():
+        # Detectron2 and timm use torch.jit.script when they are imported, which new versions of
+        # PyTorch deprecate. Users of this package can do nothing about it.
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)
+        # Imported for what they register.
+        from . import checkpoint, data, modeling  # noqa: F401
+        from .config import add_mrcnn_ext_config

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from mrcnn_ext import add_mrcnn_ext_config
@@ -53,7 +54,8 @@ def test_a_dumped_config_loads(tmp_path):
     again = get_cfg()
     add_mrcnn_ext_config(again)
     again.merge_from_file(str(tmp_path / "config.yaml"))
-    assert again.dump() == cfg.dump()
+    # Not the texts: a list that two keys share is dumped as an alias of the first.
+    assert yaml.safe_load(again.dump()) == yaml.safe_load(cfg.dump())
 
 
 @pytest.mark.parametrize("key", ["MRCNN_EXT.TIM.NAME", "MRCNN_EXT.TIMM.NAMES", "MRCNN.TIMM.NAME"])
