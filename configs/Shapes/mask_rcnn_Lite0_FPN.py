@@ -1,4 +1,5 @@
-# The demo's model and schedule as a LazyConfig, for lazyconfig_train_net.py.
+# The demo's model and schedule as a LazyConfig, for lazyconfig_train_net.py, which clips no gradients:
+# the learning rate is half of the yaml config's.
 from detectron2.config import LazyCall as L
 from detectron2.model_zoo import get_config
 from detectron2.solver import WarmupParamScheduler
@@ -12,20 +13,19 @@ optimizer = get_config("common/optim.py").SGD
 train = get_config("common/train.py").train
 
 make_small(model, num_classes=8)
-model.backbone.bottom_up.freeze_at = 0
 model.proposal_generator.anchor_generator.sizes = [[16], [32], [64], [128], [256]]
 model.backbone.norm = "GN"  # see Base-MaskRCNN-Lite0-FPN.yaml
 
 train.init_checkpoint = "timm://tf_efficientnet_lite0@package"
 train.output_dir = "./output/shapes/mask_rcnn_Lite0_FPN_lazy"
 train.device = "cpu"
-train.max_iter = 600
-train.eval_period = 600
-train.checkpointer.period = 300
-optimizer.lr = 0.02
+train.max_iter = 1500
+train.eval_period = 500
+train.checkpointer.period = 500
+optimizer.lr = 0.015
 lr_multiplier = L(WarmupParamScheduler)(
-    scheduler=L(MultiStepParamScheduler)(values=[1.0, 0.1], milestones=[480, 600]),
-    warmup_length=50 / 600,
+    scheduler=L(MultiStepParamScheduler)(values=[1.0, 0.1], milestones=[1200, 1500]),
+    warmup_length=100 / 1500,
     warmup_method="linear",
     warmup_factor=0.001,
 )

@@ -11,7 +11,7 @@ dataloader.train.mapper.augmentations = [
     L(T.ResizeShortestEdge)(short_edge_length=(240, 272, 304), sample_style="choice", max_size=384),
     L(T.RandomFlip)(horizontal=True),
 ]
-dataloader.train.total_batch_size = 4
+dataloader.train.total_batch_size = 2
 dataloader.train.num_workers = 1
 dataloader.test.dataset.names = "mrcnn_ext_shapes_val"
 dataloader.test.mapper.augmentations = [

@@ -1,8 +1,8 @@
-# Narrow heads and few proposals, for small images and CPUs.
+# Narrow heads and few proposals, for small images and CPUs; as Base-MaskRCNN-Lite0-FPN-small.yaml.
 from detectron2.layers import ShapeSpec
 
 
-def make_small(model, num_classes, channels=128):
+def make_small(model, num_classes, channels=64):
     """Shrink a Mask R-CNN FPN LazyConfig in place: ``channels`` wide, 150 proposals at test time."""
     model.backbone.out_channels = channels
     rpn, heads = model.proposal_generator, model.roi_heads
@@ -17,4 +17,5 @@ def make_small(model, num_classes, channels=128):
     heads.box_predictor.input_shape = ShapeSpec(channels=512)
     heads.mask_head.input_shape = ShapeSpec(channels=channels, width=14, height=14)
     heads.mask_head.conv_dims = [channels] * 5
+    heads.mask_head.conv_norm = "GN"
     return model

@@ -1,0 +1,325 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Train, evaluate and picture a Mask R-CNN on the built-in synthetic set.
+
+    python -m mrcnn_ext.demo [--output output/demo] [--iterations 1500]
+
+Training and evaluation are done by Detectron2's own, unmodified train_net.py; this script starts it,
+shows how far it is, and draws what came out. An interrupted demo goes on from its last checkpoint;
+--fresh starts again.
+
+Exit code 0: done; 1: it failed, the message says where and what to do; 130: interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+__all__ = ["main"]
+
+_CONFIG = "Shapes/mask_rcnn_Lite0_FPN.yaml"
+_ITERATION = re.compile(r"\biter: (\d+)\s+total_loss: (\S+)")
+_INFERENCE = re.compile(r"Inference done (\d+)/(\d+)")
+
+
+class DemoError(RuntimeError):
+    """The demo cannot go on; the message says what to do."""
+
+
+def find_tool(name: str, folder: str | None = None) -> Path:
+    """Path of one of Detectron2's tools.
+
+    Raises:
+        DemoError: it is neither in ``folder`` nor where tools/build_detectron2.py's wheel puts it.
+    """
+    path = Path(folder or Path(sys.prefix) / "share" / "detectron2" / "tools") / name
+    if not path.is_file():
+        raise DemoError(
+            f"there is no {path}. Pass --tools FOLDER: the folder tools/ of a Detectron2 checkout, or "
+            "install Detectron2 with tools/build_detectron2.py, whose wheel holds it."
+        )
+    return path
+
+
+def train(args: argparse.Namespace, config_file: str, console) -> None:
+    """Run train_net.py to its end, with a progress bar; its output goes to OUTPUT/train.log.
+
+    Raises:
+        DemoError: train_net.py failed; quotes the end of its output.
+    """
+    overrides = ["OUTPUT_DIR", str(args.output), "SEED", str(args.seed), *args.opts]
+    overrides += ["MODEL.DEVICE", args.device]
+    if args.iterations:
+        drop = args.iterations * 4 // 5  # as the config: a smaller learning rate at the end
+        steps = f"({drop},)" if drop else "()"
+        overrides += ["SOLVER.MAX_ITER", str(args.iterations), "SOLVER.STEPS", steps]
+    command = [sys.executable, str(find_tool("train_net.py", args.tools)), "--resume"]
+    command += ["--config-file", config_file, *overrides]
+    typed = [_shown(part) if os.path.isabs(part) else part for part in command]
+    env = {**os.environ, "DETECTRON2_ENV_MODULE": "mrcnn_ext.d2_env", "PYTHONUNBUFFERED": "1"}
+    console.print("[bold]1. Training and evaluation[/], with Detectron2's own tool:")
+    console.print(f"  DETECTRON2_ENV_MODULE=mrcnn_ext.d2_env {shlex.join(typed)}", markup=False)
+    log = args.output / "train.log"
+    process = subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
+    )
+    try:
+        with open(log, "a", encoding="utf-8") as file:
+            _follow(process, file, _max_iter(config_file, overrides), console)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+    if process.wait():
+        tail = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-12:])
+        raise DemoError(f"train_net.py failed; the end of {log}:\n{tail}")
+
+
+def _follow(process: subprocess.Popen, log, total: int, console) -> None:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (TextColumn("{task.description:<46}"), BarColumn(), TimeElapsedColumn(), Remaining())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("starting (the first time, the data set is made)", total=total)
+        assert process.stdout is not None
+        for line in process.stdout:
+            log.write(line)
+            log.flush()
+            if match := _ITERATION.search(line):
+                done = int(match[1]) + 1
+                text = f"training: step {done}/{total}, loss {match[2]}"
+                progress.update(task, completed=done, description=text)
+            elif match := _INFERENCE.search(line):
+                progress.update(task, description=f"evaluating: image {match[1]}/{match[2]}")
+
+
+def _load_cfg(config_file: str, overrides: list[str]):
+    from detectron2.config import get_cfg
+
+    from mrcnn_ext import add_mrcnn_ext_config
+
+    cfg = get_cfg()
+    add_mrcnn_ext_config(cfg)
+    cfg.merge_from_file(config_file)
+    cfg.merge_from_list(overrides)
+    return cfg
+
+
+def _checked_config(args: argparse.Namespace) -> str:
+    """Find mistakes in the arguments before anything is deleted or started."""
+    from mrcnn_ext import model_zoo
+    from mrcnn_ext.errors import ConfigError
+
+    if args.iterations is not None and args.iterations < 1:
+        raise DemoError(f"--iterations is {args.iterations}; expected 1 or more.")
+    if args.pictures < 0:
+        raise DemoError(f"--pictures is {args.pictures}; expected 0 or more.")
+    find_tool("train_net.py", args.tools)
+    try:
+        config_file = model_zoo.get_config_file(args.config)
+        _load_cfg(config_file, args.opts)
+    except (ConfigError, AssertionError, KeyError, ValueError) as error:
+        raise DemoError(f"config {args.config} {' '.join(args.opts)}: {error}") from error
+    return config_file
+
+
+def _prepare_output(output: Path, fresh: bool) -> None:
+    if fresh and output.is_dir() and any(output.iterdir()):
+        if not (output / "train.log").is_file():
+            raise DemoError(f"--fresh: {output} was not made by this demo; delete it yourself.")
+        shutil.rmtree(output)
+    output.mkdir(parents=True, exist_ok=True)
+
+
+def _shown(path: str) -> str:
+    """A path as a person would type it."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
+
+
+def _image_folder(dataset: str) -> str:
+    from detectron2.data import DatasetCatalog
+
+    return str(Path(DatasetCatalog.get(dataset)[0]["file_name"]).parent)
+
+
+def _max_iter(config_file: str, overrides: list[str]) -> int:
+    return _load_cfg(config_file, overrides).SOLVER.MAX_ITER
+
+
+def show_results(output: Path, console) -> dict[str, float]:
+    """Print the table of APs that Detectron2's evaluator wrote; return it."""
+    from rich.table import Table
+
+    results: dict[str, float] = {}
+    for line in (output / "metrics.json").read_text().splitlines():
+        entry = json.loads(line)
+        results.update({k: v for k, v in entry.items() if k.startswith(("bbox/", "segm/"))})
+    table = Table(title="Average precision on mrcnn_ext_shapes_val, %", title_justify="left")
+    names = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
+    for name in ["", *names]:
+        table.add_column(name, justify="right")
+    for kind, title in (("bbox", "boxes"), ("segm", "masks")):
+        cells = [f"{results.get(f'{kind}/{name}', float('nan')):.1f}" for name in names]
+        table.add_row(title, *cells)
+    console.print("\n[bold]2. Result[/], by Detectron2's COCOEvaluator")
+    console.print(table)
+    classes = {k[len("segm/AP-") :]: v for k, v in results.items() if k.startswith("segm/AP-")}
+    console.print("mask AP per class: " + ", ".join(f"{k} {v:.1f}" for k, v in classes.items()))
+    return results
+
+
+def _predictions(output: Path, metadata, score_threshold: float) -> dict[int, list[dict]]:
+    """By image id, what the last evaluation found, with contiguous class indices."""
+    file = output / "inference" / "coco_instances_results.json"
+    by_image = defaultdict(list)
+    contiguous = metadata.thing_dataset_id_to_contiguous_id
+    for result in json.loads(file.read_text()):
+        if result["score"] >= score_threshold:
+            by_image[result["image_id"]].append(
+                {**result, "category_id": contiguous[result["category_id"]]}
+            )
+    return by_image
+
+
+def _to_instances(results: list[dict], height: int, width: int):
+    import numpy as np
+    import torch
+    from detectron2.structures import Boxes, BoxMode, Instances
+    from pycocotools import mask as mask_util
+
+    instances = Instances((height, width))
+    boxes = [BoxMode.convert(r["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for r in results]
+    masks = [mask_util.decode(r["segmentation"]).astype(bool) for r in results]
+    instances.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    instances.scores = torch.tensor([r["score"] for r in results])
+    instances.pred_classes = torch.tensor([r["category_id"] for r in results], dtype=torch.int64)
+    stacked = np.stack(masks) if masks else np.zeros((0, height, width), dtype=bool)
+    instances.pred_masks = torch.from_numpy(stacked)
+    return instances
+
+
+def draw(output: Path, dataset: str, number: int, score_threshold: float) -> dict[Path, str]:
+    """Write pictures of ground truth beside prediction, and the training curves.
+
+    Args:
+        output: folder of the finished training.
+        dataset: registered name of the set that was evaluated last.
+        number: of images to draw; 0 draws the curves only.
+        score_threshold: predictions below it are not drawn.
+
+    Returns:
+        each file or folder, with what it is.
+    """
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    from mrcnn_ext.visualize import contact_sheet, plot_training_curves
+
+    files: dict[Path, str] = {}
+    if number:
+        records, metadata = DatasetCatalog.get(dataset)[:number], MetadataCatalog.get(dataset)
+        predictions = _predictions(output, metadata, score_threshold)
+        folder = output / "pictures"
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures = []
+        for record in records:
+            results = predictions.get(record["image_id"], [])
+            pictures.append(_draw_one(record, results, metadata, score_threshold))
+            _save(folder / f"{Path(record['file_name']).stem}.png", pictures[-1])
+        sheet = output / "truth_and_prediction.png"
+        _save(sheet, contact_sheet(pictures, columns=2))
+        files = {sheet: "ground truth beside prediction", folder: "the same, one by one"}
+    curves = output / "training_curves.png"
+    plot_training_curves(output / "metrics.json", curves)
+    return {**files, curves: "losses and AP over the steps"}
+
+
+def _draw_one(record: dict, results: list[dict], metadata, score_threshold: float):
+    from detectron2.data.detection_utils import read_image
+
+    from mrcnn_ext.visualize import draw_comparison
+
+    # Keypoints are left out: this model does not predict any.
+    annotations = [{k: v for k, v in a.items() if k != "keypoints"} for a in record["annotations"]]
+    return draw_comparison(
+        {**record, "annotations": annotations},
+        _to_instances(results, record["height"], record["width"]),
+        metadata,
+        image=read_image(record["file_name"], "RGB"),
+        score_threshold=score_threshold,
+    )
+
+
+def _save(file: Path, picture) -> None:
+    import cv2
+
+    if not cv2.imwrite(str(file), picture[:, :, ::-1]):
+        raise DemoError(f"{file} cannot be written.")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m mrcnn_ext.demo", description=__doc__)
+    parser.add_argument("--output", type=Path, default=Path("output/demo"))
+    parser.add_argument("--config", default=_CONFIG, help="a yaml config of mrcnn_ext.model_zoo")
+    parser.add_argument("--iterations", type=int, help="training steps (default: the config's)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    parser.add_argument("--pictures", type=int, default=8, help="number of images to draw")
+    parser.add_argument("--score-threshold", type=float, default=0.5, help="for the pictures")
+    parser.add_argument("--tools", help="folder with Detectron2's train_net.py")
+    parser.add_argument("--fresh", action="store_true", help="delete --output and start again")
+    parser.add_argument("opts", nargs="*", help="config overrides, KEY VALUE …")
+    args = parser.parse_args(argv)
+    try:
+        return _run(args)
+    except DemoError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+
+
+def _run(args: argparse.Namespace) -> int:
+    import torch
+    from rich.console import Console
+
+    from mrcnn_ext.data.shapes import configure_builtin_shapes
+
+    console = Console(highlight=False, soft_wrap=True)
+    if args.device == "auto":
+        args.device = "cuda" if torch.cuda.is_available() else "cpu"
+    config_file = _checked_config(args)
+    _prepare_output(args.output, args.fresh)
+    start = time.monotonic()
+    train(args, config_file, console)
+    show_results(args.output, console)
+    cfg = _load_cfg(str(args.output / "config.yaml"), [])
+    configure_builtin_shapes(**{key.lower(): value for key, value in cfg.MRCNN_EXT.SHAPES.items()})
+    dataset = cfg.DATASETS.TEST[0]
+    files = draw(args.output, dataset, args.pictures, args.score_threshold)
+    console.print(f"\n[bold]3. Files[/] (after {(time.monotonic() - start) / 60:.1f} minutes)")
+    for file, text in files.items():
+        console.print(f"  {file}  {text}")
+    console.print(f"  {args.output / 'model_final.pth'}  the model")
+    console.print(f"  {args.output / 'train.log'}  all that train_net.py printed")
+    console.print(
+        f"\n[bold]Next[/]: more pictures through this model (put your own files or folders there):\n"
+        f"  {_shown(sys.executable)} -m mrcnn_ext.predict --config-file {args.output}/config.yaml "
+        f"--weights {args.output}/model_final.pth {_image_folder(dataset)} "
+        "--output output/predictions"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
