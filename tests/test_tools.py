@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 
 import pytest
@@ -80,8 +81,9 @@ def test_train_net_evaluates_only(trained):
     assert _copypasted(again) == _copypasted(text)
 
 
-def test_train_net_resumes(trained):
-    output, _ = trained
+def test_train_net_resumes(trained, tmp_path):
+    # In a copy: the other tests evaluate the model of two steps.
+    output = shutil.copytree(trained[0], tmp_path / "copy")
     text = _ok(_train_net(output, "--resume", opts=["SOLVER.MAX_ITER", "3"]))
     assert "Starting training from iteration 2" in text
     assert (output / "model_0000002.pth").is_file()
