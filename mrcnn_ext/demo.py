@@ -102,22 +102,11 @@ def _follow(process: subprocess.Popen, log, total: int, console) -> None:
                 progress.update(task, description=f"evaluating: image {match[1]}/{match[2]}")
 
 
-def _load_cfg(config_file: str, overrides: list[str]):
-    from detectron2.config import get_cfg
-
-    from mrcnn_ext import add_mrcnn_ext_config
-
-    cfg = get_cfg()
-    add_mrcnn_ext_config(cfg)
-    cfg.merge_from_file(config_file)
-    cfg.merge_from_list(overrides)
-    return cfg
-
-
 def _checked_config(args: argparse.Namespace) -> str:
     """Find mistakes in the arguments before anything is deleted or started."""
     from mrcnn_ext import model_zoo
     from mrcnn_ext.errors import ConfigError
+    from mrcnn_ext.prediction import load_config
 
     if args.iterations is not None and args.iterations < 1:
         raise DemoError(f"--iterations is {args.iterations}; expected 1 or more.")
@@ -126,8 +115,8 @@ def _checked_config(args: argparse.Namespace) -> str:
     find_tool("train_net.py", args.tools)
     try:
         config_file = model_zoo.get_config_file(args.config)
-        _load_cfg(config_file, args.opts)
-    except (ConfigError, AssertionError, KeyError, ValueError) as error:
+        load_config(config_file, args.opts)
+    except ConfigError as error:
         raise DemoError(f"config {args.config} {' '.join(args.opts)}: {error}") from error
     return config_file
 
@@ -153,7 +142,9 @@ def _image_folder(dataset: str) -> str:
 
 
 def _max_iter(config_file: str, overrides: list[str]) -> int:
-    return _load_cfg(config_file, overrides).SOLVER.MAX_ITER
+    from mrcnn_ext.prediction import load_config
+
+    return load_config(config_file, overrides).SOLVER.MAX_ITER
 
 
 def show_results(output: Path, console) -> dict[str, float]:
@@ -294,6 +285,7 @@ def _run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from mrcnn_ext.data.shapes import configure_builtin_shapes
+    from mrcnn_ext.prediction import load_config
 
     console = Console(highlight=False, soft_wrap=True)
     if args.device == "auto":
@@ -303,7 +295,7 @@ def _run(args: argparse.Namespace) -> int:
     start = time.monotonic()
     train(args, config_file, console)
     show_results(args.output, console)
-    cfg = _load_cfg(str(args.output / "config.yaml"), [])
+    cfg = load_config(str(args.output / "config.yaml"))
     configure_builtin_shapes(**{key.lower(): value for key, value in cfg.MRCNN_EXT.SHAPES.items()})
     dataset = cfg.DATASETS.TEST[0]
     files = draw(args.output, dataset, args.pictures, args.score_threshold)
