@@ -32,7 +32,7 @@ def assign_levels(
     return torch.where(torch.isnan(index), -1, index).long()
 
 
-def _plan(rois, levels, scales, batch_size, box_size, level):
+def _plan(rois, levels, scales, batch_size, sampling_ratio, aligned, box_size, level):
     """Sanitised RoIs, the level of each (-1: none), and which of them have a bad batch index."""
     if levels is None:
         levels = rois.new_zeros(rois.shape[0], dtype=torch.int64)
@@ -41,6 +41,9 @@ def _plan(rois, levels, scales, batch_size, box_size, level):
             levels = assign_levels(rois, len(scales), min_level, box_size, level)
     bad_index = ~((rois[:, 0] >= 0) & (rois[:, 0] < batch_size))
     usable = torch.isfinite(rois).all(dim=1) & ~bad_index
+    if aligned and sampling_ratio == 0:
+        # No samples, hence zeros; torchvision may ask for a negative amount of memory there.
+        usable &= (rois[:, 3:] > rois[:, 1:3]).all(dim=1)
     clean = torch.where(usable[:, None], rois, 0).clamp(-_MAX_COORDINATE, _MAX_COORDINATE)
     return clean, torch.where(usable, levels, -1), bad_index
 
@@ -54,7 +57,9 @@ def forward(
     sampling_ratio: int, aligned: bool, box_size: float, level: int, output: Tensor,
 ) -> None:  # fmt: skip
     """See ``_roi_align_forward`` in :mod:`.roi_align_ops`; writes ``output``."""
-    clean, levels, bad_index = _plan(rois, levels, scales, features[0].shape[0], box_size, level)
+    clean, levels, bad_index = _plan(
+        rois, levels, scales, features[0].shape[0], sampling_ratio, aligned, box_size, level
+    )
     dtype = _compute_dtype(output.dtype)
     output.zero_()
     for index, (feature, scale) in enumerate(zip(features, scales)):
@@ -74,7 +79,9 @@ def backward(
     sampling_ratio: int, aligned: bool, box_size: float, level: int, grad_features: list[Tensor],
 ) -> None:  # fmt: skip
     """See ``_roi_align_backward`` in :mod:`.roi_align_ops`; writes ``grad_features``."""
-    clean, levels, _ = _plan(rois, levels, scales, grad_features[0].shape[0], box_size, level)
+    clean, levels, _ = _plan(
+        rois, levels, scales, grad_features[0].shape[0], sampling_ratio, aligned, box_size, level
+    )
     dtype = _compute_dtype(grad_output.dtype)
     for index, (grad, scale) in enumerate(zip(grad_features, scales)):
         chosen = (levels == index).nonzero()[:, 0]

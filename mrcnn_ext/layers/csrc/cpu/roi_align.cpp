@@ -1,0 +1,424 @@
+// Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+// The CPU side of mrcnn_ext::_roi_align_forward and _roi_align_backward: arguments in, work shared out
+// among threads. Schemas and checks of what users pass in are in Python (roi_align_ops.py).
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "roi_align_kernels.h"
+#include "roi_align_plan.h"
+
+namespace mrcnn_ext {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+/// Scratch memory without the zeroes that std::vector would write.
+template <class T>
+class Buffer {
+ public:
+  T* reserve(int64_t size) {
+    if (size > size_) {
+      data_.reset(new T[static_cast<size_t>(size)]);
+      size_ = size;
+    }
+    return data_.get();
+  }
+
+ private:
+  std::unique_ptr<T[]> data_;
+  int64_t size_ = 0;
+};
+
+/// Call make_worker()(i) for all i < count. Threads take `chunk` items at a time, whoever is free; each
+/// has a worker of its own. Results must not depend on who does what.
+template <class MakeWorker>
+void share_out(int64_t count, int64_t chunk, const MakeWorker& make_worker) {
+  if (count == 0) return;
+  const int64_t num_chunks = (count + chunk - 1) / chunk;
+  const int64_t num_threads =
+      std::min<int64_t>(num_chunks, static_cast<int64_t>(torch::stable::get_num_threads()));
+  std::atomic<int64_t> next{0};
+  torch::stable::parallel_for(0, num_threads, 1, [&](int64_t, int64_t) {
+    auto worker = make_worker();
+    for (int64_t begin = next.fetch_add(chunk); begin < count; begin = next.fetch_add(chunk)) {
+      const int64_t end = std::min(begin + chunk, count);
+      for (int64_t i = begin; i < end; ++i) worker(i);
+    }
+  });
+}
+
+template <class Element>
+const RoiAlignKernels<Element>& kernels_for();
+template <>
+const RoiAlignKernels<float>& kernels_for() {
+  return active_instruction_set().f32;
+}
+template <>
+const RoiAlignKernels<double>& kernels_for() {
+  return active_instruction_set().f64;
+}
+template <>
+const RoiAlignKernels<Half>& kernels_for() {
+  return active_instruction_set().f16;
+}
+template <>
+const RoiAlignKernels<BFloat16>& kernels_for() {
+  return active_instruction_set().bf16;
+}
+
+/// Call function(Element{}) with the element type of `type`.
+template <class Function>
+void dispatch(ScalarType type, const Function& function) {
+  switch (type) {
+    case ScalarType::Float:
+      return function(float{});
+    case ScalarType::Double:
+      return function(double{});
+    case ScalarType::Half:
+      return function(Half{});
+    case ScalarType::BFloat16:
+      return function(BFloat16{});
+    default:
+      STD_TORCH_CHECK(false, "RoIAlign supports float32, float64, float16 and bfloat16 only.");
+  }
+}
+
+bool is_channels_last(const Tensor& tensor) {
+  if (tensor.is_contiguous()) return false;
+  const int64_t c = tensor.size(1), h = tensor.size(2), w = tensor.size(3);
+  return (c == 1 || tensor.stride(1) == 1) && (w == 1 || tensor.stride(3) == c) &&
+         (h == 1 || tensor.stride(2) == w * c) &&
+         (tensor.size(0) == 1 || tensor.stride(0) == h * w * c);
+}
+
+Geometry make_geometry(
+    const std::vector<Tensor>& maps, const Tensor& rois, const std::optional<Tensor>& levels,
+    const std::vector<double>& scales, int64_t sampling_ratio, bool aligned,
+    double canonical_box_size, int64_t canonical_level, const Tensor& pooled) {
+  STD_TORCH_CHECK(maps.size() == scales.size(), "one scale per feature map, please");
+  STD_TORCH_CHECK(rois.is_contiguous(), "rois must be contiguous");
+  Geometry geometry;
+  for (size_t l = 0; l < maps.size(); ++l) {
+    STD_TORCH_CHECK(
+        maps[l].size(2) < (1 << 23) && maps[l].size(3) < (1 << 23), "feature map ", l,
+        " has a side of 2^23 pixels or more");
+    geometry.levels.push_back(
+        {static_cast<int>(maps[l].size(2)), static_cast<int>(maps[l].size(3)), scales[l]});
+  }
+  geometry.num_images = maps[0].size(0);
+  geometry.num_rois = rois.size(0);
+  geometry.rois = rois.const_data_ptr();
+  geometry.rois_are_double = rois.scalar_type() == ScalarType::Double;
+  geometry.given_levels = levels ? static_cast<const int64_t*>(levels->const_data_ptr()) : nullptr;
+  geometry.sampling_ratio = sampling_ratio;
+  geometry.aligned = aligned;
+  geometry.canonical_box_size = canonical_box_size;
+  geometry.canonical_level = static_cast<int>(canonical_level);
+  geometry.min_level = static_cast<int>(std::lround(-std::log2(scales[0])));
+  geometry.bins_y = static_cast<int>(pooled.size(2));
+  geometry.bins_x = static_cast<int>(pooled.size(3));
+  return geometry;
+}
+
+std::vector<Placement> place_all(const Geometry& geometry) {
+  std::vector<Placement> placements(static_cast<size_t>(geometry.num_rois));
+  for (int64_t r = 0; r < geometry.num_rois; ++r) placements[r] = place_roi(geometry, r);
+  return placements;
+}
+
+// ---- NCHW feature maps ---------------------------------------------------------------------------
+
+/// Copies of feature maps as (H, W, C), made where RoIs read and nowhere else. Memory that is not
+/// written is not touched either, so the system never provides it.
+template <class Element>
+class ChannelsLastCopy {
+ public:
+  ChannelsLastCopy(const std::vector<Tensor>& maps, const Geometry& geometry)
+      : maps_(maps), geometry_(geometry) {
+    for (const Tensor& map : maps) {
+      buffers_.emplace_back(new Element[static_cast<size_t>(map.numel())]);
+      const int64_t strips = (map.size(3) + kStrip - 1) / kStrip;
+      marks_.emplace_back(static_cast<size_t>(map.size(0) * map.size(2) * strips), 0);
+    }
+  }
+
+  const Element* data(int level) const { return buffers_[level].get(); }
+
+  void mark(const Placement& placement, const RoiView<accumulator_t<Element>>& roi) {
+    if (roi.x.num_pixels == 0) return;
+    const LevelShape& shape = geometry_.levels[placement.level];
+    const int64_t strips = (shape.width + kStrip - 1) / kStrip;
+    for (int i = 0; i < roi.y.num_pixels; ++i) {
+      uint8_t* row = marks_[placement.level].data() +
+                     (placement.image * shape.height + roi.y.pixels[i]) * strips;
+      for (int j = 0; j < roi.x.num_pixels; ++j) row[roi.x.pixels[j] / kStrip] = 1;
+    }
+  }
+
+  void convert_marked() {
+    struct Row {
+      int level;
+      int64_t image;
+      int64_t y;
+    };
+    std::vector<Row> rows;
+    for (size_t l = 0; l < maps_.size(); ++l) {
+      for (int64_t n = 0; n < geometry_.num_images; ++n) {
+        for (int64_t y = 0; y < geometry_.levels[l].height; ++y) {
+          rows.push_back({static_cast<int>(l), n, y});
+        }
+      }
+    }
+    share_out(static_cast<int64_t>(rows.size()), 4, [&] {
+      return [&](int64_t i) { convert_row(rows[i].level, rows[i].image, rows[i].y); };
+    });
+  }
+
+ private:
+  static constexpr int64_t kStrip = 16;
+
+  void convert_row(int level, int64_t image, int64_t y) {
+    const LevelShape& shape = geometry_.levels[level];
+    const int64_t strips = (shape.width + kStrip - 1) / kStrip;
+    const uint8_t* marks = marks_[level].data() + (image * shape.height + y) * strips;
+    const int64_t channels = maps_[level].size(1);
+    const int64_t pixels = int64_t(shape.height) * shape.width;
+    const Element* source =
+        static_cast<const Element*>(maps_[level].const_data_ptr()) + image * channels * pixels;
+    Element* target = buffers_[level].get() + image * channels * pixels;
+    for (int64_t s = 0; s < strips; ++s) {
+      if (!marks[s]) continue;
+      const int64_t first = s;
+      while (s + 1 < strips && marks[s + 1]) ++s;
+      const int64_t begin = y * shape.width + first * kStrip;
+      const int64_t end = y * shape.width + std::min<int64_t>((s + 1) * kStrip, shape.width);
+      kernels_for<Element>().to_channels_last(source, target, channels, pixels, begin, end);
+    }
+  }
+
+  const std::vector<Tensor>& maps_;
+  const Geometry& geometry_;
+  std::vector<std::unique_ptr<Element[]>> buffers_;
+  std::vector<std::vector<uint8_t>> marks_;
+};
+
+// ---- Forward -------------------------------------------------------------------------------------
+
+/// Output of a RoI that reads nothing: zeros, or NaN if there is no image with its number.
+template <class Element>
+void fill_unplaced(const Placement& placement, Element* output, int64_t size) {
+  std::memset(static_cast<void*>(output), 0, static_cast<size_t>(size) * sizeof(Element));
+  if (!placement.bad_image) return;
+  // All bits set is a NaN in each of the four formats.
+  std::memset(static_cast<void*>(output), 0xff, static_cast<size_t>(size) * sizeof(Element));
+}
+
+template <class Element>
+void forward_all(
+    const std::vector<Tensor>& maps, const Geometry& geometry, Tensor& pooled) {
+  using T = accumulator_t<Element>;
+  const RoiAlignKernels<Element>& kernels = kernels_for<Element>();
+  const int64_t channels = pooled.size(1);
+  const int64_t roi_size = channels * geometry.bins_y * geometry.bins_x;
+  Element* output = static_cast<Element*>(pooled.mutable_data_ptr());
+  const bool output_channels_last = is_channels_last(pooled);
+
+  const std::vector<Placement> placements = place_all(geometry);
+  for (int64_t r = 0; r < geometry.num_rois; ++r) {
+    if (placements[r].level < 0) fill_unplaced(placements[r], output + r * roi_size, roi_size);
+  }
+  const std::vector<int64_t> order = locality_order(placements);
+
+  std::unique_ptr<ChannelsLastCopy<Element>> copy;
+  if (!is_channels_last(maps[0]) && channels > 1) {
+    copy = std::make_unique<ChannelsLastCopy<Element>>(maps, geometry);
+    AxisTable<T> y, x;
+    for (const int64_t r : order) {
+      build_axes(geometry, r, placements[r].level, y, x);
+      copy->mark(placements[r], {r, y.view(), x.view()});
+    }
+    copy->convert_marked();
+  }
+
+  share_out(static_cast<int64_t>(order.size()), 8, [&] {
+    return [&, y = AxisTable<T>(), x = AxisTable<T>(), scratch = Buffer<T>()](int64_t i) mutable {
+      const int64_t r = order[i];
+      const Placement& placement = placements[r];
+      const LevelShape& shape = geometry.levels[placement.level];
+      build_axes(geometry, r, placement.level, y, x);
+      const RoiView<T> roi{r, y.view(), x.view()};
+      const Element* map =
+          copy ? copy->data(placement.level)
+               : static_cast<const Element*>(maps[placement.level].const_data_ptr());
+      map += placement.image * shape.height * shape.width * channels;
+      kernels.forward(
+          roi, map, shape.width, channels, output + r * roi_size, output_channels_last,
+          scratch.reserve(kernels.forward_scratch(roi)));
+    };
+  });
+}
+
+void roi_align_forward(
+    std::vector<Tensor> features, const Tensor& rois, std::optional<Tensor> levels,
+    std::vector<double> scales, int64_t sampling_ratio, bool aligned, double canonical_box_size,
+    int64_t canonical_level, Tensor output) {
+  const Geometry geometry = make_geometry(
+      features, rois, levels, scales, sampling_ratio, aligned, canonical_box_size,
+      canonical_level, output);
+  dispatch(output.scalar_type(), [&](auto element) {
+    forward_all<decltype(element)>(features, geometry, output);
+  });
+}
+
+// ---- Backward ------------------------------------------------------------------------------------
+
+/// A band of rows of one gradient map, for one block of channels; it belongs to one thread.
+struct Unit {
+  int level;
+  int64_t image;
+  Band band;
+  int64_t roi_begin;  // the RoIs of its image and level
+  int64_t roi_end;
+};
+
+// The sums of a band should stay in a core's cache. The result does not depend on it.
+constexpr int64_t kBandBytes = 1 << 20;
+
+template <class Element>
+std::vector<Unit> make_units(
+    const Geometry& geometry, const std::vector<Placement>& placements,
+    const std::vector<int64_t>& order, int64_t channels, int block) {
+  std::vector<Unit> units;
+  int64_t begin = 0;
+  for (int64_t n = 0; n < geometry.num_images; ++n) {
+    for (int l = 0; l < static_cast<int>(geometry.levels.size()); ++l) {
+      const LevelShape& shape = geometry.levels[l];
+      int64_t end = begin;
+      while (end < static_cast<int64_t>(order.size()) && placements[order[end]].image == n &&
+             placements[order[end]].level == l) {
+        ++end;
+      }
+      if (shape.height > 0 && shape.width > 0) {
+        const int64_t row_bytes =
+            int64_t(shape.width) * block * int64_t(sizeof(accumulator_t<Element>));
+        const int rows = static_cast<int>(std::max<int64_t>(1, kBandBytes / row_bytes));
+        for (int row = 0; row < shape.height; row += rows) {
+          for (int64_t c = 0; c < channels; c += block) {
+            const Band band{row, std::min(row + rows, shape.height), shape.height, shape.width, c,
+                            static_cast<int>(std::min<int64_t>(block, channels - c))};
+            units.push_back({l, n, band, begin, end});
+          }
+        }
+      }
+      begin = end;
+    }
+  }
+  return units;
+}
+
+/// The axes of all RoIs, since every band and block of channels asks for them.
+template <class T>
+class Plans {
+ public:
+  Plans(
+      const Geometry& geometry, const std::vector<Placement>& placements,
+      const std::vector<int64_t>& order)
+      : y_(order.size()), x_(order.size()), views_(order.size()) {
+    share_out(static_cast<int64_t>(order.size()), 16, [&] {
+      return [&](int64_t i) {
+        const int64_t r = order[i];
+        build_axes(geometry, r, placements[r].level, y_[i], x_[i]);
+        views_[i] = {r, y_[i].view(), x_[i].view()};
+      };
+    });
+  }
+
+  const RoiView<T>& operator[](int64_t i) const { return views_[i]; }
+
+ private:
+  std::vector<AxisTable<T>> y_, x_;
+  std::vector<RoiView<T>> views_;
+};
+
+template <class T>
+bool touches(const RoiView<T>& roi, const Band& band) {
+  const AxisView<T>& y = roi.y;
+  return roi.x.num_pixels > 0 && y.num_pixels > 0 && y.pixels[0] < band.row_end &&
+         y.pixels[y.num_pixels - 1] >= band.row_begin;
+}
+
+template <class Element>
+void backward_all(
+    const Tensor& grad_output, const Geometry& geometry, std::vector<Tensor>& grad_features) {
+  using T = accumulator_t<Element>;
+  const RoiAlignKernels<Element>& kernels = kernels_for<Element>();
+  const int64_t channels = grad_output.size(1);
+  const std::vector<Placement> placements = place_all(geometry);
+  const std::vector<int64_t> order = locality_order(placements);
+  const Plans<T> plans(geometry, placements, order);
+  const std::vector<Unit> units =
+      make_units<Element>(geometry, placements, order, channels, kernels.block);
+  const Element* grad = static_cast<const Element*>(grad_output.const_data_ptr());
+  const bool output_channels_last = is_channels_last(grad_output);
+
+  share_out(static_cast<int64_t>(units.size()), 1, [&] {
+    return [&, rois = std::vector<const RoiView<T>*>(),
+            scratch = Buffer<T>()](int64_t i) mutable {
+      const Unit& unit = units[i];
+      rois.clear();
+      for (int64_t k = unit.roi_begin; k < unit.roi_end; ++k) {
+        if (touches(plans[k], unit.band)) rois.push_back(&plans[k]);
+      }
+      Tensor& map = grad_features[unit.level];
+      const int64_t image_size = channels * unit.band.map_height * unit.band.map_width;
+      const int64_t sums =
+          int64_t(unit.band.row_end - unit.band.row_begin) * unit.band.map_width * kernels.block;
+      kernels.backward(
+          rois.data(), static_cast<int64_t>(rois.size()), unit.band, channels, grad,
+          output_channels_last,
+          static_cast<Element*>(map.mutable_data_ptr()) + unit.image * image_size,
+          is_channels_last(map),
+          scratch.reserve(sums + kernels.backward_scratch(geometry.bins_y, geometry.bins_x)));
+    };
+  });
+}
+
+void roi_align_backward(
+    const Tensor& grad_output, const Tensor& rois, std::optional<Tensor> levels,
+    std::vector<double> scales, int64_t sampling_ratio, bool aligned, double canonical_box_size,
+    int64_t canonical_level, std::vector<Tensor> grad_features) {
+  const Geometry geometry = make_geometry(
+      grad_features, rois, levels, scales, sampling_ratio, aligned, canonical_box_size,
+      canonical_level, grad_output);
+  dispatch(grad_output.scalar_type(), [&](auto element) {
+    backward_all<decltype(element)>(grad_output, geometry, grad_features);
+  });
+}
+
+std::string cpu_capability() { return active_instruction_set().name; }
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(mrcnn_ext, CPU, m) {
+  m.impl("_roi_align_forward", TORCH_BOX(&roi_align_forward));
+  m.impl("_roi_align_backward", TORCH_BOX(&roi_align_backward));
+}
+
+STABLE_TORCH_LIBRARY_FRAGMENT(mrcnn_ext, m) { m.def("_cpu_capability() -> str"); }
+
+STABLE_TORCH_LIBRARY_IMPL(mrcnn_ext, CompositeExplicitAutograd, m) {
+  m.impl("_cpu_capability", TORCH_BOX(&cpu_capability));
+}
+
+}  // namespace mrcnn_ext

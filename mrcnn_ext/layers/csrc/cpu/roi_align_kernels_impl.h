@@ -1,0 +1,165 @@
+// Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+// RoIAlign for one instruction set: see simd.h for how this is included, roi_align_kernels.h for what
+// the functions do.
+
+namespace {
+
+#include "simd.h"
+
+template <class T>
+int64_t forward_scratch(const RoiView<T>& roi) {
+  const int64_t cells = int64_t(roi.y.num_bins) * roi.x.num_bins;
+  return (roi.x.num_pixels + cells) * block_size<T>();
+}
+
+/// One row of cells of a block of channels: rows of pixels are merged first, then columns.
+template <class Element, class Target, class T>
+MRCNN_EXT_INLINE void forward_row(
+    const RoiView<T>& roi, int bin_y, const Element* map, int64_t row_stride, int64_t channels,
+    Target* target, int64_t target_stride, int width, T* merged) {
+  const AxisView<T>& y = roi.y;
+  const AxisView<T>& x = roi.x;
+  const Tap<T>* taps = y.bin_taps + y.bin_begin[bin_y];
+  const int num_taps = y.bin_begin[bin_y + 1] - y.bin_begin[bin_y];
+  for (int p = 0; p < x.num_pixels && num_taps > 0; ++p) {
+    const Element* column = map + x.pixels[p] * channels;
+    combine<false>(
+        taps, num_taps, [&](int32_t row) { return column + y.pixels[row] * row_stride; },
+        merged + p * block_size<T>(), width);
+  }
+  for (int bin_x = 0; bin_x < x.num_bins; ++bin_x) {
+    const int begin = x.bin_begin[bin_x];
+    combine<false>(
+        x.bin_taps + begin, num_taps > 0 ? x.bin_begin[bin_x + 1] - begin : 0,
+        [&](int32_t p) { return merged + p * block_size<T>(); }, target + bin_x * target_stride,
+        width);
+  }
+}
+
+template <class Element>
+void forward(
+    const RoiView<accumulator_t<Element>>& roi, const Element* map, int64_t map_width,
+    int64_t channels, Element* output, bool output_channels_last,
+    accumulator_t<Element>* scratch) {
+  using T = accumulator_t<Element>;
+  constexpr int kBlock = block_size<T>();
+  const int64_t cells_x = roi.x.num_bins;
+  const int64_t cells = roi.y.num_bins * cells_x;
+  T* pooled = scratch + int64_t(roi.x.num_pixels) * kBlock;
+  for (int64_t c = 0; c < channels; c += kBlock) {
+    const int width = int(channels - c < kBlock ? channels - c : kBlock);
+    for (int bin_y = 0; bin_y < roi.y.num_bins; ++bin_y) {
+      if (output_channels_last) {
+        forward_row(
+            roi, bin_y, map + c, map_width * channels, channels,
+            output + bin_y * cells_x * channels + c, channels, width, scratch);
+      } else {
+        forward_row(
+            roi, bin_y, map + c, map_width * channels, channels,
+            pooled + bin_y * cells_x * kBlock, int64_t(kBlock), width, scratch);
+      }
+    }
+    if (!output_channels_last) {
+      transpose(pooled, kBlock, cells, width, output + c * cells, cells);
+    }
+  }
+}
+
+template <class T>
+int64_t backward_scratch(int bins_y, int bins_x) {
+  return (int64_t(bins_y) + 1) * bins_x * block_size<T>();
+}
+
+/// Add what rows [first, last) of a RoI's pixels get to the band.
+template <class Element, class T>
+MRCNN_EXT_INLINE void backward_rows(
+    const RoiView<T>& roi, const Band& band, int first, int last, const Element* grad,
+    int64_t grad_stride, T* sums, T* merged) {
+  constexpr int kBlock = block_size<T>();
+  const AxisView<T>& y = roi.y;
+  const AxisView<T>& x = roi.x;
+  for (int row = first; row < last; ++row) {
+    const Tap<T>* taps_y = y.pixel_taps + y.pixel_begin[row];
+    const int num_taps_y = y.pixel_begin[row + 1] - y.pixel_begin[row];
+    for (int bin_x = 0; bin_x < x.num_bins; ++bin_x) {
+      combine<false>(
+          taps_y, num_taps_y,
+          [&](int32_t bin_y) { return grad + (int64_t(bin_y) * x.num_bins + bin_x) * grad_stride; },
+          merged + bin_x * kBlock, band.width);
+    }
+    T* sums_row = sums + (y.pixels[row] - band.row_begin) * band.map_width * kBlock;
+    for (int p = 0; p < x.num_pixels; ++p) {
+      combine<true>(
+          x.pixel_taps + x.pixel_begin[p], x.pixel_begin[p + 1] - x.pixel_begin[p],
+          [&](int32_t bin_x) { return merged + bin_x * kBlock; },
+          sums_row + int64_t(x.pixels[p]) * kBlock, band.width);
+    }
+  }
+}
+
+template <class Element, class T>
+MRCNN_EXT_INLINE void write_band(
+    const Band& band, int64_t channels, const T* sums, Element* grad_map, bool channels_last) {
+  constexpr int kBlock = block_size<T>();
+  const int64_t begin = band.row_begin * band.map_width;
+  const int64_t pixels = (band.row_end - band.row_begin) * band.map_width;
+  if (channels_last) {
+    for (int64_t p = 0; p < pixels; ++p) {
+      convert(sums + p * kBlock, grad_map + (begin + p) * channels + band.channel, band.width);
+    }
+  } else {
+    const int64_t plane = band.map_height * band.map_width;
+    transpose(sums, kBlock, pixels, band.width, grad_map + band.channel * plane + begin, plane);
+  }
+}
+
+template <class Element>
+void backward(
+    const RoiView<accumulator_t<Element>>* const* rois, int64_t num_rois, const Band& band,
+    int64_t channels, const Element* grad_output, bool output_channels_last, Element* grad_map,
+    bool map_channels_last, accumulator_t<Element>* scratch) {
+  using T = accumulator_t<Element>;
+  constexpr int kBlock = block_size<T>();
+  const int64_t size = (band.row_end - band.row_begin) * band.map_width * kBlock;
+  T* sums = scratch;
+  __builtin_memset(sums, 0, uint64_t(size) * sizeof(T));
+  for (int64_t i = 0; i < num_rois; ++i) {
+    const RoiView<T>& roi = *rois[i];
+    int first = 0, last = roi.y.num_pixels;
+    while (first < last && roi.y.pixels[first] < band.row_begin) ++first;
+    while (first < last && roi.y.pixels[last - 1] >= band.row_end) --last;
+    if (first == last) continue;
+    const int64_t cells = int64_t(roi.y.num_bins) * roi.x.num_bins;
+    T* merged = sums + size;
+    const Element* grad = grad_output + roi.index * cells * channels;
+    if (output_channels_last) {
+      backward_rows(roi, band, first, last, grad + band.channel, channels, sums, merged);
+    } else {
+      T* transposed = merged + int64_t(roi.x.num_bins) * kBlock;
+      transpose(grad + band.channel * cells, cells, band.width, cells, transposed, kBlock);
+      backward_rows(roi, band, first, last, transposed, kBlock, sums, merged);
+    }
+  }
+  write_band(band, channels, sums, grad_map, map_channels_last);
+}
+
+template <class Element>
+void to_channels_last(
+    const Element* source, Element* target, int64_t channels, int64_t pixels, int64_t begin,
+    int64_t end) {
+  transpose(source + begin, pixels, channels, end - begin, target + begin * channels, channels);
+}
+
+template <class Element>
+RoiAlignKernels<Element> kernels() {
+  using T = accumulator_t<Element>;
+  return {forward_scratch<T>, forward<Element>, block_size<T>(), backward_scratch<T>,
+          backward<Element>, to_channels_last<Element>};
+}
+
+}  // namespace
+
+InstructionSet instruction_set() {
+  return {MRCNN_EXT_SET_NAME, kernels<float>(), kernels<double>(), kernels<Half>(),
+          kernels<BFloat16>()};
+}
