@@ -5,6 +5,10 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -39,6 +43,24 @@ class Buffer {
   std::unique_ptr<T[]> data_;
   int64_t size_ = 0;
 };
+
+/// Ask for huge pages for memory that is about to be written: a fresh allocation costs a page fault per
+/// page, which for the gradient of a pyramid is as long as computing it.
+void prefer_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kPage = uintptr_t(1) << 21;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kPage - 1) / kPage * kPage;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) /
+                        kPage * kPage;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
+
+void prefer_huge_pages(const Tensor& tensor) {
+  prefer_huge_pages(
+      tensor.mutable_data_ptr(),
+      tensor.numel() * static_cast<int64_t>(tensor.element_size()));
+}
 
 /// Call make_worker()(i) for all i < count. Threads take `chunk` items at a time, whoever is free; each
 /// has a worker of its own. Results must not depend on who does what.
@@ -137,6 +159,30 @@ std::vector<Placement> place_all(const Geometry& geometry) {
   return placements;
 }
 
+/// The axes of all RoIs, since every band and block of channels asks for them.
+template <class T>
+class Plans {
+ public:
+  Plans(
+      const Geometry& geometry, const std::vector<Placement>& placements,
+      const std::vector<int64_t>& order)
+      : y_(order.size()), x_(order.size()), views_(order.size()) {
+    share_out(static_cast<int64_t>(order.size()), 16, [&] {
+      return [&](int64_t i) {
+        const int64_t r = order[i];
+        build_axes(geometry, r, placements[r].level, y_[i], x_[i]);
+        views_[i] = {r, y_[i].view(), x_[i].view()};
+      };
+    });
+  }
+
+  const RoiView<T>& operator[](int64_t i) const { return views_[i]; }
+
+ private:
+  std::vector<AxisTable<T>> y_, x_;
+  std::vector<RoiView<T>> views_;
+};
+
 // ---- NCHW feature maps ---------------------------------------------------------------------------
 
 /// Copies of feature maps as (H, W, C), made where RoIs read and nowhere else. Memory that is not
@@ -148,6 +194,8 @@ class ChannelsLastCopy {
       : maps_(maps), geometry_(geometry) {
     for (const Tensor& map : maps) {
       buffers_.emplace_back(new Element[static_cast<size_t>(map.numel())]);
+      prefer_huge_pages(
+          buffers_.back().get(), map.numel() * static_cast<int64_t>(sizeof(Element)));
       const int64_t strips = (map.size(3) + kStrip - 1) / kStrip;
       marks_.emplace_back(static_cast<size_t>(map.size(0) * map.size(2) * strips), 0);
     }
@@ -234,37 +282,36 @@ void forward_all(
   Element* output = static_cast<Element*>(pooled.mutable_data_ptr());
   const bool output_channels_last = is_channels_last(pooled);
 
+  prefer_huge_pages(pooled);
+
   const std::vector<Placement> placements = place_all(geometry);
   for (int64_t r = 0; r < geometry.num_rois; ++r) {
     if (placements[r].level < 0) fill_unplaced(placements[r], output + r * roi_size, roi_size);
   }
   const std::vector<int64_t> order = locality_order(placements);
 
+  const Plans<T> plans(geometry, placements, order);
+
   std::unique_ptr<ChannelsLastCopy<Element>> copy;
   if (!is_channels_last(maps[0]) && channels > 1) {
     copy = std::make_unique<ChannelsLastCopy<Element>>(maps, geometry);
-    AxisTable<T> y, x;
-    for (const int64_t r : order) {
-      build_axes(geometry, r, placements[r].level, y, x);
-      copy->mark(placements[r], {r, y.view(), x.view()});
-    }
+    for (size_t i = 0; i < order.size(); ++i) copy->mark(placements[order[i]], plans[i]);
     copy->convert_marked();
   }
 
   share_out(static_cast<int64_t>(order.size()), 8, [&] {
-    return [&, y = AxisTable<T>(), x = AxisTable<T>(), scratch = Buffer<T>()](int64_t i) mutable {
-      const int64_t r = order[i];
-      const Placement& placement = placements[r];
+    return [&, scratch = Buffer<T>()](int64_t i) mutable {
+      const RoiView<T>& roi = plans[i];
+      const Placement& placement = placements[roi.index];
       const LevelShape& shape = geometry.levels[placement.level];
-      build_axes(geometry, r, placement.level, y, x);
-      const RoiView<T> roi{r, y.view(), x.view()};
       const Element* map =
           copy ? copy->data(placement.level)
                : static_cast<const Element*>(maps[placement.level].const_data_ptr());
-      map += placement.image * shape.height * shape.width * channels;
       kernels.forward(
-          roi, map, shape.width, channels, output + r * roi_size, output_channels_last,
-          scratch.reserve(kernels.forward_scratch(roi)));
+          roi, map + placement.image * shape.height * shape.width * channels, shape.width,
+          channels, output + roi.index * roi_size, output_channels_last,
+          scratch.reserve(
+              kernels.forward_scratch(geometry.bins_y, geometry.bins_x, channels)));
     };
   });
 }
@@ -327,30 +374,6 @@ std::vector<Unit> make_units(
   return units;
 }
 
-/// The axes of all RoIs, since every band and block of channels asks for them.
-template <class T>
-class Plans {
- public:
-  Plans(
-      const Geometry& geometry, const std::vector<Placement>& placements,
-      const std::vector<int64_t>& order)
-      : y_(order.size()), x_(order.size()), views_(order.size()) {
-    share_out(static_cast<int64_t>(order.size()), 16, [&] {
-      return [&](int64_t i) {
-        const int64_t r = order[i];
-        build_axes(geometry, r, placements[r].level, y_[i], x_[i]);
-        views_[i] = {r, y_[i].view(), x_[i].view()};
-      };
-    });
-  }
-
-  const RoiView<T>& operator[](int64_t i) const { return views_[i]; }
-
- private:
-  std::vector<AxisTable<T>> y_, x_;
-  std::vector<RoiView<T>> views_;
-};
-
 template <class T>
 bool touches(const RoiView<T>& roi, const Band& band) {
   const AxisView<T>& y = roi.y;
@@ -371,6 +394,7 @@ void backward_all(
       make_units<Element>(geometry, placements, order, channels, kernels.block);
   const Element* grad = static_cast<const Element*>(grad_output.const_data_ptr());
   const bool output_channels_last = is_channels_last(grad_output);
+  for (const Tensor& map : grad_features) prefer_huge_pages(map);
 
   share_out(static_cast<int64_t>(units.size()), 1, [&] {
     return [&, rois = std::vector<const RoiView<T>*>(),

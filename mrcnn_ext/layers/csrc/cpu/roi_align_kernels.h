@@ -66,15 +66,14 @@ template <class Element>
 struct RoiAlignKernels {
   using T = accumulator_t<Element>;
 
+  /// Channels that are handled at once: the largest `width`.
+  int block;
   /// Elements of `scratch` that `forward` needs.
-  int64_t (*forward_scratch)(const RoiView<T>& roi);
+  int64_t (*forward_scratch)(int bins_y, int bins_x, int64_t channels);
   /// One RoI, all channels. `map` is (H, W, C); `output` is one RoI's (h, w, C) or (C, h, w).
   void (*forward)(
       const RoiView<T>& roi, const Element* map, int64_t map_width, int64_t channels,
       Element* output, bool output_channels_last, T* scratch);
-
-  /// Channels that `backward` handles at once: the largest `Band::width`.
-  int block;
   /// Elements of `scratch` that `backward` needs besides (rows, map_width, block) for the band.
   int64_t (*backward_scratch)(int bins_y, int bins_x);
   /// The gradient of one band, from the RoIs that may touch it, added up in their order.

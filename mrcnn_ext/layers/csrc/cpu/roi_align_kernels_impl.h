@@ -7,32 +7,54 @@ namespace {
 #include "simd.h"
 
 template <class T>
-int64_t forward_scratch(const RoiView<T>& roi) {
-  const int64_t cells = int64_t(roi.y.num_bins) * roi.x.num_bins;
-  return (roi.x.num_pixels + cells) * block_size<T>();
+int64_t forward_scratch(int bins_y, int bins_x, int64_t channels) {
+  return int64_t(bins_y) * bins_x * channels + bins_x * block_size<T>();
 }
 
-/// One row of cells of a block of channels: rows of pixels are merged first, then columns.
-template <class Element, class Target, class T>
-MRCNN_EXT_INLINE void forward_row(
-    const RoiView<T>& roi, int bin_y, const Element* map, int64_t row_stride, int64_t channels,
-    Target* target, int64_t target_stride, int width, T* merged) {
+/// Cells of a RoI as (h, w, C). Pixels are read row by row, each once and in the order they are stored;
+/// what a row gives is added to the one or two rows of cells it belongs to.
+template <class Element, class T>
+MRCNN_EXT_INLINE void pool(
+    const RoiView<T>& roi, const Element* map, int64_t map_width, int64_t channels, T* cells,
+    T* merged) {
+  constexpr int kBlock = block_size<T>();
   const AxisView<T>& y = roi.y;
   const AxisView<T>& x = roi.x;
-  const Tap<T>* taps = y.bin_taps + y.bin_begin[bin_y];
-  const int num_taps = y.bin_begin[bin_y + 1] - y.bin_begin[bin_y];
-  for (int p = 0; p < x.num_pixels && num_taps > 0; ++p) {
-    const Element* column = map + x.pixels[p] * channels;
-    combine<false>(
-        taps, num_taps, [&](int32_t row) { return column + y.pixels[row] * row_stride; },
-        merged + p * block_size<T>(), width);
+  const int64_t row_size = x.num_bins * channels;
+  for (int bin_y = 0; bin_y < y.num_bins; ++bin_y) {
+    if (y.bin_begin[bin_y] < y.bin_begin[bin_y + 1]) continue;
+    __builtin_memset(cells + bin_y * row_size, 0, uint64_t(row_size) * sizeof(T));
   }
-  for (int bin_x = 0; bin_x < x.num_bins; ++bin_x) {
-    const int begin = x.bin_begin[bin_x];
-    combine<false>(
-        x.bin_taps + begin, num_taps > 0 ? x.bin_begin[bin_x + 1] - begin : 0,
-        [&](int32_t p) { return merged + p * block_size<T>(); }, target + bin_x * target_stride,
-        width);
+  for (int row = 0; row < y.num_pixels; ++row) {
+    const Element* pixels = map + int64_t(y.pixels[row]) * map_width * channels;
+    const int next = row + 1 < y.num_pixels ? row + 1 : row;
+    const Element* next_pixels = map + int64_t(y.pixels[next]) * map_width * channels;
+    for (int64_t c = 0; c < channels; c += kBlock) {
+      const int width = int(channels - c < kBlock ? channels - c : kBlock);
+      for (int bin_x = 0; bin_x < x.num_bins; ++bin_x) {
+        const int begin = x.bin_begin[bin_x];
+        combine<false>(
+            x.bin_taps + begin, x.bin_begin[bin_x + 1] - begin,
+            [&](int32_t p) { return pixels + x.pixels[p] * channels + c; },
+            merged + bin_x * kBlock, width);
+      }
+      for (int p = 0; p < x.num_pixels; ++p) {
+        prefetch(next_pixels + x.pixels[p] * channels + c, width);
+      }
+      for (int32_t t = y.pixel_begin[row]; t < y.pixel_begin[row + 1]; ++t) {
+        const Tap<T>& tap = y.pixel_taps[t];
+        const bool first = y.bin_taps[y.bin_begin[tap.index]].index == row;
+        T* target = cells + tap.index * row_size + c;
+        for (int bin_x = 0; bin_x < x.num_bins; ++bin_x, target += channels) {
+          const auto source = [&](int32_t) { return merged + bin_x * kBlock; };
+          if (first) {
+            combine<false>(&tap, 1, source, target, width);
+          } else {
+            combine<true>(&tap, 1, source, target, width);
+          }
+        }
+      }
+    }
   }
 }
 
@@ -41,27 +63,12 @@ void forward(
     const RoiView<accumulator_t<Element>>& roi, const Element* map, int64_t map_width,
     int64_t channels, Element* output, bool output_channels_last,
     accumulator_t<Element>* scratch) {
-  using T = accumulator_t<Element>;
-  constexpr int kBlock = block_size<T>();
-  const int64_t cells_x = roi.x.num_bins;
-  const int64_t cells = roi.y.num_bins * cells_x;
-  T* pooled = scratch + int64_t(roi.x.num_pixels) * kBlock;
-  for (int64_t c = 0; c < channels; c += kBlock) {
-    const int width = int(channels - c < kBlock ? channels - c : kBlock);
-    for (int bin_y = 0; bin_y < roi.y.num_bins; ++bin_y) {
-      if (output_channels_last) {
-        forward_row(
-            roi, bin_y, map + c, map_width * channels, channels,
-            output + bin_y * cells_x * channels + c, channels, width, scratch);
-      } else {
-        forward_row(
-            roi, bin_y, map + c, map_width * channels, channels,
-            pooled + bin_y * cells_x * kBlock, int64_t(kBlock), width, scratch);
-      }
-    }
-    if (!output_channels_last) {
-      transpose(pooled, kBlock, cells, width, output + c * cells, cells);
-    }
+  const int64_t cells = int64_t(roi.y.num_bins) * roi.x.num_bins;
+  pool(roi, map, map_width, channels, scratch, scratch + cells * channels);
+  if (output_channels_last) {
+    convert_uncached(scratch, output, cells * channels);
+  } else {
+    transpose(scratch, channels, cells, channels, output, cells);
   }
 }
 
@@ -153,7 +160,7 @@ void to_channels_last(
 template <class Element>
 RoiAlignKernels<Element> kernels() {
   using T = accumulator_t<Element>;
-  return {forward_scratch<T>, forward<Element>, block_size<T>(), backward_scratch<T>,
+  return {block_size<T>(), forward_scratch<T>, forward<Element>, backward_scratch<T>,
           backward<Element>, to_channels_last<Element>};
 }
 

@@ -73,8 +73,8 @@ std::vector<int64_t> locality_order(const std::vector<Placement>& placements) {
   }
   const auto key = [&](int64_t i) {
     const Placement& p = placements[i];
-    // Strips of 16 rows, each from left to right.
-    return std::make_tuple(p.image, p.level, static_cast<int>(p.y / 16), p.x, i);
+    // Strips of 32 rows, each from left to right.
+    return std::make_tuple(p.image, p.level, static_cast<int>(p.y / 32), p.x, i);
   };
   std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return key(a) < key(b); });
   return order;

@@ -125,6 +125,28 @@ MRCNN_EXT_INLINE void store(Vector<float>::type value, Half* p) {
 }
 #endif
 
+// Past the caches, where that exists; `p` is aligned to a vector.
+template <class V, class Target>
+MRCNN_EXT_INLINE void store_uncached(V value, Target* p) {
+  store(value, p);
+}
+#if MRCNN_EXT_VECTOR_BYTES == 64 && defined(__x86_64__)
+MRCNN_EXT_INLINE void store_uncached(Vector<float>::type value, float* p) {
+  _mm512_stream_ps(p, (__m512)value);
+}
+#elif MRCNN_EXT_VECTOR_BYTES == 32 && defined(__x86_64__)
+MRCNN_EXT_INLINE void store_uncached(Vector<float>::type value, float* p) {
+  _mm256_stream_ps(p, (__m256)value);
+}
+#endif
+
+// Uncached stores become visible to other threads only after this.
+MRCNN_EXT_INLINE void finish_uncached_stores() {
+#if MRCNN_EXT_VECTOR_BYTES > 16 && defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
 // ---- One block of channels ---------------------------------------------------------------------
 
 /// target[c] = (kAdd ? target[c] : 0) + sum over taps of weight * source(index)[c], for c < width.
@@ -156,12 +178,32 @@ MRCNN_EXT_INLINE void combine(
   for (int c = 0; c < width; ++c) narrow(sum[c], target + c);
 }
 
+/// Ask for a block of channels ahead of its use.
+template <class Element>
+MRCNN_EXT_INLINE void prefetch(const Element* source, int width) {
+  for (int c = 0; c < width; c += 64 / int(sizeof(Element))) __builtin_prefetch(source + c);
+}
+
 template <class T, class Target>
-MRCNN_EXT_INLINE void convert(const T* source, Target* target, int width) {
+MRCNN_EXT_INLINE void convert(const T* source, Target* target, int64_t width) {
   constexpr int kLanes = Vector<T>::kLanes;
-  int c = 0;
+  int64_t c = 0;
   for (; c + kLanes <= width; c += kLanes) store(load(source + c), target + c);
   for (; c < width; ++c) narrow(source[c], target + c);
+}
+
+/// `convert` for a large result that is not read again here.
+template <class T, class Target>
+MRCNN_EXT_INLINE void convert_uncached(const T* source, Target* target, int64_t size) {
+  constexpr int kLanes = Vector<T>::kLanes;
+  if (uintptr_t(target) % MRCNN_EXT_VECTOR_BYTES != 0) {
+    convert(source, target, size);
+    return;
+  }
+  const int64_t whole = size - size % kLanes;
+  for (int64_t i = 0; i < whole; i += kLanes) store_uncached(load(source + i), target + i);
+  convert(source + whole, target + whole, size - whole);
+  finish_uncached_stores();
 }
 
 // ---- Transposition -----------------------------------------------------------------------------
