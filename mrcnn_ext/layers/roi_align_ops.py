@@ -48,6 +48,15 @@ def _memory_format(channels_last: bool) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
+def _empty_maps(like: Tensor, batch_size, heights, widths, channels_last: bool) -> list[Tensor]:
+    layout = _memory_format(channels_last)
+    channels, dtype, device = like.shape[1], like.dtype, like.device
+    return [
+        torch.empty((batch_size, channels, h, w), dtype=dtype, device=device, memory_format=layout)
+        for h, w in zip(heights, widths)
+    ]
+
+
 def _check_batch_indices(rois: Tensor, batch_size: int) -> None:
     if rois.device.type != "cpu" or rois.shape[0] == 0:
         return
@@ -84,9 +93,7 @@ def _backward(
     sampling_ratio, aligned, box_size, level,
 ) -> list[Tensor]:  # fmt: skip
     _check_batch_indices(rois, batch_size)
-    layout = _memory_format(channels_last)
-    shapes = [(batch_size, grad_output.shape[1], h, w) for h, w in zip(heights, widths)]
-    grads = [grad_output.new_empty(shape).contiguous(memory_format=layout) for shape in shapes]
+    grads = _empty_maps(grad_output, batch_size, heights, widths, channels_last)
     if grad_output.numel() == 0:
         return [grad.zero_() for grad in grads]
     if not grad_output.is_contiguous(memory_format=torch.channels_last):
@@ -109,14 +116,7 @@ def _forward_fake(features, rois, levels, scales, output_size, *_):
 def _backward_fake(
     grad_output, rois, levels, scales, batch_size, heights, widths, channels_last, *_
 ):
-    layout = _memory_format(channels_last)
-    return [
-        torch.empty(
-            (batch_size, grad_output.shape[1], h, w),
-            dtype=grad_output.dtype, device=grad_output.device, memory_format=layout,
-        )
-        for h, w in zip(heights, widths)
-    ]  # fmt: skip
+    return _empty_maps(grad_output, batch_size, heights, widths, channels_last)
 
 
 def _save_for_gradient(ctx, inputs, output) -> None:

@@ -67,6 +67,7 @@ void forward(
   pool(roi, map, map_width, channels, scratch, scratch + cells * channels);
   if (output_channels_last) {
     convert_uncached(scratch, output, cells * channels);
+    finish_uncached_stores();
   } else {
     transpose(scratch, channels, cells, channels, output, cells);
   }
@@ -112,8 +113,10 @@ MRCNN_EXT_INLINE void write_band(
   const int64_t pixels = (band.row_end - band.row_begin) * band.map_width;
   if (channels_last) {
     for (int64_t p = 0; p < pixels; ++p) {
-      convert(sums + p * kBlock, grad_map + (begin + p) * channels + band.channel, band.width);
+      convert_uncached(
+          sums + p * kBlock, grad_map + (begin + p) * channels + band.channel, band.width);
     }
+    finish_uncached_stores();
   } else {
     const int64_t plane = band.map_height * band.map_width;
     transpose(sums, kBlock, pixels, band.width, grad_map + band.channel * plane + begin, plane);

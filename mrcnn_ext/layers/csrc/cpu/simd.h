@@ -192,7 +192,7 @@ MRCNN_EXT_INLINE void convert(const T* source, Target* target, int64_t width) {
   for (; c < width; ++c) narrow(source[c], target + c);
 }
 
-/// `convert` for a large result that is not read again here.
+/// `convert` for a large result that is not read again here; finish_uncached_stores() is to follow.
 template <class T, class Target>
 MRCNN_EXT_INLINE void convert_uncached(const T* source, Target* target, int64_t size) {
   constexpr int kLanes = Vector<T>::kLanes;
@@ -203,7 +203,6 @@ MRCNN_EXT_INLINE void convert_uncached(const T* source, Target* target, int64_t 
   const int64_t whole = size - size % kLanes;
   for (int64_t i = 0; i < whole; i += kLanes) store_uncached(load(source + i), target + i);
   convert(source + whole, target + whole, size - whole);
-  finish_uncached_stores();
 }
 
 // ---- Transposition -----------------------------------------------------------------------------
