@@ -1,45 +1,67 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""What pyproject.toml cannot say: configs inside the wheel, and the seam for compiled kernels."""
+"""What pyproject.toml cannot say: configs and compiled kernels inside the wheel."""
 
+import os
+import runpy
 import shutil
 from pathlib import Path
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
+try:
+    from setuptools.command.bdist_wheel import bdist_wheel
+except ImportError:  # setuptools before 70
+    from wheel.bdist_wheel import bdist_wheel
+
 HERE = Path(__file__).parent
 
 
-class BuildWithConfigs(build_py):
-    """Copy ``configs/`` to ``mrcnn_ext/model_zoo/configs``, where the model zoo functions look.
+class BuildWithConfigsAndKernels(build_py):
+    """Copy ``configs/`` to where the model zoo functions look, and compile ``csrc/``.
 
-    An editable install needs no copy: there the functions find the checkout's own folder.
+    An editable install needs no copy: there the functions find the checkout's own folder, and the
+    libraries are built in it.
     """
 
     def run(self):
         super().run()
-        if not getattr(self, "editable_mode", False):
-            target = Path(self.build_lib) / "mrcnn_ext" / "model_zoo" / "configs"
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(HERE / "configs", target, ignore=shutil.ignore_patterns("__pycache__"))
+        if getattr(self, "editable_mode", False):
+            build_kernels(HERE / "mrcnn_ext" / "layers")
+            return
+        package = Path(self.build_lib) / "mrcnn_ext"
+        target = package / "model_zoo" / "configs"
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(HERE / "configs", target, ignore=shutil.ignore_patterns("__pycache__"))
+        build_kernels(package / "layers")
 
     def get_outputs(self, include_bytecode=1):
-        zoo = Path(self.build_lib) / "mrcnn_ext" / "model_zoo"
-        configs = [
-            str(zoo / path.relative_to(HERE))
+        package = Path(self.build_lib) / "mrcnn_ext"
+        files = [
+            str(package / "model_zoo" / path.relative_to(HERE))
             for path in (HERE / "configs").rglob("*.*")
             if path.suffix in (".py", ".yaml")
         ]
-        return super().get_outputs(include_bytecode) + configs
+        kernels = [str(path) for path in (package / "layers").glob("_C_*.so")]
+        return super().get_outputs(include_bytecode) + files + kernels
 
 
-def kernel_extensions():
-    """Compiled libraries to build; none as long as ``mrcnn_ext/layers/csrc`` has no sources.
-
-    They are to be plain libraries beside ``mrcnn_ext/layers/kernels.py``, not Python extension
-    modules, so that one build serves every Python and many torch versions.
-    """
-    return []
+def build_kernels(folder):
+    """Compile what this machine can compile; the package works without, on torchvision's ops."""
+    runpy.run_path(str(HERE / "mrcnn_ext" / "layers" / "build_kernels.py"))["build_all"](folder)
 
 
-setup(cmdclass={"build_py": BuildWithConfigs}, ext_modules=kernel_extensions())
+class WheelForEveryPython(bdist_wheel):
+    """The kernels are no Python extensions: a wheel depends on the platform, not on the Python."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        self.root_is_pure = os.environ.get("MRCNN_EXT_BUILD") == "0"
+
+    def get_tag(self):
+        return "py3", "none", super().get_tag()[2]
+
+
+setup(
+    cmdclass={"build_py": BuildWithConfigsAndKernels, "bdist_wheel": WheelForEveryPython},
+)

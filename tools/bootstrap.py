@@ -108,11 +108,17 @@ def build(venv: Path, key: str, source: str | None) -> None:
     wheel = str(next(wheels.glob("detectron2-*.whl")))
     # One pip call: --no-deps for both, since requirements.txt pins all that they need.
     _step(
-        4, 4, "installing Detectron2 and mrcnn_ext",
+        4, 4, "installing Detectron2 and mrcnn_ext (compiles its kernels, up to a few minutes)",
         [*pip, "--no-deps", "--no-build-isolation", wheel, "--editable", "."],
         "The lines above say why; see CONTRIBUTING.md.",
     )  # fmt: skip
     (venv / STAMP).write_text(json.dumps({"key": key, "source": source or "0.6"}))
+
+
+def build_kernels(venv: Path) -> None:
+    """Compile the kernels again if their sources changed; says so itself when it cannot."""
+    python = str(venv / "bin" / "python")
+    subprocess.run([python, "mrcnn_ext/layers/build_kernels.py"], cwd=REPO, check=False)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -123,6 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     venv = args.venv if args.venv.is_absolute() else REPO / args.venv
     key = environment_key(venv, args.source)
     if is_current(venv, key):
+        build_kernels(venv)
         return 0
     start = time.monotonic()
     try:

@@ -2,7 +2,9 @@
 """Loading of the compiled ops, and what is to be said about them.
 
 The libraries are plain files beside this module (``_C_cpu.so``, ``_C_cuda.so``), loaded with
-``torch.ops.load_library``; everything works without them, on torch and torchvision ops.
+``torch.ops.load_library``; everything works without them, on torch and torchvision ops. Environment:
+``MRCNN_EXT_KERNELS=0`` leaves them alone, ``MRCNN_EXT_CPU_CAPABILITY`` ("generic", "avx2", "avx512")
+takes another instruction set than the best one.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ class KernelStatus:
     Attributes:
         name: library name, a key of :data:`KERNEL_LIBRARIES`.
         loaded: its ops are registered in this process.
-        reason: why not, or the file it came from.
+        reason: why not, or the file it came from (and, on the CPU, the instruction set in use).
         fallback: what runs without it.
     """
 
@@ -56,4 +58,7 @@ def _load(name: str, fallback: str) -> KernelStatus:
         torch.ops.load_library(str(path))
     except OSError as error:
         return KernelStatus(name, False, f"{path} cannot be loaded: {error}", fallback)
-    return KernelStatus(name, True, str(path), fallback)
+    where = str(path)
+    if name == "_C_cpu":
+        where += f" ({torch.ops.mrcnn_ext._cpu_capability()})"
+    return KernelStatus(name, True, where, fallback)
