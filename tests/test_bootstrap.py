@@ -41,7 +41,8 @@ def test_builds_once_and_again_when_a_pin_or_the_source_changes(tmp_path, record
     assert bootstrap.main(arguments) == 0
     assert len(recorded) == 4
     assert bootstrap.main(arguments) == 0
-    assert len(recorded) == 4, "an up-to-date environment is used as it is"
+    assert recorded[4:] == [[str(tmp_path / "env/bin/python"), "mrcnn_ext/layers/build_kernels.py"]]
+    del recorded[4:]  # an up-to-date environment is used as it is, but for the kernels
     stamp = json.loads((tmp_path / "env" / bootstrap.STAMP).read_text())
     assert stamp["source"] == "0.6"
     assert bootstrap.main([*arguments, "--source", "/a/checkout"]) == 0

@@ -19,6 +19,14 @@
 
 namespace mrcnn_ext {
 
+// The overloads for float: without std, C's functions for double would be taken, and a level would
+// not be the one that Detectron2 computes.
+using std::ceil;
+using std::fabs;
+using std::floor;
+using std::log2;
+using std::sqrt;
+
 template <class T>
 MRCNN_EXT_HD T clamp(T value, T low, T high) {
   return value < low ? low : (value > high ? high : value);
