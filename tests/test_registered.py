@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -27,11 +29,21 @@ def _fpn():
     return timm_cfg("resnet18", fpn=True)
 
 
+def _heads(base, kind):
+    cfg = base()
+    cfg.MODEL.ROI_HEADS.NAME = f"MrcnnExt{kind}ROIHeads"
+    cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = kind == "Cascade"  # which asks for it
+    return cfg
+
+
 # (config key, registered name) -> a config that uses it. A new name needs a line here.
 CASES = {
     ("MODEL.META_ARCHITECTURE", "MrcnnExtRCNN"): _fpn,
     ("MODEL.BACKBONE.NAME", "build_timm_fpn_backbone"): _fpn,
     ("MODEL.BACKBONE.NAME", "build_timm_backbone"): _c4,
+    ("MODEL.ROI_HEADS.NAME", "MrcnnExtStandardROIHeads"): partial(_heads, _fpn, "Standard"),
+    ("MODEL.ROI_HEADS.NAME", "MrcnnExtCascadeROIHeads"): partial(_heads, _fpn, "Cascade"),
+    ("MODEL.ROI_HEADS.NAME", "MrcnnExtRes5ROIHeads"): partial(_heads, _c4, "Res5"),
 }
 
 

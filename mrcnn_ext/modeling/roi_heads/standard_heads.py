@@ -1,0 +1,45 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""StandardROIHeads with the fused pooler."""
+
+# No "from __future__ import annotations": TorchScript reads Final from the annotations themselves.
+from typing import Optional
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
+from torch import nn
+
+from ..poolers import fuse_pooler
+
+__all__ = ["MrcnnExtStandardROIHeads"]
+
+
+@ROI_HEADS_REGISTRY.register()
+class MrcnnExtStandardROIHeads(StandardROIHeads):
+    """Detectron2's StandardROIHeads (same keys, state_dict and results) with fused RoIAlign."""
+
+    # Detectron2 marks these for TorchScript in its own class, and subclasses do not inherit that.
+    mask_on: torch.jit.Final[bool]
+    keypoint_on: torch.jit.Final[bool]
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        box_pooler: nn.Module,
+        mask_pooler: Optional[nn.Module] = None,
+        keypoint_pooler: Optional[nn.Module] = None,
+        **kwargs,
+    ) -> None:
+        """
+        Args:
+            box_pooler, mask_pooler, keypoint_pooler: as for StandardROIHeads; a ROIPooler is
+                replaced by a FusedROIPooler, other modules stay.
+            kwargs: as for StandardROIHeads.
+        """
+        super().__init__(
+            box_pooler=fuse_pooler(box_pooler),
+            mask_pooler=fuse_pooler(mask_pooler),
+            keypoint_pooler=fuse_pooler(keypoint_pooler),
+            **kwargs,
+        )
