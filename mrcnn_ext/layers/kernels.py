@@ -4,7 +4,8 @@
 The libraries are plain files beside this module (``_C_cpu.so``, ``_C_cuda.so``), loaded with
 ``torch.ops.load_library``; everything works without them, on torch and torchvision ops. Environment:
 ``MRCNN_EXT_KERNELS=0`` leaves them alone, ``MRCNN_EXT_CPU_CAPABILITY`` ("generic", "avx2", "avx512")
-takes another instruction set than the best one.
+takes another instruction set than the best one, ``MRCNN_EXT_KERNEL_FOLDER`` takes the libraries from
+another folder (a build with sanitizers, for example).
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def kernel_status() -> tuple[KernelStatus, ...]:
 def _load(name: str, fallback: str) -> KernelStatus:
     if os.environ.get("MRCNN_EXT_KERNELS", "1") == "0":
         return KernelStatus(name, False, "switched off by MRCNN_EXT_KERNELS=0", fallback)
-    path = Path(__file__).parent / f"{name}.so"
+    folder = os.environ.get("MRCNN_EXT_KERNEL_FOLDER") or Path(__file__).parent
+    path = Path(folder) / f"{name}.so"
     if not path.is_file():
         return KernelStatus(name, False, "not part of this build", fallback)
     try:

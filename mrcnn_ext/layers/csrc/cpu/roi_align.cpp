@@ -185,78 +185,76 @@ class Plans {
 
 // ---- NCHW feature maps ---------------------------------------------------------------------------
 
-/// Copies of feature maps as (H, W, C), made where RoIs read and nowhere else. Memory that is not
-/// written is not touched either, so the system never provides it.
+/// A copy of one image's feature maps as (H, W, block of channels), made where RoIs read and nowhere
+/// else, for one block after the other. Measured against kernels that read (C, H, W) in place, this is
+/// both faster and less code.
 template <class Element>
 class ChannelsLastCopy {
  public:
-  ChannelsLastCopy(const std::vector<Tensor>& maps, const Geometry& geometry)
+  ChannelsLastCopy(const std::vector<Tensor>& maps, const Geometry& geometry, int block)
       : maps_(maps), geometry_(geometry) {
-    for (const Tensor& map : maps) {
-      buffers_.emplace_back(new Element[static_cast<size_t>(map.numel())]);
-      prefer_huge_pages(
-          buffers_.back().get(), map.numel() * static_cast<int64_t>(sizeof(Element)));
-      const int64_t strips = (map.size(3) + kStrip - 1) / kStrip;
-      marks_.emplace_back(static_cast<size_t>(map.size(0) * map.size(2) * strips), 0);
+    for (size_t l = 0; l < maps.size(); ++l) {
+      const LevelShape& shape = geometry.levels[l];
+      const int64_t size = int64_t(shape.height) * shape.width * block;
+      buffers_.emplace_back(new Element[static_cast<size_t>(size)]);
+      prefer_huge_pages(buffers_.back().get(), size * static_cast<int64_t>(sizeof(Element)));
+      marks_.emplace_back(static_cast<size_t>(shape.height * strips(shape)), 0);
+      for (int64_t y = 0; y < shape.height; ++y) rows_.push_back({static_cast<int>(l), y});
     }
   }
 
   const Element* data(int level) const { return buffers_[level].get(); }
 
-  void mark(const Placement& placement, const RoiView<accumulator_t<Element>>& roi) {
+  void clear_marks() {
+    for (auto& marks : marks_) std::fill(marks.begin(), marks.end(), 0);
+  }
+
+  void mark(int level, const RoiView<accumulator_t<Element>>& roi) {
     if (roi.x.num_pixels == 0) return;
-    const LevelShape& shape = geometry_.levels[placement.level];
-    const int64_t strips = (shape.width + kStrip - 1) / kStrip;
+    const int64_t num_strips = strips(geometry_.levels[level]);
     for (int i = 0; i < roi.y.num_pixels; ++i) {
-      uint8_t* row = marks_[placement.level].data() +
-                     (placement.image * shape.height + roi.y.pixels[i]) * strips;
+      uint8_t* row = marks_[level].data() + roi.y.pixels[i] * num_strips;
       for (int j = 0; j < roi.x.num_pixels; ++j) row[roi.x.pixels[j] / kStrip] = 1;
     }
   }
 
-  void convert_marked() {
-    struct Row {
-      int level;
-      int64_t image;
-      int64_t y;
-    };
-    std::vector<Row> rows;
-    for (size_t l = 0; l < maps_.size(); ++l) {
-      for (int64_t n = 0; n < geometry_.num_images; ++n) {
-        for (int64_t y = 0; y < geometry_.levels[l].height; ++y) {
-          rows.push_back({static_cast<int>(l), n, y});
-        }
-      }
-    }
-    share_out(static_cast<int64_t>(rows.size()), 4, [&] {
-      return [&](int64_t i) { convert_row(rows[i].level, rows[i].image, rows[i].y); };
+  /// Fill what is marked with channels [channel, channel + width) of an image.
+  void fill(int64_t image, int64_t channel, int width) {
+    share_out(static_cast<int64_t>(rows_.size()), 4, [&] {
+      return [&](int64_t i) { fill_row(rows_[i].level, rows_[i].y, image, channel, width); };
     });
   }
 
  private:
+  struct Row {
+    int level;
+    int64_t y;
+  };
   static constexpr int64_t kStrip = 16;
 
-  void convert_row(int level, int64_t image, int64_t y) {
+  static int64_t strips(const LevelShape& shape) { return (shape.width + kStrip - 1) / kStrip; }
+
+  void fill_row(int level, int64_t y, int64_t image, int64_t channel, int width) {
     const LevelShape& shape = geometry_.levels[level];
-    const int64_t strips = (shape.width + kStrip - 1) / kStrip;
-    const uint8_t* marks = marks_[level].data() + (image * shape.height + y) * strips;
-    const int64_t channels = maps_[level].size(1);
+    const int64_t num_strips = strips(shape);
+    const uint8_t* marks = marks_[level].data() + y * num_strips;
     const int64_t pixels = int64_t(shape.height) * shape.width;
-    const Element* source =
-        static_cast<const Element*>(maps_[level].const_data_ptr()) + image * channels * pixels;
-    Element* target = buffers_[level].get() + image * channels * pixels;
-    for (int64_t s = 0; s < strips; ++s) {
+    const Element* source = static_cast<const Element*>(maps_[level].const_data_ptr()) +
+                            (image * maps_[level].size(1) + channel) * pixels;
+    for (int64_t s = 0; s < num_strips; ++s) {
       if (!marks[s]) continue;
       const int64_t first = s;
-      while (s + 1 < strips && marks[s + 1]) ++s;
+      while (s + 1 < num_strips && marks[s + 1]) ++s;
       const int64_t begin = y * shape.width + first * kStrip;
       const int64_t end = y * shape.width + std::min<int64_t>((s + 1) * kStrip, shape.width);
-      kernels_for<Element>().to_channels_last(source, target, channels, pixels, begin, end);
+      kernels_for<Element>().to_channels_last(
+          source, buffers_[level].get(), width, pixels, begin, end);
     }
   }
 
   const std::vector<Tensor>& maps_;
   const Geometry& geometry_;
+  std::vector<Row> rows_;
   std::vector<std::unique_ptr<Element[]>> buffers_;
   std::vector<std::vector<uint8_t>> marks_;
 };
@@ -280,7 +278,6 @@ void forward_all(
   const int64_t channels = pooled.size(1);
   const int64_t roi_size = channels * geometry.bins_y * geometry.bins_x;
   Element* output = static_cast<Element*>(pooled.mutable_data_ptr());
-  const bool output_channels_last = is_channels_last(pooled);
 
   prefer_huge_pages(pooled);
 
@@ -291,29 +288,45 @@ void forward_all(
   const std::vector<int64_t> order = locality_order(placements);
 
   const Plans<T> plans(geometry, placements, order);
+  // RoIs [begin, end) of the order; `map` gives the place of a RoI's (H, W, C) map.
+  const auto pool = [&](int64_t begin, int64_t end, int64_t map_channels, int64_t channel,
+                        bool channels_last, const auto& map) {
+    share_out(end - begin, 8, [&] {
+      return [&, scratch = Buffer<T>()](int64_t i) mutable {
+        const RoiView<T>& roi = plans[begin + i];
+        const Placement& placement = placements[roi.index];
+        kernels.forward(
+            roi, map(placement), geometry.levels[placement.level].width, map_channels,
+            output + roi.index * roi_size + channel * geometry.bins_y * geometry.bins_x,
+            channels_last, scratch.reserve(kernels.forward_scratch(roi)));
+      };
+    });
+  };
 
-  std::unique_ptr<ChannelsLastCopy<Element>> copy;
-  if (!is_channels_last(maps[0]) && channels > 1) {
-    copy = std::make_unique<ChannelsLastCopy<Element>>(maps, geometry);
-    for (size_t i = 0; i < order.size(); ++i) copy->mark(placements[order[i]], plans[i]);
-    copy->convert_marked();
-  }
-
-  share_out(static_cast<int64_t>(order.size()), 8, [&] {
-    return [&, scratch = Buffer<T>()](int64_t i) mutable {
-      const RoiView<T>& roi = plans[i];
-      const Placement& placement = placements[roi.index];
+  const int64_t num_rois = static_cast<int64_t>(order.size());
+  if (is_channels_last(maps[0]) || channels == 1) {
+    pool(0, num_rois, channels, 0, is_channels_last(pooled), [&](const Placement& placement) {
       const LevelShape& shape = geometry.levels[placement.level];
-      const Element* map =
-          copy ? copy->data(placement.level)
-               : static_cast<const Element*>(maps[placement.level].const_data_ptr());
-      kernels.forward(
-          roi, map + placement.image * shape.height * shape.width * channels, shape.width,
-          channels, output + roi.index * roi_size, output_channels_last,
-          scratch.reserve(
-              kernels.forward_scratch(geometry.bins_y, geometry.bins_x, channels)));
-    };
-  });
+      return static_cast<const Element*>(maps[placement.level].const_data_ptr()) +
+             placement.image * shape.height * shape.width * channels;
+    });
+    return;
+  }
+  ChannelsLastCopy<Element> copy(maps, geometry, kernels.block);
+  for (int64_t begin = 0, end; begin < num_rois; begin = end) {
+    const int64_t image = placements[order[begin]].image;
+    copy.clear_marks();
+    for (end = begin; end < num_rois && placements[order[end]].image == image; ++end) {
+      copy.mark(placements[order[end]].level, plans[end]);
+    }
+    for (int64_t channel = 0; channel < channels; channel += kernels.block) {
+      const int width = static_cast<int>(std::min<int64_t>(kernels.block, channels - channel));
+      copy.fill(image, channel, width);
+      pool(begin, end, width, channel, false, [&](const Placement& placement) {
+        return copy.data(placement.level);
+      });
+    }
+  }
 }
 
 void roi_align_forward(

@@ -69,7 +69,7 @@ struct RoiAlignKernels {
   /// Channels that are handled at once: the largest `width`.
   int block;
   /// Elements of `scratch` that `forward` needs.
-  int64_t (*forward_scratch)(int bins_y, int bins_x, int64_t channels);
+  int64_t (*forward_scratch)(const RoiView<T>& roi);
   /// One RoI, all channels. `map` is (H, W, C); `output` is one RoI's (h, w, C) or (C, h, w).
   void (*forward)(
       const RoiView<T>& roi, const Element* map, int64_t map_width, int64_t channels,

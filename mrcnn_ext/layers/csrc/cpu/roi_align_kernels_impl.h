@@ -7,54 +7,38 @@ namespace {
 #include "simd.h"
 
 template <class T>
-int64_t forward_scratch(int bins_y, int bins_x, int64_t channels) {
-  return int64_t(bins_y) * bins_x * channels + bins_x * block_size<T>();
+int64_t forward_scratch(const RoiView<T>& roi) {
+  return (roi.x.num_pixels + int64_t(roi.y.num_bins) * roi.x.num_bins) * block_size<T>();
 }
 
-/// Cells of a RoI as (h, w, C). Pixels are read row by row, each once and in the order they are stored;
-/// what a row gives is added to the one or two rows of cells it belongs to.
-template <class Element, class T>
-MRCNN_EXT_INLINE void pool(
-    const RoiView<T>& roi, const Element* map, int64_t map_width, int64_t channels, T* cells,
-    T* merged) {
+/// One row of cells for one block of channels: rows of pixels are merged first, then columns. The
+/// pixels of the next row of cells are asked for meanwhile.
+template <Store kStore, class Element, class Target, class T>
+MRCNN_EXT_INLINE void pool_row(
+    const RoiView<T>& roi, int bin_y, const Element* map, int64_t row_size, int64_t channels,
+    Target* cells, int64_t cell_stride, int width, T* merged) {
   constexpr int kBlock = block_size<T>();
   const AxisView<T>& y = roi.y;
   const AxisView<T>& x = roi.x;
-  const int64_t row_size = x.num_bins * channels;
-  for (int bin_y = 0; bin_y < y.num_bins; ++bin_y) {
-    if (y.bin_begin[bin_y] < y.bin_begin[bin_y + 1]) continue;
-    __builtin_memset(cells + bin_y * row_size, 0, uint64_t(row_size) * sizeof(T));
-  }
-  for (int row = 0; row < y.num_pixels; ++row) {
-    const Element* pixels = map + int64_t(y.pixels[row]) * map_width * channels;
-    const int next = row + 1 < y.num_pixels ? row + 1 : row;
-    const Element* next_pixels = map + int64_t(y.pixels[next]) * map_width * channels;
-    for (int64_t c = 0; c < channels; c += kBlock) {
-      const int width = int(channels - c < kBlock ? channels - c : kBlock);
-      for (int bin_x = 0; bin_x < x.num_bins; ++bin_x) {
-        const int begin = x.bin_begin[bin_x];
-        combine<false>(
-            x.bin_taps + begin, x.bin_begin[bin_x + 1] - begin,
-            [&](int32_t p) { return pixels + x.pixels[p] * channels + c; },
-            merged + bin_x * kBlock, width);
-      }
-      for (int p = 0; p < x.num_pixels; ++p) {
-        prefetch(next_pixels + x.pixels[p] * channels + c, width);
-      }
-      for (int32_t t = y.pixel_begin[row]; t < y.pixel_begin[row + 1]; ++t) {
-        const Tap<T>& tap = y.pixel_taps[t];
-        const bool first = y.bin_taps[y.bin_begin[tap.index]].index == row;
-        T* target = cells + tap.index * row_size + c;
-        for (int bin_x = 0; bin_x < x.num_bins; ++bin_x, target += channels) {
-          const auto source = [&](int32_t) { return merged + bin_x * kBlock; };
-          if (first) {
-            combine<false>(&tap, 1, source, target, width);
-          } else {
-            combine<true>(&tap, 1, source, target, width);
-          }
-        }
-      }
+  const Tap<T>* taps = y.bin_taps + y.bin_begin[bin_y];
+  const int num_taps = y.bin_begin[bin_y + 1] - y.bin_begin[bin_y];
+  const int next = bin_y + 1 < y.num_bins ? bin_y + 1 : bin_y;
+  const Tap<T>* next_taps = y.bin_taps + y.bin_begin[next];
+  const int num_next = y.bin_begin[next + 1] - y.bin_begin[next];
+  for (int p = 0; p < x.num_pixels && num_taps > 0; ++p) {
+    const Element* column = map + x.pixels[p] * channels;
+    combine<Store::kSet>(
+        taps, num_taps, [&](int32_t row) { return column + y.pixels[row] * row_size; },
+        merged + p * kBlock, width);
+    for (int k = 0; k < num_next; ++k) {
+      prefetch(column + y.pixels[next_taps[k].index] * row_size, width);
     }
+  }
+  for (int bin_x = 0; bin_x < x.num_bins; ++bin_x) {
+    const int begin = x.bin_begin[bin_x];
+    combine<kStore>(
+        x.bin_taps + begin, num_taps > 0 ? x.bin_begin[bin_x + 1] - begin : 0,
+        [&](int32_t p) { return merged + p * kBlock; }, cells + bin_x * cell_stride, width);
   }
 }
 
@@ -63,13 +47,39 @@ void forward(
     const RoiView<accumulator_t<Element>>& roi, const Element* map, int64_t map_width,
     int64_t channels, Element* output, bool output_channels_last,
     accumulator_t<Element>* scratch) {
-  const int64_t cells = int64_t(roi.y.num_bins) * roi.x.num_bins;
-  pool(roi, map, map_width, channels, scratch, scratch + cells * channels);
+  using T = accumulator_t<Element>;
+  constexpr int kBlock = block_size<T>();
+  const int64_t bins_x = roi.x.num_bins;
+  const int64_t cells = roi.y.num_bins * bins_x;
+  const int64_t row_size = map_width * channels;
   if (output_channels_last) {
-    convert_uncached(scratch, output, cells * channels);
+    const bool whole_vectors = uintptr_t(output) % MRCNN_EXT_VECTOR_BYTES == 0 &&
+                               channels * sizeof(Element) % MRCNN_EXT_VECTOR_BYTES == 0;
+    for (int bin_y = 0; bin_y < roi.y.num_bins; ++bin_y) {
+      for (int64_t c = 0; c < channels; c += kBlock) {
+        const int width = int(channels - c < kBlock ? channels - c : kBlock);
+        Element* target = output + bin_y * bins_x * channels + c;
+        if (whole_vectors) {
+          pool_row<Store::kUncached>(
+              roi, bin_y, map + c, row_size, channels, target, channels, width, scratch);
+        } else {
+          pool_row<Store::kSet>(
+              roi, bin_y, map + c, row_size, channels, target, channels, width, scratch);
+        }
+      }
+    }
     finish_uncached_stores();
-  } else {
-    transpose(scratch, channels, cells, channels, output, cells);
+    return;
+  }
+  T* pooled = scratch + roi.x.num_pixels * kBlock;
+  for (int64_t c = 0; c < channels; c += kBlock) {
+    const int width = int(channels - c < kBlock ? channels - c : kBlock);
+    for (int bin_y = 0; bin_y < roi.y.num_bins; ++bin_y) {
+      pool_row<Store::kSet>(
+          roi, bin_y, map + c, row_size, channels, pooled + bin_y * bins_x * kBlock,
+          int64_t(kBlock), width, scratch);
+    }
+    transpose(pooled, kBlock, cells, width, output + c * cells, cells);
   }
 }
 
@@ -90,14 +100,14 @@ MRCNN_EXT_INLINE void backward_rows(
     const Tap<T>* taps_y = y.pixel_taps + y.pixel_begin[row];
     const int num_taps_y = y.pixel_begin[row + 1] - y.pixel_begin[row];
     for (int bin_x = 0; bin_x < x.num_bins; ++bin_x) {
-      combine<false>(
+      combine<Store::kSet>(
           taps_y, num_taps_y,
           [&](int32_t bin_y) { return grad + (int64_t(bin_y) * x.num_bins + bin_x) * grad_stride; },
           merged + bin_x * kBlock, band.width);
     }
     T* sums_row = sums + (y.pixels[row] - band.row_begin) * band.map_width * kBlock;
     for (int p = 0; p < x.num_pixels; ++p) {
-      combine<true>(
+      combine<Store::kAdd>(
           x.pixel_taps + x.pixel_begin[p], x.pixel_begin[p + 1] - x.pixel_begin[p],
           [&](int32_t bin_x) { return merged + bin_x * kBlock; },
           sums_row + int64_t(x.pixels[p]) * kBlock, band.width);

@@ -149,27 +149,39 @@ MRCNN_EXT_INLINE void finish_uncached_stores() {
 
 // ---- One block of channels ---------------------------------------------------------------------
 
-/// target[c] = (kAdd ? target[c] : 0) + sum over taps of weight * source(index)[c], for c < width.
+enum class Store { kSet, kAdd, kUncached };
+
+/// target[c] = sum over taps of weight * source(index)[c], for c < width; kAdd adds it to what is there.
 /// This one loop, on rows or columns, is all the arithmetic of RoIAlign in both directions.
-template <bool kAdd, class T, class Target, class Source>
+template <Store kStore, class T, class Target, class Source>
 MRCNN_EXT_INLINE void combine(
     const Tap<T>* taps, int num_taps, const Source& source, Target* target, int width) {
   constexpr int kLanes = Vector<T>::kLanes;
   if (width == block_size<T>()) {
     typename Vector<T>::type sum[MRCNN_EXT_VECTORS];
     for (int v = 0; v < MRCNN_EXT_VECTORS; ++v) {
-      sum[v] = kAdd ? load(target + v * kLanes) : typename Vector<T>::type{};
+      if constexpr (kStore == Store::kAdd) {
+        sum[v] = load(target + v * kLanes);
+      } else {
+        sum[v] = typename Vector<T>::type{};
+      }
     }
     for (int k = 0; k < num_taps; ++k) {
       const T weight = taps[k].weight;
       const auto* from = source(taps[k].index);
       for (int v = 0; v < MRCNN_EXT_VECTORS; ++v) sum[v] += weight * load(from + v * kLanes);
     }
-    for (int v = 0; v < MRCNN_EXT_VECTORS; ++v) store(sum[v], target + v * kLanes);
+    for (int v = 0; v < MRCNN_EXT_VECTORS; ++v) {
+      if constexpr (kStore == Store::kUncached) {
+        store_uncached(sum[v], target + v * kLanes);
+      } else {
+        store(sum[v], target + v * kLanes);
+      }
+    }
     return;
   }
   T sum[block_size<T>()];
-  for (int c = 0; c < width; ++c) sum[c] = kAdd ? T(widen(target[c])) : T(0);
+  for (int c = 0; c < width; ++c) sum[c] = kStore == Store::kAdd ? T(widen(target[c])) : T(0);
   for (int k = 0; k < num_taps; ++k) {
     const T weight = taps[k].weight;
     const auto* from = source(taps[k].index);

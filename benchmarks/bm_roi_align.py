@@ -1,0 +1,277 @@
+#!/usr/bin/env python3
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""RoIAlign over a pyramid against Detectron2's pooler, torchvision, and the memory's speed.
+
+    python benchmarks/bm_roi_align.py [--threads 1 2] [--device cpu|cuda] [--out FOLDER] [--quick]
+
+All candidates run in this process, in turns, after a warm-up; a time is the median. Written to the
+folder: roi_align.json (everything), roi_align.md (the tables), roi_align.png (forward and backward as
+multiples of the floor).
+
+- "ours": FusedROIPooler, i.e. mrcnn_ext.layers.roi_align_pyramid with the gradients' op.
+- "detectron2": its ROIPooler over torchvision's roi_align, as Detectron2 runs it.
+- "torchvision": roi_align on each level's boxes, known beforehand: without the bookkeeping.
+- "floor": features and pooled values through memory once, at the speed of a copy in this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torchvision
+from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
+from detectron2.structures import Boxes
+
+import mrcnn_ext  # noqa: F401
+from mrcnn_ext.layers import kernel_status
+from mrcnn_ext.modeling import FusedROIPooler
+
+STRIDES = (4, 8, 16, 32)
+SCALES = tuple(1 / stride for stride in STRIDES)
+IMAGE = (800, 1344)
+# (images, boxes an image, output side): the box and the mask head, in inference and in training.
+CASES = ((1, 1000, 7), (1, 100, 14), (2, 512, 7), (2, 128, 14))
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def make_boxes(images: int, count: int, device: str) -> list[Boxes]:
+    """Boxes as an RPN's anchors: sides of 32 to 512 pixels, aspect ratios of 1/2 to 2, clipped."""
+    generator = torch.Generator().manual_seed(0)
+    result = []
+    for _ in range(images):
+        side = 32 * 16 ** torch.rand(count, generator=generator)
+        ratio = 2 ** (torch.rand(count, generator=generator) - 0.5)
+        centre = torch.rand(count, 2, generator=generator) * torch.tensor([IMAGE[1], IMAGE[0]])
+        half = torch.stack([side * ratio, side / ratio], 1) / 2
+        boxes = Boxes(torch.cat([centre - half, centre + half], 1))
+        boxes.clip(IMAGE)
+        result.append(boxes.to(device))
+    return result
+
+
+def make_features(images: int, channels: int, dtype, layout, device: str) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        torch.randn(images, channels, IMAGE[0] // s, IMAGE[1] // s, generator=generator)
+        .to(device, dtype)
+        .to(memory_format=layout)
+        for s in STRIDES
+    ]
+
+
+def torchvision_alone(boxes: list[Boxes], side: int) -> Callable:
+    """Pool level by level, with the boxes of each level prepared outside of what is timed."""
+    levels = assign_boxes_to_levels(boxes, 2, 5, 224, 4)
+    rois = torch.cat(
+        [torch.cat([torch.full_like(b.tensor[:, :1], i), b.tensor], 1) for i, b in enumerate(boxes)]
+    )
+    split = [rois[levels == level] for level in range(len(STRIDES))]
+
+    def run(features, _):
+        return torch.cat(
+            [
+                torchvision.ops.roi_align(f, r.to(f.dtype), side, scale, 0, True)
+                for f, r, scale in zip(features, split, SCALES)
+            ]
+        )
+
+    return run
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def time_once(function: Callable, device: str) -> float:
+    synchronize(device)
+    start = time.perf_counter()
+    result = function()
+    synchronize(device)
+    elapsed = time.perf_counter() - start
+    del result  # freeing the result belongs to whoever uses it
+    return elapsed
+
+
+def medians(functions: dict[str, Callable], device: str, budget: float) -> dict[str, dict]:
+    """Median seconds of each, run in turns until the budget (seconds each) or 31 runs are used up."""
+    runs: dict[str, list[float]] = {}
+    for name, function in functions.items():
+        runs[name] = []
+        time_once(function, device)
+    for _ in range(31):
+        for name, function in functions.items():
+            if len(runs[name]) < 5 or sum(runs[name]) < budget:
+                runs[name].append(time_once(function, device))
+    return {
+        name: {
+            "median_ms": 1e3 * statistics.median(times),
+            "min_ms": 1e3 * min(times),
+            "max_ms": 1e3 * max(times),
+            "runs": len(times),
+        }
+        for name, times in runs.items()
+    }
+
+
+def copy_bandwidth(device: str) -> float:
+    """Bytes a second that a copy reads and writes, of blocks larger than the caches."""
+    source = torch.zeros(64 * 2**20, device=device)
+    target = torch.empty_like(source)
+    times = []
+    for _ in range(7):
+        times.append(time_once(lambda: target.copy_(source), device))
+    return 2 * source.numel() * 4 / statistics.median(times)
+
+
+def supported(function: Callable) -> bool:
+    try:
+        function()
+    except (RuntimeError, NotImplementedError):
+        return False  # torchvision has no bfloat16 on the CPU
+    return True
+
+
+def measure(case, dtype_name: str, layout_name: str, device: str, channels: int, budget: float):
+    """All candidates on one case; a dict for the json."""
+    images, count, side = case
+    layout = {"channels_last": torch.channels_last, "NCHW": torch.contiguous_format}[layout_name]
+    features = make_features(images, channels, DTYPES[dtype_name], layout, device)
+    boxes = make_boxes(images, count, device)
+    arguments = (side, SCALES, 0, "ROIAlignV2")
+    poolers: dict[str, Callable] = {
+        "ours": FusedROIPooler(*arguments),
+        "detectron2": ROIPooler(*arguments),
+        "torchvision": torchvision_alone(boxes, side),
+    }
+    if device == "cuda":
+        poolers["torchvision compiled"] = torch.compile(torchvision_alone(boxes, side))
+    with torch.no_grad():
+        poolers = {k: p for k, p in poolers.items() if supported(lambda p=p: p(features, boxes))}
+        forward = medians(
+            {name: (lambda p=p: p(features, boxes)) for name, p in poolers.items()}, device, budget
+        )
+    for feature in features:
+        feature.requires_grad_()
+    outputs = {name: pooler(features, boxes) for name, pooler in poolers.items()}
+    grad = torch.randn_like(outputs["ours"])
+    backward = medians(
+        {
+            name: (lambda o=o: torch.autograd.grad(o, features, grad, retain_graph=True))
+            for name, o in outputs.items()
+        },
+        device,
+        budget,
+    )
+    moved = (sum(f.numel() for f in features) + grad.numel()) * grad.element_size()
+    return {
+        "images": images, "boxes": count, "side": side, "dtype": dtype_name,
+        "layout": layout_name, "channels": channels, "threads": torch.get_num_threads(),
+        "floor_ms": 1e3 * moved / copy_bandwidth(device),
+        "forward": forward, "backward": backward,
+    }  # fmt: skip
+
+
+def table(results: list[dict]) -> str:
+    lines = [
+        "| images × boxes, output | dtype, layout | threads | pass | ours, ms | × Detectron2 | "
+        "× torchvision | floor, ms | ours / floor |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in results:
+        for step in ("forward", "backward"):
+            times = {name: entry["median_ms"] for name, entry in r[step].items()}
+            ours = times["ours"]
+            ratio = [
+                f"{times[peer] / ours:.1f}" if peer in times else "no such op"
+                for peer in ("detectron2", "torchvision")
+            ]
+            lines.append(
+                f"| {r['images']} × {r['boxes']}, {r['side']}×{r['side']} | {r['dtype']}, "
+                f"{r['layout']} | {r['threads']} | {step} | {ours:.1f} | {ratio[0]} | {ratio[1]} | "
+                f"{r['floor_ms']:.1f} | {ours / r['floor_ms']:.1f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def plot(results: list[dict], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shown = [r for r in results if r["dtype"] == "float32"]
+    figure, axes = plt.subplots(1, 2, figsize=(12, 0.42 * len(shown) + 2), sharey=True)
+    labels = [
+        f"{r['images']}×{r['boxes']}, {r['side']}×{r['side']}, {r['layout']}, "
+        f"{r['threads']} thread{'s' * (r['threads'] > 1)}"
+        for r in shown
+    ]
+    markers = {"ours": ("o", "C0"), "torchvision": ("s", "C7"), "detectron2": ("D", "C3")}
+    for axis, step in zip(axes, ("forward", "backward")):
+        for name, (marker, colour) in markers.items():
+            values = [r[step][name]["median_ms"] / r["floor_ms"] for r in shown]
+            axis.scatter(values, range(len(shown)), marker=marker, color=colour, label=name)
+        axis.axvline(1, color="black", linewidth=1, linestyle=":")
+        axis.set_xscale("log")
+        axis.set_xlabel("time as a multiple of moving the data once")
+        axis.set_title(step)
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(range(len(shown)), labels)
+    axes[0].invert_yaxis()
+    axes[1].legend(loc="lower right")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def machine(device: str) -> dict:
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        models = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
+        name = models[0].split(":")[1].strip() if models else name
+    return {
+        "processor": name,
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "kernels": {s.name: s.reason.rsplit("/", 1)[-1] for s in kernel_status()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--channels", type=int, default=256)
+    parser.add_argument("--budget", type=float, default=4.0, help="seconds for each candidate")
+    parser.add_argument("--out", type=Path, default=Path("output/benchmarks"))
+    parser.add_argument("--quick", action="store_true", help="the first case in float32 only")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    results = []
+    for threads in args.threads if args.device == "cpu" else args.threads[:1]:
+        torch.set_num_threads(threads)
+        for case in CASES[:1] if args.quick else CASES:
+            for dtype in ("float32",) if args.quick or case != CASES[0] else DTYPES:
+                for layout in ("channels_last", "NCHW"):
+                    results.append(
+                        measure(case, dtype, layout, args.device, args.channels, args.budget)
+                    )
+                    print(table(results[-1:]).splitlines()[2], flush=True)
+                    print(table(results[-1:]).splitlines()[3], flush=True)
+                    report = {"machine": machine(args.device), "results": results}
+                    (args.out / "roi_align.json").write_text(json.dumps(report, indent=1) + "\n")
+    (args.out / "roi_align.md").write_text(table(results))
+    plot(results, args.out / "roi_align.png")
+    print(f"written to {args.out}")
+
+
+if __name__ == "__main__":
+    main()

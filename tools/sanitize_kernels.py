@@ -1,0 +1,145 @@
+#!/usr/bin/env python3
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Run the CPU kernels on random small cases under AddressSanitizer and UBSan.
+
+    python tools/sanitize_kernels.py [--cases 100000] [--seed 0] [--capability generic|avx2|avx512]
+
+Builds the library with sanitizers in a temporary folder and runs the cases in a process that has the
+sanitizers preloaded; torch's tensors are then guarded too. Needs GCC. Every 20th case is also compared
+with torchvision's op. Ends with an error, and the sanitizer's report, at the first finding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+def run_cases(count: int, seed: int) -> None:
+    """Forward and backward of ``count`` random cases, in this process."""
+    import torch
+
+    from mrcnn_ext.layers import kernel_status
+
+    assert kernel_status()[0].loaded, kernel_status()[0].reason
+    print(kernel_status()[0].reason, flush=True)
+    torch.set_num_threads(2)
+    torch.manual_seed(seed)
+    generator = random.Random(seed)
+    start = time.monotonic()
+    for index in range(count):
+        run_case(generator, compare=index % 20 == 0)
+        if (index + 1) % max(count // 10, 1) == 0:
+            print(f"{index + 1} cases, {time.monotonic() - start:.0f} s", flush=True)
+
+
+def run_case(generator: random.Random, compare: bool) -> None:
+    import torch
+
+    from mrcnn_ext.layers import roi_align_pyramid, roi_align_torch
+
+    pick = generator.choice
+    dtype = pick([torch.float32, torch.float64, torch.float16, torch.bfloat16])
+    layout = pick([torch.contiguous_format, torch.channels_last])
+    images, channels = pick([1, 2, 3]), pick([1, 2, 7, 8, 16, 17, 31, 64, 65, 130])
+    num_levels = pick([1, 1, 2, 3])
+    height, width = generator.randint(1, 24), generator.randint(1, 24)
+    features = [
+        torch.randn(images, channels, max(height >> i, 1), max(width >> i, 1))
+        .to(dtype=dtype, memory_format=layout)
+        .requires_grad_()
+        for i in range(num_levels)
+    ]
+    rois = make_rois(generator, images, height, width)
+    if dtype == torch.float64:
+        rois = rois.double()
+    scales = [0.25 / 2**i for i in range(num_levels)]
+    size = (generator.randint(1, 9), generator.randint(1, 9))
+    ratio, aligned, box_size = pick([0, 0, 1, 2, 3, 40]), pick([False, True]), pick([16.0, 224.0])
+    output = roi_align_pyramid(features, rois, scales, size, ratio, aligned, box_size)
+    grad = torch.randn(output.shape).to(dtype)
+    grads = torch.autograd.grad(output, features, grad)
+    huge = rois[:, 1:].abs().max() > 1000 if len(rois) else False
+    if compare and len(rois) and not huge:
+        arguments = (rois, None, scales, ratio, aligned, box_size, 4)
+        expected = torch.empty_like(output)
+        roi_align_torch.forward(features, *arguments, expected)
+        expected_grads = [torch.empty_like(g) for g in grads]
+        roi_align_torch.backward(grad, *arguments, expected_grads)
+        tolerance = 0.06 if dtype in (torch.float16, torch.bfloat16) else 1e-4
+        for a, b in zip([output, *grads], [expected, *expected_grads]):
+            torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def make_rois(generator: random.Random, images: int, height: int, width: int):
+    import torch
+
+    rows = []
+    for _ in range(generator.choice([0, 1, 2, 5, 12])):
+        image = float(generator.randrange(images))
+        box = [generator.uniform(-20, 4 * side + 20) for side in (width, height) * 2]
+        kind = generator.random()
+        if kind < 0.6:
+            box = [
+                min(box[0], box[2]),
+                min(box[1], box[3]),
+                max(box[0], box[2]),
+                max(box[1], box[3]),
+            ]
+        elif kind < 0.65:
+            box = [box[0], box[1], box[0], box[1]]
+        elif kind < 0.7:
+            box = [float(round(value)) for value in box]
+        elif kind < 0.75:
+            box = [value * generator.choice([1e2, 1e5, 1e12, 1e37]) for value in box]
+        elif kind < 0.8:
+            box[generator.randrange(4)] = generator.choice([float("nan"), float("inf"), -1e38])
+        rows.append([image, *box])
+    return torch.tensor(rows).reshape(-1, 5)
+
+
+def runtime(name: str) -> str:
+    command = [os.environ.get("CXX") or "g++", f"-print-file-name={name}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--capability", default="", choices=("", "generic", "avx2", "avx512"))
+    parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.in_process:
+        run_cases(args.cases, args.seed)
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        build = [sys.executable, "mrcnn_ext/layers/build_kernels.py", "--sanitize", "--out", folder]
+        subprocess.run(build, cwd=REPO, check=True)
+        env = {
+            **os.environ,
+            "MRCNN_EXT_KERNEL_FOLDER": folder,
+            "MRCNN_EXT_CPU_CAPABILITY": args.capability,
+            "LD_PRELOAD": f"{runtime('libasan.so')} {runtime('libubsan.so')}",
+            # Python and torch keep memory until the end, which is no finding here.
+            "ASAN_OPTIONS": "detect_leaks=0,abort_on_error=0",
+            "UBSAN_OPTIONS": "halt_on_error=1,print_stacktrace=1",
+            "PYTHONPATH": str(REPO),
+        }
+        command = [sys.executable, "-W", "ignore", __file__, "--in-process"]
+        command += ["--cases", str(args.cases), "--seed", str(args.seed)]
+        result = subprocess.run(command, env=env, cwd=REPO)
+    print("no findings" if result.returncode == 0 else f"failed with {result.returncode}")
+    return result.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
