@@ -6,7 +6,7 @@ import runpy
 import shutil
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Distribution, setup
 from setuptools.command.build_py import build_py
 
 try:
@@ -51,17 +51,21 @@ def build_kernels(folder):
     runpy.run_path(str(HERE / "mrcnn_ext" / "layers" / "build_kernels.py"))["build_all"](folder)
 
 
+class WithKernels(Distribution):
+    """Says that there is compiled code, so that setuptools makes a wheel for this platform."""
+
+    def has_ext_modules(self):
+        return os.environ.get("MRCNN_EXT_BUILD") != "0"
+
+
 class WheelForEveryPython(bdist_wheel):
     """The kernels are no Python extensions: a wheel depends on the platform, not on the Python."""
-
-    def finalize_options(self):
-        super().finalize_options()
-        self.root_is_pure = os.environ.get("MRCNN_EXT_BUILD") == "0"
 
     def get_tag(self):
         return "py3", "none", super().get_tag()[2]
 
 
 setup(
+    distclass=WithKernels,
     cmdclass={"build_py": BuildWithConfigsAndKernels, "bdist_wheel": WheelForEveryPython},
 )

@@ -93,8 +93,14 @@ MRCNN_EXT_HD Axis<T> make_axis(
   return axis;
 }
 
-/// Pixels of all bins of an axis, at most: neighbouring bins share two.
-MRCNN_EXT_HD int64_t max_taps(int bins, int length) { return int64_t(length) + 2 * int64_t(bins); }
+/// Pixels that neighbouring bins can share. It is two, or three where rounding puts the last sample of
+/// a bin behind the first of the next; the rest is for boxes that reach millions of pixels outside.
+constexpr int kMaxSharedPixels = 8;
+
+/// Pixels of all bins of an axis, at most.
+MRCNN_EXT_HD int64_t max_taps(int bins, int length) {
+  return int64_t(length) + int64_t(kMaxSharedPixels) * bins;
+}
 
 /// First and last + 1 sample of a bin that can lie in the image; no sample outside of it does.
 /// Without it a huge box would cost its samples, most of which are outside.

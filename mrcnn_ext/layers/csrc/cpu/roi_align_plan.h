@@ -55,12 +55,24 @@ class AxisTable {
   // The pixels in use, in ascending order; taps then refer to them by their place in that list.
   void collect_pixels(bool descending) {
     pixels_.clear();
+    bool sorted = true;
     for (int k = 0; k < bins_; ++k) {
       const int bin = descending ? bins_ - 1 - k : k;
       for (int32_t t = bin_begin_[bin]; t < bin_begin_[bin + 1]; ++t) {
         const int32_t pixel = bin_taps_[t].index;
-        if (pixels_.empty() || pixel > pixels_.back()) pixels_.push_back(pixel);
+        if (pixels_.empty() || pixel > pixels_.back()) {
+          pixels_.push_back(pixel);
+        } else if (
+            !sorted || !std::binary_search(pixels_.begin(), pixels_.end(), pixel)) {
+          // Rounding put the first sample of a bin before the last of the one before.
+          pixels_.push_back(pixel);
+          sorted = false;
+        }
       }
+    }
+    if (!sorted) {
+      std::sort(pixels_.begin(), pixels_.end());
+      pixels_.erase(std::unique(pixels_.begin(), pixels_.end()), pixels_.end());
     }
     for (Tap<T>& tap : bin_taps_) {
       const auto place = std::lower_bound(pixels_.begin(), pixels_.end(), tap.index);
