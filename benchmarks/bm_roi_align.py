@@ -108,7 +108,7 @@ def medians(functions: dict[str, Callable], device: str, budget: float) -> dict[
         time_once(function, device)
     for _ in range(31):
         for name, function in functions.items():
-            if len(runs[name]) < 5 or sum(runs[name]) < budget:
+            if len(runs[name]) < 3 or sum(runs[name]) < budget:
                 runs[name].append(time_once(function, device))
     return {
         name: {

@@ -152,11 +152,24 @@ def _kernels(advice: list[str]) -> list[dict]:
     kernels = []
     for status in kernel_status():
         kernels.append(vars(status).copy())
-        if not status.loaded and "cannot be loaded" in status.reason:
+        if status.loaded:
+            continue
+        if "cannot be loaded" in status.reason:
             advice.append(
                 f"{status.name}: {status.reason}; reinstall mrcnn_ext in this environment"
             )
+        elif "not part" in status.reason and _wants(status.name):
+            advice.append(
+                f"{status.name} was not built, so RoIAlign runs at Detectron2's speed: see "
+                "docs/roi_align.md for what building needs, then reinstall mrcnn_ext"
+            )
     return kernels
+
+
+def _wants(library: str) -> bool:
+    import torch
+
+    return library == "_C_cpu" or torch.cuda.is_available()
 
 
 def _registered() -> tuple[list[dict], list[str]]:

@@ -8,7 +8,7 @@ namespace {
 
 template <class T>
 int64_t forward_scratch(const RoiView<T>& roi) {
-  return (roi.x.num_pixels + int64_t(roi.y.num_bins) * roi.x.num_bins) * block_size<T>();
+  return (roi.x.num_pixels + 2 * int64_t(roi.y.num_bins) * roi.x.num_bins) * block_size<T>();
 }
 
 /// One row of cells for one block of channels: rows of pixels are merged first, then columns. The
@@ -72,6 +72,7 @@ void forward(
     return;
   }
   T* pooled = scratch + roi.x.num_pixels * kBlock;
+  T* turned = pooled + cells * kBlock;
   for (int64_t c = 0; c < channels; c += kBlock) {
     const int width = int(channels - c < kBlock ? channels - c : kBlock);
     for (int bin_y = 0; bin_y < roi.y.num_bins; ++bin_y) {
@@ -79,8 +80,11 @@ void forward(
           roi, bin_y, map + c, row_size, channels, pooled + bin_y * bins_x * kBlock,
           int64_t(kBlock), width, scratch);
     }
-    transpose(pooled, kBlock, cells, width, output + c * cells, cells);
+    // In the cache first: then the output is written in one run, and past the caches.
+    transpose(pooled, kBlock, cells, width, turned, cells);
+    convert_uncached(turned, output + c * cells, cells * width);
   }
+  finish_uncached_stores();
 }
 
 template <class T>
