@@ -96,7 +96,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     model, batch = make_model(), make_input(*args.size)
     lines = [
-        "| | whole, ms: before | after | of it RoI pooling, ms: before | after | share before | after |",
+        "| | whole, ms: before | after | RoI pooling, ms: before | after | share before | after |",
         "|---|---|---|---|---|---|---|",
     ]
     report = {}

@@ -74,7 +74,8 @@ def run_case(generator: random.Random, compare: bool) -> None:
         roi_align_torch.forward(features, *arguments, expected)
         expected_grads = [torch.empty_like(g) for g in grads]
         roi_align_torch.backward(grad, *arguments, expected_grads)
-        tolerance = 0.06 if dtype in (torch.float16, torch.bfloat16) else 1e-4
+        # torchvision adds up to 1,600 samples a cell one by one, which shows in float32.
+        tolerance = 0.06 if dtype in (torch.float16, torch.bfloat16) else 1e-3
         for a, b in zip([output, *grads], [expected, *expected_grads]):
             torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
