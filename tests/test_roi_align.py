@@ -190,6 +190,8 @@ def test_levels_may_be_given():
         alone = roi_align_pyramid([features[level]], rois[row : row + 1], [SCALES[level]], 3)
         torch.testing.assert_close(output[row], alone[0])
     assert (output[2:] == 0).all()
+    strided = torch.tensor([2, 9, 0, 9, -1, 9, 3, 9])[::2]
+    assert torch.equal(roi_align_pyramid(features, rois, SCALES, 3, levels=strided), output)
     # Levels need not form a pyramid then.
     same = roi_align_pyramid(features[:2], rois, [0.3, 0.3], 3, levels=torch.zeros(4).long())
     torch.testing.assert_close(same, roi_align_pyramid(features[:1], rois, [0.3], 3))

@@ -123,7 +123,9 @@ def architecture_flags(text: str) -> list[str]:
         number, _, suffix = item.partition("+")
         digits = number.replace(".", "")
         if not digits.rstrip("a").isdigit() or suffix not in ("", "PTX"):
-            raise BuildError(f"TORCH_CUDA_ARCH_LIST: cannot read '{item}'; write '9.0' or '9.0+PTX'")
+            raise BuildError(
+                f"TORCH_CUDA_ARCH_LIST: cannot read '{item}'; write '9.0' or '9.0+PTX'"
+            )
         flags.append(f"-gencode=arch=compute_{digits},code=sm_{digits}")
         if suffix:
             flags.append(f"-gencode=arch=compute_{digits},code=compute_{digits}")

@@ -57,6 +57,10 @@ def _empty_maps(like: Tensor, batch_size, heights, widths, channels_last: bool) 
     ]
 
 
+def _contiguous(levels: Tensor | None) -> Tensor | None:
+    return None if levels is None else levels.contiguous()
+
+
 def _check_batch_indices(rois: Tensor, batch_size: int) -> None:
     if rois.device.type != "cpu" or rois.shape[0] == 0:
         return
@@ -83,7 +87,7 @@ def _forward(
     kernel = _KERNELS[first.device.type][0]
     kernel(
         [feature.contiguous(memory_format=layout) for feature in features],
-        rois.contiguous(), levels, scales, sampling_ratio, aligned, box_size, level, output,
+        rois.contiguous(), _contiguous(levels), scales, sampling_ratio, aligned, box_size, level, output,
     )  # fmt: skip
     return output
 
@@ -100,7 +104,7 @@ def _backward(
         grad_output = grad_output.contiguous()
     kernel = _KERNELS[grad_output.device.type][1]
     kernel(
-        grad_output, rois.contiguous(), levels, scales, sampling_ratio, aligned, box_size, level,
+        grad_output, rois.contiguous(), _contiguous(levels), scales, sampling_ratio, aligned, box_size, level,
         grads,
     )  # fmt: skip
     return grads

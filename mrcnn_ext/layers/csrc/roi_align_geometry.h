@@ -93,8 +93,8 @@ MRCNN_EXT_HD Axis<T> make_axis(
   return axis;
 }
 
-/// Pixels that neighbouring bins can share. It is two, or three where rounding puts the last sample of
-/// a bin behind the first of the next; the rest is for boxes that reach millions of pixels outside.
+/// Pixels that neighbouring bins share, at most. It is two; the rest is room for rounding, which
+/// moves the samples of boxes that reach millions of pixels outside.
 constexpr int kMaxSharedPixels = 8;
 
 /// Pixels of all bins of an axis, at most.
