@@ -87,7 +87,8 @@ def _forward(
     kernel = _KERNELS[first.device.type][0]
     kernel(
         [feature.contiguous(memory_format=layout) for feature in features],
-        rois.contiguous(), _contiguous(levels), scales, sampling_ratio, aligned, box_size, level, output,
+        rois.contiguous(), _contiguous(levels), scales, sampling_ratio, aligned, box_size, level,
+        output,
     )  # fmt: skip
     return output
 
@@ -104,8 +105,8 @@ def _backward(
         grad_output = grad_output.contiguous()
     kernel = _KERNELS[grad_output.device.type][1]
     kernel(
-        grad_output, rois.contiguous(), _contiguous(levels), scales, sampling_ratio, aligned, box_size, level,
-        grads,
+        grad_output, rois.contiguous(), _contiguous(levels), scales, sampling_ratio, aligned,
+        box_size, level, grads,
     )  # fmt: skip
     return grads
 
