@@ -262,7 +262,7 @@ def test_a_huge_box_costs_no_more_than_its_pixels():
 
 @pytest.mark.skipif(not COMPILED, reason="needs the compiled library")
 @pytest.mark.parametrize("capability", ["generic", "avx2", "avx512"])
-def test_every_instruction_set_gives_the_same(capability):
+def test_every_instruction_set_gives_the_same(capability, tmp_path):
     code = (
         "from tests.test_roi_align import *\n"
         "import sys, torch\n"
@@ -279,7 +279,7 @@ def test_every_instruction_set_gives_the_same(capability):
     )
     results = {}
     for name in ("", capability):
-        path = f"/tmp/mrcnn_ext_capability_{os.getpid()}_{name}.pt"
+        path = tmp_path / f"{name or 'best'}.pt"
         result = run_python(
             ["-W", "ignore", "-c", code, path], env={"MRCNN_EXT_CPU_CAPABILITY": name}, cwd=REPO
         )
@@ -287,7 +287,6 @@ def test_every_instruction_set_gives_the_same(capability):
             pytest.skip(f"this processor has no {capability}")
         assert result.returncode == 0, result.stderr
         results[name] = torch.load(path)
-        os.remove(path)
     assert result.stdout.strip() == capability
     for dtypes in zip([d for d in TOLERANCE for _ in range(2)], *results.values()):
         for a, b in zip(*dtypes[1:]):
