@@ -27,6 +27,18 @@ using std::floor;
 using std::log2;
 using std::sqrt;
 
+/// Type of coordinates, weights and sums for an element type.
+template <class Element>
+struct Accumulator {
+  using type = float;
+};
+template <>
+struct Accumulator<double> {
+  using type = double;
+};
+template <class Element>
+using accumulator_t = typename Accumulator<Element>::type;
+
 template <class T>
 MRCNN_EXT_HD T clamp(T value, T low, T high) {
   return value < low ? low : (value > high ? high : value);

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "../dispatch.h"
 #include "roi_align_kernels.h"
 #include "roi_align_plan.h"
 #include "workers.h"
@@ -39,23 +40,6 @@ const RoiAlignKernels<Half>& kernels_for() {
 template <>
 const RoiAlignKernels<BFloat16>& kernels_for() {
   return active_instruction_set().bf16;
-}
-
-/// Call function(Element{}) with the element type of `type`.
-template <class Function>
-void dispatch(ScalarType type, const Function& function) {
-  switch (type) {
-    case ScalarType::Float:
-      return function(float{});
-    case ScalarType::Double:
-      return function(double{});
-    case ScalarType::Half:
-      return function(Half{});
-    case ScalarType::BFloat16:
-      return function(BFloat16{});
-    default:
-      STD_TORCH_CHECK(false, "RoIAlign supports float32, float64, float16 and bfloat16 only.");
-  }
 }
 
 bool is_channels_last(const Tensor& tensor) {
@@ -278,7 +262,7 @@ void roi_align_forward(
   const Geometry geometry = make_geometry(
       features, rois, levels, scales, sampling_ratio, aligned, canonical_box_size,
       canonical_level, output);
-  dispatch(output.scalar_type(), [&](auto element) {
+  dispatch<Half, BFloat16>(output.scalar_type(), [&](auto element) {
     forward_all<decltype(element)>(features, geometry, output);
   });
 }
@@ -380,7 +364,7 @@ void roi_align_backward(
   const Geometry geometry = make_geometry(
       grad_features, rois, levels, scales, sampling_ratio, aligned, canonical_box_size,
       canonical_level, grad_output);
-  dispatch(grad_output.scalar_type(), [&](auto element) {
+  dispatch<Half, BFloat16>(grad_output.scalar_type(), [&](auto element) {
     backward_all<decltype(element)>(grad_output, geometry, grad_features);
   });
 }

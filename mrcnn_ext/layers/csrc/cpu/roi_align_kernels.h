@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "../roi_align_geometry.h"
+
 namespace mrcnn_ext {
 
 /// Element types; float16 and bfloat16 travel as their bits.
@@ -13,18 +15,6 @@ struct Half {
 struct BFloat16 {
   uint16_t bits;
 };
-
-/// Type of weights and sums for an element type.
-template <class Element>
-struct Accumulator {
-  using type = float;
-};
-template <>
-struct Accumulator<double> {
-  using type = double;
-};
-template <class Element>
-using accumulator_t = typename Accumulator<Element>::type;
 
 template <class T>
 struct Tap {

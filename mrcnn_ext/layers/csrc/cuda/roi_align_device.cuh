@@ -32,18 +32,6 @@ constexpr int kMaxLevels = 16;
 constexpr int kMaxThreads = 256;
 constexpr int kWarp = 32;
 
-/// Type of coordinates, weights and sums for an element type.
-template <class Element>
-struct Accumulator {
-  using type = float;
-};
-template <>
-struct Accumulator<double> {
-  using type = double;
-};
-template <class Element>
-using accumulator_t = typename Accumulator<Element>::type;
-
 /// One feature map, or its gradient: (num_images, height, width, channels), dense.
 struct Level {
   void* map;

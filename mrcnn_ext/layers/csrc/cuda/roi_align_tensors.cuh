@@ -14,6 +14,7 @@
 #include <optional>
 #include <vector>
 
+#include "../dispatch.h"
 #include "roi_align_device.cuh"
 
 namespace mrcnn_ext {
@@ -103,23 +104,6 @@ inline Problem make_problem(
   return problem;
 }
 
-/// Call function(Element{}) with the element type of `type`.
-template <class Function>
-void dispatch(ScalarType type, const Function& function) {
-  switch (type) {
-    case ScalarType::Float:
-      return function(float{});
-    case ScalarType::Double:
-      return function(double{});
-    case ScalarType::Half:
-      return function(Half{});
-    case ScalarType::BFloat16:
-      return function(BFloat16{});
-    default:
-      STD_TORCH_CHECK(false, "RoIAlign supports float32, float64, float16 and bfloat16 only.");
-  }
-}
-
 /// The forward op; `launch(Element{}, args)` launches the kernels.
 template <class Launch>
 void forward_on_tensors(
@@ -132,7 +116,7 @@ void forward_on_tensors(
   Problem problem = make_problem(
       maps, rois, levels, scales, sampling_ratio, aligned, canonical_box_size, canonical_level,
       target);
-  dispatch(output.scalar_type(), [&](auto element) { launch(element, problem.args); });
+  dispatch<Half, BFloat16>(output.scalar_type(), [&](auto element) { launch(element, problem.args); });
   copy_back(output, target);
 }
 
@@ -149,7 +133,7 @@ void backward_on_tensors(
   Problem problem = make_problem(
       targets, rois, levels, scales, sampling_ratio, aligned, canonical_box_size, canonical_level,
       pooled);
-  dispatch(grad_output.scalar_type(), [&](auto element) { launch(element, problem.args); });
+  dispatch<Half, BFloat16>(grad_output.scalar_type(), [&](auto element) { launch(element, problem.args); });
   for (size_t l = 0; l < targets.size(); ++l) copy_back(grad_features[l], targets[l]);
 }
 
