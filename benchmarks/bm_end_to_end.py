@@ -22,6 +22,7 @@ from detectron2 import model_zoo
 from detectron2.modeling import build_model
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
 
 import mrcnn_ext  # noqa: F401
 from mrcnn_ext.modeling import FusedROIPooler, swap_poolers
@@ -41,7 +42,15 @@ def make_model() -> torch.nn.Module:
     # With random weights nothing is certain of anything; every image gives its 100 detections so.
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
     torch.manual_seed(0)
-    return build_model(cfg)
+    model = build_model(cfg)
+    # Untrained regression would throw boxes far out of the image. Without it, proposals are anchors and
+    # detections are proposals, so that as many boxes of as many sizes are pooled as in a trained model.
+    for layer in (
+        model.proposal_generator.rpn_head.anchor_deltas,
+        model.roi_heads.box_predictor.bbox_pred,
+    ):
+        torch.nn.init.zeros_(layer.weight)
+    return model
 
 
 def make_input(height: int, width: int) -> list[dict]:
@@ -69,7 +78,8 @@ def inference(model, batch) -> None:
 def training_step(model, batch) -> None:
     model.train()
     torch.manual_seed(0)
-    sum(model(batch).values()).backward()
+    with EventStorage():  # where Detectron2's heads leave their statistics
+        sum(model(batch).values()).backward()
     model.zero_grad()
 
 

@@ -227,7 +227,7 @@ def plot(results: list[dict], path: Path) -> None:
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(shown)), labels)
     axes[0].invert_yaxis()
-    axes[1].legend(loc="lower right")
+    axes[0].legend(loc="lower center")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
