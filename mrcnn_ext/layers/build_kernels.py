@@ -68,11 +68,22 @@ def _common_flags(include: Path) -> list[str]:
     return ["-std=c++20", f"-DTORCH_TARGET_VERSION=0x{target:016x}", "-isystem", str(include)]
 
 
-def _compile_all(sources: list[Path], objects: Path, command: Callable[[Path, Path], list[str]]):
-    targets = [objects / f"{source.name}.o" for source in sources]
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        list(pool.map(lambda pair: _run(command(*pair)), zip(sources, targets)))
-    return [str(target) for target in targets]
+def _build(
+    target: Path, sources: list[Path], compiler: str, flags: list[str], link: list[str]
+) -> Path:
+    """Compile and link in a temporary folder; ``target`` is there whole or not at all."""
+    with tempfile.TemporaryDirectory() as folder:
+        objects = [f"{folder}/{source.name}.o" for source in sources]
+        commands = [
+            [compiler, *flags, "-c", str(source), "-o", result]
+            for source, result in zip(sources, objects)
+        ]
+        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+            list(pool.map(_run, commands))
+        partial = f"{folder}/{target.name}"
+        _run([compiler, "-shared", "-o", partial, *objects, *link])
+        shutil.move(partial, target)
+    return target
 
 
 def _link_flags(lib: Path, names: list[str]) -> list[str]:
@@ -91,19 +102,10 @@ def build_cpu(out: Path, sanitize: bool = False) -> Path:
         "-Wall", "-Wextra", "-Wno-psabi", "-Wno-maybe-uninitialized",
         *(SANITIZE if sanitize else []),
     ]  # fmt: skip
-    with tempfile.TemporaryDirectory() as objects:
-        files = _compile_all(
-            sorted((CSRC / "cpu").glob("*.cpp")),
-            Path(objects),
-            lambda source, target: [compiler, *flags, "-c", str(source), "-o", str(target)],
-        )
-        target = out / "_C_cpu.so"
-        link = _link_flags(lib, ["torch", "torch_cpu", "c10"])
-        partial = Path(objects) / target.name
-        extra = SANITIZE[:1] if sanitize else []
-        _run([compiler, "-shared", "-o", str(partial), *files, *link, *extra])
-        shutil.move(partial, target)
-    return target
+    link = _link_flags(lib, ["torch", "torch_cpu", "c10"])
+    extra = SANITIZE[:1] if sanitize else []
+    sources = sorted((CSRC / "cpu").glob("*.cpp"))
+    return _build(out / "_C_cpu.so", sources, compiler, flags, [*link, *extra])
 
 
 def find_nvcc() -> str | None:
@@ -143,19 +145,10 @@ def build_cuda(out: Path) -> Path:
         *_common_flags(include), "-O3", "--threads=0", "-DUSE_CUDA",
         "-Xcompiler=-fPIC,-fvisibility=hidden", *architecture_flags(names),
     ]  # fmt: skip
-    with tempfile.TemporaryDirectory() as objects:
-        files = _compile_all(
-            sorted((CSRC / "cuda").glob("*.cu")),
-            Path(objects),
-            lambda source, target: [nvcc, *flags, "-c", str(source), "-o", str(target)],
-        )
-        target = out / "_C_cuda.so"
-        partial = Path(objects) / target.name
-        # A CPU build of torch has no torch_cuda, and compiling needs none: symbols come at load time.
-        link = ["-Xlinker", "--no-as-needed", f"-L{lib}", "-ltorch", "-ltorch_cpu"]
-        _run([nvcc, "-shared", "-o", str(partial), *files, *link])
-        shutil.move(partial, target)
-    return target
+    # A CPU build of torch has no torch_cuda, and compiling needs none: symbols come at load time.
+    link = ["-Xlinker", "--no-as-needed", f"-L{lib}", "-ltorch", "-ltorch_cpu"]
+    sources = sorted((CSRC / "cuda").glob("*.cu"))
+    return _build(out / "_C_cuda.so", sources, nvcc, flags, link)
 
 
 BUILDERS: dict[str, Callable[..., Path]] = {"cpu": build_cpu, "cuda": build_cuda}

@@ -14,7 +14,7 @@
 #include <optional>
 #include <vector>
 
-#include "../dispatch.h"
+#include "../tensors.h"
 #include "roi_align_device.cuh"
 
 namespace mrcnn_ext {
@@ -22,14 +22,6 @@ namespace mrcnn_ext {
 using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-/// Whether a (N, C, H, W) tensor lies in memory as a dense (N, H, W, C). Sides of 1 have no stride.
-inline bool is_nhwc(const Tensor& tensor) {
-  const int64_t c = tensor.size(1), h = tensor.size(2), w = tensor.size(3);
-  return (c == 1 || tensor.stride(1) == 1) && (w == 1 || tensor.stride(3) == c) &&
-         (h == 1 || tensor.stride(2) == w * c) &&
-         (tensor.size(0) == 1 || tensor.stride(0) == h * w * c);
-}
 
 inline Tensor to_nhwc(const Tensor& tensor) {
   return is_nhwc(tensor) ? tensor : torch::stable::contiguous(tensor, MemoryFormat::ChannelsLast);
@@ -116,7 +108,8 @@ void forward_on_tensors(
   Problem problem = make_problem(
       maps, rois, levels, scales, sampling_ratio, aligned, canonical_box_size, canonical_level,
       target);
-  dispatch<Half, BFloat16>(output.scalar_type(), [&](auto element) { launch(element, problem.args); });
+  dispatch<Half, BFloat16>(
+      output.scalar_type(), [&](auto element) { launch(element, problem.args); });
   copy_back(output, target);
 }
 
@@ -133,7 +126,8 @@ void backward_on_tensors(
   Problem problem = make_problem(
       targets, rois, levels, scales, sampling_ratio, aligned, canonical_box_size, canonical_level,
       pooled);
-  dispatch<Half, BFloat16>(grad_output.scalar_type(), [&](auto element) { launch(element, problem.args); });
+  dispatch<Half, BFloat16>(
+      grad_output.scalar_type(), [&](auto element) { launch(element, problem.args); });
   for (size_t l = 0; l < targets.size(); ++l) copy_back(grad_features[l], targets[l]);
 }
 
