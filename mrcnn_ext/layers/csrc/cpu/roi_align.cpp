@@ -106,78 +106,68 @@ class Plans {
 
 // ---- NCHW feature maps ---------------------------------------------------------------------------
 
-/// A copy of one image's feature maps as (H, W, block of channels), made where RoIs read and nowhere
+/// A copy of one feature map of one image as (H, W, block of channels), made where RoIs read and nowhere
 /// else, for one block after the other: so one kernel serves both layouts. Kernels that read (C, H, W)
 /// in place were not tried.
 template <class Element>
 class ChannelsLastCopy {
  public:
-  ChannelsLastCopy(const std::vector<Tensor>& maps, const Geometry& geometry, int block)
-      : maps_(maps), geometry_(geometry) {
-    for (size_t l = 0; l < maps.size(); ++l) {
-      const LevelShape& shape = geometry.levels[l];
-      const int64_t size = int64_t(shape.height) * shape.width * block;
-      buffers_.emplace_back(new Element[static_cast<size_t>(size)]);
-      prefer_huge_pages(buffers_.back().get(), size * static_cast<int64_t>(sizeof(Element)));
-      marks_.emplace_back(static_cast<size_t>(shape.height * strips(shape)), 0);
-      for (int64_t y = 0; y < shape.height; ++y) rows_.push_back({static_cast<int>(l), y});
+  ChannelsLastCopy(const Geometry& geometry, int block) {
+    int64_t pixels = 0;
+    for (const LevelShape& shape : geometry.levels) {
+      pixels = std::max(pixels, int64_t(shape.height) * shape.width);
     }
+    buffer_.reset(new Element[static_cast<size_t>(pixels * block)]);
+    prefer_huge_pages(buffer_.get(), pixels * block * static_cast<int64_t>(sizeof(Element)));
   }
 
-  const Element* data(int level) const { return buffers_[level].get(); }
+  const Element* data() const { return buffer_.get(); }
 
-  void clear_marks() {
-    for (auto& marks : marks_) std::fill(marks.begin(), marks.end(), 0);
+  /// Turn to another map, (C, H, W); nothing of it is marked.
+  void start(const Element* map, const LevelShape& shape) {
+    map_ = map;
+    shape_ = shape;
+    num_strips_ = (shape.width + kStrip - 1) / kStrip;
+    marks_.assign(static_cast<size_t>(shape.height * num_strips_), 0);
   }
 
-  void mark(int level, const RoiView<accumulator_t<Element>>& roi) {
+  void mark(const RoiView<accumulator_t<Element>>& roi) {
     if (roi.x.num_pixels == 0) return;
-    const int64_t num_strips = strips(geometry_.levels[level]);
     for (int i = 0; i < roi.y.num_pixels; ++i) {
-      uint8_t* row = marks_[level].data() + roi.y.pixels[i] * num_strips;
+      uint8_t* row = marks_.data() + roi.y.pixels[i] * num_strips_;
       for (int j = 0; j < roi.x.num_pixels; ++j) row[roi.x.pixels[j] / kStrip] = 1;
     }
   }
 
-  /// Fill what is marked with channels [channel, channel + width) of an image.
-  void fill(int64_t image, int64_t channel, int width) {
-    share_out(static_cast<int64_t>(rows_.size()), 4, [&] {
-      return [&](int64_t i) { fill_row(rows_[i].level, rows_[i].y, image, channel, width); };
+  /// Fill what is marked with channels [channel, channel + width).
+  void fill(int64_t channel, int width) {
+    share_out(shape_.height, 4, [&] {
+      return [&](int64_t y) { fill_row(y, channel, width); };
     });
   }
 
  private:
-  struct Row {
-    int level;
-    int64_t y;
-  };
   static constexpr int64_t kStrip = 16;
 
-  static int64_t strips(const LevelShape& shape) { return (shape.width + kStrip - 1) / kStrip; }
-
-  void fill_row(int level, int64_t y, int64_t image, int64_t channel, int width) {
-    const LevelShape& shape = geometry_.levels[level];
-    const int64_t num_strips = strips(shape);
-    const uint8_t* marks = marks_[level].data() + y * num_strips;
-    const int64_t pixels = int64_t(shape.height) * shape.width;
-    const Element* source = static_cast<const Element*>(maps_[level].const_data_ptr()) +
-                            (image * maps_[level].size(1) + channel) * pixels;
-    for (int64_t s = 0; s < num_strips; ++s) {
+  void fill_row(int64_t y, int64_t channel, int width) {
+    const uint8_t* marks = marks_.data() + y * num_strips_;
+    const int64_t pixels = int64_t(shape_.height) * shape_.width;
+    for (int64_t s = 0; s < num_strips_; ++s) {
       if (!marks[s]) continue;
       const int64_t first = s;
-      while (s + 1 < num_strips && marks[s + 1]) ++s;
-      const int64_t begin = y * shape.width + first * kStrip;
-      const int64_t end = y * shape.width + std::min<int64_t>((s + 1) * kStrip, shape.width);
+      while (s + 1 < num_strips_ && marks[s + 1]) ++s;
+      const int64_t begin = y * shape_.width + first * kStrip;
+      const int64_t end = y * shape_.width + std::min<int64_t>((s + 1) * kStrip, shape_.width);
       kernels_for<Element>().to_channels_last(
-          source, buffers_[level].get(), width, pixels, begin, end);
+          map_ + channel * pixels, buffer_.get(), width, pixels, begin, end);
     }
   }
 
-  const std::vector<Tensor>& maps_;
-  const Geometry& geometry_;
-  std::vector<Row> rows_;
-  std::vector<std::unique_ptr<Element[]>> buffers_;
-  std::vector<std::vector<uint8_t>> marks_;
+  std::unique_ptr<Element[]> buffer_;
+  const Element* map_ = nullptr;
+  LevelShape shape_{};
+  int64_t num_strips_ = 0;
+  std::vector<uint8_t> marks_;
 };
 
 // ---- Forward -------------------------------------------------------------------------------------
@@ -223,28 +213,29 @@ void forward_all(
     });
   };
 
+  const auto image_of = [&](const Placement& placement) {
+    const LevelShape& shape = geometry.levels[placement.level];
+    return static_cast<const Element*>(maps[placement.level].const_data_ptr()) +
+           placement.image * shape.height * shape.width * channels;
+  };
   const int64_t num_rois = static_cast<int64_t>(order.size());
   if (is_channels_last(maps[0]) || channels == 1) {
-    pool(0, num_rois, channels, 0, is_channels_last(pooled), [&](const Placement& placement) {
-      const LevelShape& shape = geometry.levels[placement.level];
-      return static_cast<const Element*>(maps[placement.level].const_data_ptr()) +
-             placement.image * shape.height * shape.width * channels;
-    });
+    pool(0, num_rois, channels, 0, is_channels_last(pooled), image_of);
     return;
   }
-  ChannelsLastCopy<Element> copy(maps, geometry, kernels.block);
+  ChannelsLastCopy<Element> copy(geometry, kernels.block);
   for (int64_t begin = 0, end; begin < num_rois; begin = end) {
-    const int64_t image = placements[order[begin]].image;
-    copy.clear_marks();
-    for (end = begin; end < num_rois && placements[order[end]].image == image; ++end) {
-      copy.mark(placements[order[end]].level, plans[end]);
+    const Placement& first = placements[order[begin]];
+    copy.start(image_of(first), geometry.levels[first.level]);
+    for (end = begin; end < num_rois; ++end) {
+      const Placement& placement = placements[order[end]];
+      if (placement.image != first.image || placement.level != first.level) break;
+      copy.mark(plans[end]);
     }
     for (int64_t channel = 0; channel < channels; channel += kernels.block) {
       const int width = static_cast<int>(std::min<int64_t>(kernels.block, channels - channel));
-      copy.fill(image, channel, width);
-      pool(begin, end, width, channel, false, [&](const Placement& placement) {
-        return copy.data(placement.level);
-      });
+      copy.fill(channel, width);
+      pool(begin, end, width, channel, false, [&](const Placement&) { return copy.data(); });
     }
   }
 }
@@ -274,11 +265,13 @@ struct Unit {
 
 // The sums of a band should stay in a core's cache. The result does not depend on it.
 constexpr int64_t kBandBytes = 1 << 20;
+constexpr int64_t kBandBytesInPlace = 1 << 19;
 
 template <class Element>
 std::vector<Unit> make_units(
     const Geometry& geometry, const std::vector<Placement>& placements,
-    const std::vector<int64_t>& order, int64_t channels, int block) {
+    const std::vector<int64_t>& order, const std::vector<Tensor>& maps, int64_t block) {
+  const int64_t channels = maps[0].size(1);
   std::vector<Unit> units;
   int64_t begin = 0;
   for (int64_t n = 0; n < geometry.num_images; ++n) {
@@ -290,13 +283,16 @@ std::vector<Unit> make_units(
         ++end;
       }
       if (shape.height > 0 && shape.width > 0) {
+        const bool in_place = sums_in_place<Element>(is_channels_last(maps[l]));
+        const int64_t width = in_place ? channels : block;
+        const int64_t band_bytes = in_place ? kBandBytesInPlace : kBandBytes;
         const int64_t row_bytes =
-            int64_t(shape.width) * block * int64_t(sizeof(accumulator_t<Element>));
-        const int rows = static_cast<int>(std::max<int64_t>(1, kBandBytes / row_bytes));
+            int64_t(shape.width) * width * int64_t(sizeof(accumulator_t<Element>));
+        const int rows = static_cast<int>(std::max<int64_t>(1, band_bytes / row_bytes));
         for (int row = 0; row < shape.height; row += rows) {
-          for (int64_t c = 0; c < channels; c += block) {
+          for (int64_t c = 0; c < channels; c += width) {
             const Band band{row, std::min(row + rows, shape.height), shape.height, shape.width, c,
-                            static_cast<int>(std::min<int64_t>(block, channels - c))};
+                            static_cast<int>(std::min<int64_t>(width, channels - c))};
             units.push_back({l, n, band, begin, end});
           }
         }
@@ -324,7 +320,7 @@ void backward_all(
   const std::vector<int64_t> order = locality_order(placements);
   const Plans<T> plans(geometry, placements, order);
   const std::vector<Unit> units =
-      make_units<Element>(geometry, placements, order, channels, kernels.block);
+      make_units<Element>(geometry, placements, order, grad_features, kernels.block);
   const Element* grad = static_cast<const Element*>(grad_output.const_data_ptr());
   const bool output_channels_last = is_channels_last(grad_output);
   for (const Tensor& map : grad_features) prefer_huge_pages(map);
@@ -339,14 +335,13 @@ void backward_all(
       }
       Tensor& map = grad_features[unit.level];
       const int64_t image_size = channels * unit.band.map_height * unit.band.map_width;
-      const int64_t sums =
-          int64_t(unit.band.row_end - unit.band.row_begin) * unit.band.map_width * kernels.block;
       kernels.backward(
           rois.data(), static_cast<int64_t>(rois.size()), unit.band, channels, grad,
           output_channels_last,
           static_cast<Element*>(map.mutable_data_ptr()) + unit.image * image_size,
           is_channels_last(map),
-          scratch.reserve(sums + kernels.backward_scratch(geometry.bins_y, geometry.bins_x)));
+          scratch.reserve(kernels.backward_scratch(
+              unit.band, geometry.bins_y, geometry.bins_x, is_channels_last(map))));
     };
   });
 }

@@ -51,6 +51,12 @@ struct Band {
   int width;
 };
 
+/// Whether `backward` adds up in the gradient map itself: then a band has all channels.
+template <class Element>
+constexpr bool sums_in_place(bool map_channels_last) {
+  return map_channels_last && sizeof(Element) == sizeof(accumulator_t<Element>);
+}
+
 /// Functions for one element type. Maps are (H, W, C), or (C, H, W) where `channels_last` is false.
 template <class Element>
 struct RoiAlignKernels {
@@ -64,8 +70,8 @@ struct RoiAlignKernels {
   void (*forward)(
       const RoiView<T>& roi, const Element* map, int64_t map_width, int64_t channels,
       Element* output, bool output_channels_last, T* scratch);
-  /// Elements of `scratch` that `backward` needs besides (rows, map_width, block) for the band.
-  int64_t (*backward_scratch)(int bins_y, int bins_x);
+  /// Elements of `scratch` that `backward` needs for a band.
+  int64_t (*backward_scratch)(const Band& band, int bins_y, int bins_x, bool map_channels_last);
   /// The gradient of one band, from the RoIs that may touch it, added up in their order.
   void (*backward)(
       const RoiView<T>* const* rois, int64_t num_rois, const Band& band, int64_t channels,

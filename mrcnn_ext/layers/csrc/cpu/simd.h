@@ -151,43 +151,57 @@ MRCNN_EXT_INLINE void finish_uncached_stores() {
 
 enum class Store { kSet, kAdd, kUncached };
 
+/// `combine` for exactly kVectors vectors of channels.
+template <Store kStore, int kVectors, class T, class Target, class Source>
+MRCNN_EXT_INLINE void combine_vectors(
+    const Tap<T>* taps, int num_taps, const Source& source, int offset, Target* target) {
+  constexpr int kLanes = Vector<T>::kLanes;
+  typename Vector<T>::type sum[kVectors];
+  for (int v = 0; v < kVectors; ++v) {
+    if constexpr (kStore == Store::kAdd) {
+      sum[v] = load(target + v * kLanes);
+    } else {
+      sum[v] = typename Vector<T>::type{};
+    }
+  }
+  for (int k = 0; k < num_taps; ++k) {
+    const T weight = taps[k].weight;
+    const auto* from = source(taps[k].index) + offset;
+    for (int v = 0; v < kVectors; ++v) sum[v] += weight * load(from + v * kLanes);
+  }
+  for (int v = 0; v < kVectors; ++v) {
+    if constexpr (kStore == Store::kUncached) {
+      store_uncached(sum[v], target + v * kLanes);
+    } else {
+      store(sum[v], target + v * kLanes);
+    }
+  }
+}
+
 /// target[c] = sum over taps of weight * source(index)[c], for c < width; kAdd adds it to what is there.
 /// This one loop, on rows or columns, is all the arithmetic of RoIAlign in both directions.
 template <Store kStore, class T, class Target, class Source>
 MRCNN_EXT_INLINE void combine(
     const Tap<T>* taps, int num_taps, const Source& source, Target* target, int width) {
   constexpr int kLanes = Vector<T>::kLanes;
-  if (width == block_size<T>()) {
-    typename Vector<T>::type sum[MRCNN_EXT_VECTORS];
-    for (int v = 0; v < MRCNN_EXT_VECTORS; ++v) {
-      if constexpr (kStore == Store::kAdd) {
-        sum[v] = load(target + v * kLanes);
-      } else {
-        sum[v] = typename Vector<T>::type{};
-      }
-    }
-    for (int k = 0; k < num_taps; ++k) {
-      const T weight = taps[k].weight;
-      const auto* from = source(taps[k].index);
-      for (int v = 0; v < MRCNN_EXT_VECTORS; ++v) sum[v] += weight * load(from + v * kLanes);
-    }
-    for (int v = 0; v < MRCNN_EXT_VECTORS; ++v) {
-      if constexpr (kStore == Store::kUncached) {
-        store_uncached(sum[v], target + v * kLanes);
-      } else {
-        store(sum[v], target + v * kLanes);
-      }
-    }
-    return;
+  constexpr int kBlock = block_size<T>();
+  int c = 0;
+  for (; c + kBlock <= width; c += kBlock) {
+    combine_vectors<kStore, MRCNN_EXT_VECTORS>(taps, num_taps, source, c, target + c);
   }
-  T sum[block_size<T>()];
-  for (int c = 0; c < width; ++c) sum[c] = kStore == Store::kAdd ? T(widen(target[c])) : T(0);
+  for (; c + kLanes <= width; c += kLanes) {
+    combine_vectors<kStore, 1>(taps, num_taps, source, c, target + c);
+  }
+  if (c == width) return;
+  const int rest = width - c;
+  T sum[kLanes];
+  for (int i = 0; i < rest; ++i) sum[i] = kStore == Store::kAdd ? T(widen(target[c + i])) : T(0);
   for (int k = 0; k < num_taps; ++k) {
     const T weight = taps[k].weight;
-    const auto* from = source(taps[k].index);
-    for (int c = 0; c < width; ++c) sum[c] += weight * widen(from[c]);
+    const auto* from = source(taps[k].index) + c;
+    for (int i = 0; i < rest; ++i) sum[i] += weight * widen(from[i]);
   }
-  for (int c = 0; c < width; ++c) narrow(sum[c], target + c);
+  for (int i = 0; i < rest; ++i) narrow(sum[i], target + c + i);
 }
 
 /// Ask for a block of channels ahead of its use.
