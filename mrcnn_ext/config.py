@@ -72,6 +72,41 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     _C.SHAPES.SEED = 0
 
     # ---------------------------------------------------------------------------------------------
+    # Mask heads of this package: MODEL.ROI_MASK_HEAD.NAME "MrcnnExt…MaskHead". Its other keys
+    # (NUM_CONV, CONV_DIM, NORM, CLS_AGNOSTIC_MASK, POOLER_RESOLUTION) keep their meaning.
+    # ---------------------------------------------------------------------------------------------
+    _C.MASK_HEAD = CN()
+    # Losses of the mask: "bce" (Mask R-CNN's), "dice", "lovasz", "boundary_bce"
+    # (pixels at the boundary count five times) and "edge_dice" (edges of prediction and truth).
+    _C.MASK_HEAD.LOSSES = ["bce"]
+    # One factor for each of them.
+    _C.MASK_HEAD.LOSS_WEIGHTS = [1.0]
+    # What the quality of a mask is taken from, which times the class score becomes "mask_scores":
+    # "" (no such scores), "mask_iou" (learned: Mask Scoring R-CNN), or, free of cost,
+    # "mean_foreground" or "certainty" (from the mask's own probabilities).
+    _C.MASK_HEAD.SCORE = ""
+    # Factor of the loss of "mask_iou".
+    _C.MASK_HEAD.SCORE_LOSS_WEIGHT = 1.0
+    # Width of its convolutions.
+    _C.MASK_HEAD.SCORE_CONV_DIM = 256
+    # Width of its fully connected layers.
+    _C.MASK_HEAD.SCORE_FC_DIM = 1024
+    # Put mask scores into "scores", so that every evaluator ranks by them, for boxes too.
+    _C.MASK_HEAD.FOLD_SCORE = False
+    # Feature maps that the head pools from, for example ["p2"]; empty: all of
+    # MODEL.ROI_HEADS.IN_FEATURES. Needs MODEL.ROI_MASK_HEAD.POOLER_TYPE "", as CONTEXT does.
+    _C.MASK_HEAD.POOLER_LEVELS = []
+    # Predict in boxes enlarged by this factor and cut the masks back to the box.
+    _C.MASK_HEAD.CONTEXT = 1.0
+    # Classes whose masks train the head (contiguous ids); empty: all. For studies of classes that
+    # have boxes only; meant for class-agnostic heads.
+    _C.MASK_HEAD.TRAIN_CLASSES = []
+    # MrcnnExtFCNMaskHead: "sigmoid" (classes are independent) or "softmax" (they compete).
+    _C.MASK_HEAD.COUPLING = "sigmoid"
+    # MrcnnExtWrappedMaskHead: name of the mask head that it puts these switches around.
+    _C.MASK_HEAD.WRAPPED = "MaskRCNNConvUpsampleHead"
+
+    # ---------------------------------------------------------------------------------------------
     # Checks of MODEL.META_ARCHITECTURE "MrcnnExtRCNN"
     # ---------------------------------------------------------------------------------------------
     # Look at every training image's boxes and classes before they reach the device, so that a NaN

@@ -36,6 +36,12 @@ def _heads(base, kind):
     return cfg
 
 
+def _mask_head(name):
+    cfg = _fpn()
+    cfg.MODEL.ROI_MASK_HEAD.NAME = name
+    return cfg
+
+
 # (config key, registered name) -> a config that uses it. A new name needs a line here.
 CASES = {
     ("MODEL.META_ARCHITECTURE", "MrcnnExtRCNN"): _fpn,
@@ -44,6 +50,12 @@ CASES = {
     ("MODEL.ROI_HEADS.NAME", "MrcnnExtStandardROIHeads"): partial(_heads, _fpn, "Standard"),
     ("MODEL.ROI_HEADS.NAME", "MrcnnExtCascadeROIHeads"): partial(_heads, _fpn, "Cascade"),
     ("MODEL.ROI_HEADS.NAME", "MrcnnExtRes5ROIHeads"): partial(_heads, _c4, "Res5"),
+    **{
+        ("MODEL.ROI_MASK_HEAD.NAME", f"MrcnnExt{kind}MaskHead"): partial(
+            _mask_head, f"MrcnnExt{kind}MaskHead"
+        )
+        for kind in ("FCN", "Wrapped")
+    },
 }
 
 

@@ -1,0 +1,133 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Losses between mask logits and binary targets, and their weighted sum, for every mask head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["MASK_LOSSES", "MaskLoss", "boundary_band"]
+
+
+def bce_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean binary cross entropy over all pixels: the loss of Mask R-CNN (He et al. 2017, sec. 3)."""
+    return F.binary_cross_entropy_with_logits(logits, targets)
+
+
+def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """1 - Dice of each mask, with squares in the denominator (Milletari et al. 2016, eq. 5)."""
+    return _soft_dice(logits.sigmoid(), targets)
+
+
+def lovasz_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Lovász hinge of each mask, a convex surrogate of its IoU (Berman et al. 2018, eq. 9 and 11)."""
+    flat, truth = logits.flatten(1), targets.flatten(1)
+    errors, order = (1 - flat * (2 * truth - 1)).sort(dim=1, descending=True)
+    truth = truth.gather(1, order)
+    positives = truth.sum(1, keepdim=True)
+    intersection = positives - truth.cumsum(1)
+    union = positives + (1 - truth).cumsum(1)
+    jaccard = 1 - intersection / union
+    # The gradient of the extension: how much each error, in descending order, adds to the loss.
+    gradient = torch.cat([jaccard[:, :1], jaccard[:, 1:] - jaccard[:, :-1]], dim=1)
+    return (errors.relu() * gradient).sum(1).mean()
+
+
+def boundary_bce_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross entropy where pixels next to the target's boundary count five times."""
+    weights = 1 + 4 * boundary_band(targets, 1)
+    losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return (weights * losses).sum() / weights.sum()
+
+
+def edge_dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """1 - Dice between the edges of prediction and target.
+
+    Edges are the absolute response of the 3 x 3 Laplacian, as in Cheng et al. 2020 (BMask), but of the
+    mask itself instead of a second branch, so that any head can have it.
+    """
+    return _soft_dice(_edges(logits.sigmoid()), _edges(targets))
+
+
+MASK_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "bce": bce_loss,
+    "dice": dice_loss,
+    "lovasz": lovasz_loss,
+    "boundary_bce": boundary_bce_loss,
+    "edge_dice": edge_dice_loss,
+}
+
+
+class MaskLoss:
+    """A weighted sum of :data:`MASK_LOSSES`."""
+
+    def __init__(self, names: Sequence[str] = ("bce",), weights: Sequence[float] = (1.0,)) -> None:
+        """
+        Args:
+            names: keys of :data:`MASK_LOSSES`.
+            weights: one factor for each name.
+
+        Raises:
+            ValueError: an unknown name, none at all, or another number of weights.
+        """
+        unknown = [name for name in names if name not in MASK_LOSSES]
+        if unknown or not names:
+            raise ValueError(
+                f"mask losses are {list(names)}; expected one or more of {list(MASK_LOSSES)}."
+            )
+        if len(names) != len(weights):
+            raise ValueError(
+                f"mask losses {list(names)} have {len(weights)} weights {list(weights)}; expected one "
+                "for each."
+            )
+        self.names = list(names)
+        self.terms = [(MASK_LOSSES[name], float(weight)) for name, weight in zip(names, weights)]
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """
+        Args:
+            logits: (R, M, M), any floating dtype; computed in float32.
+            targets: (R, M, M), bool or 0 and 1.
+
+        Returns:
+            scalar; 0 with a gradient where R is 0.
+        """
+        logits = logits.float()
+        if logits.shape[0] == 0:
+            return logits.sum()
+        targets = targets.to(logits.dtype)
+        return sum(weight * loss(logits, targets) for loss, weight in self.terms)
+
+
+def boundary_band(masks: Tensor, radius: int) -> Tensor:
+    """Pixels within ``radius`` (Chebyshev distance) of a pixel of the other value.
+
+    Args:
+        masks: (R, M, M) of 0 and 1, floating dtype.
+        radius: 1 marks one pixel on each side of a boundary. The border of the mask is no boundary.
+
+    Returns:
+        (R, M, M) of 0 and 1, in the dtype of ``masks``.
+    """
+    size = 2 * radius + 1
+    planes = masks[:, None]
+    # max_pool2d pads with -inf: pixels outside are neither inside nor outside of the mask.
+    grown = F.max_pool2d(planes, size, stride=1, padding=radius)
+    shrunk = -F.max_pool2d(-planes, size, stride=1, padding=radius)
+    return (grown - shrunk)[:, 0]
+
+
+def _soft_dice(predicted: Tensor, targets: Tensor) -> Tensor:
+    predicted, targets = predicted.flatten(1), targets.flatten(1)
+    overlap = 2 * (predicted * targets).sum(1) + 1
+    return (1 - overlap / (predicted.square().sum(1) + targets.square().sum(1) + 1)).mean()
+
+
+def _edges(masks: Tensor) -> Tensor:
+    kernel = masks.new_full((1, 1, 3, 3), -1.0)
+    kernel[..., 1, 1] = 8.0
+    padded = F.pad(masks[:, None], (1, 1, 1, 1), mode="replicate")
+    return (F.conv2d(padded, kernel)[:, 0].abs() / 8).clamp(max=1)
