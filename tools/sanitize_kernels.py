@@ -67,7 +67,7 @@ def run_case(generator: random.Random, compare: bool) -> None:
     output = roi_align_pyramid(features, rois, scales, size, ratio, aligned, box_size)
     grad = torch.randn(output.shape).to(dtype)
     grads = torch.autograd.grad(output, features, grad)
-    huge = rois[:, 1:].abs().max() > 1000 if len(rois) else False
+    huge = bool((rois[:, 1:].abs() > 1000).any())
     # With 40 x 40 samples a cell, torchvision's float32 sums are off by more than what is looked for.
     if compare and len(rois) and not huge and ratio < 40:
         arguments = (rois, None, scales, ratio, aligned, box_size, 4)
