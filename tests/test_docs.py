@@ -12,7 +12,7 @@ import pytest
 from mrcnn_ext import doctor, model_zoo
 from tests.helpers import REPO, random_inputs, run_python, timm_cfg, tool, train_step
 
-DOCUMENTS = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
+DOCUMENTS = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").rglob("*.md"))]
 
 
 def _blocks(name: str, language: str) -> list[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["KERNEL_LIBRARIES", "KernelStatus", "kernel_status"]
+__all__ = ["KERNEL_LIBRARIES", "KernelStatus", "has_kernels", "kernel_status"]
 
 # Library name -> what runs in its place when it is not there.
 KERNEL_LIBRARIES: dict[str, str] = {
@@ -47,6 +47,11 @@ class KernelStatus:
 def kernel_status() -> tuple[KernelStatus, ...]:
     """Load the compiled libraries that are there, once, and report on each of them."""
     return tuple(_load(name, fallback) for name, fallback in KERNEL_LIBRARIES.items())
+
+
+def has_kernels(name: str) -> bool:
+    """Whether a library, "_C_cpu" or "_C_cuda", is loaded."""
+    return any(status.name == name and status.loaded for status in kernel_status())
 
 
 def _load(name: str, fallback: str) -> KernelStatus:

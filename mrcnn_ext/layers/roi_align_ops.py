@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import roi_align_torch
-from .kernels import kernel_status
+from .kernels import has_kernels
 
 __all__: list[str] = []
 
@@ -170,13 +170,12 @@ def _register() -> dict[str, tuple]:
     for device in ("CPU", "CUDA"):
         _LIBRARY.impl("roi_align_pyramid", _forward, device)
         _LIBRARY.impl("roi_align_pyramid_backward", _backward, device)
-    loaded = {status.name for status in kernel_status() if status.loaded}
     ops = torch.ops.mrcnn_ext
     compiled = (ops._roi_align_forward, ops._roi_align_backward)
     plain = (roi_align_torch.forward, roi_align_torch.backward)
     return {
-        "cpu": compiled if "_C_cpu" in loaded else plain,
-        "cuda": compiled if "_C_cuda" in loaded else plain,
+        "cpu": compiled if has_kernels("_C_cpu") else plain,
+        "cuda": compiled if has_kernels("_C_cuda") else plain,
     }
 
 
