@@ -107,10 +107,13 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     _C.MASK_HEAD.WRAPPED = "MaskRCNNConvUpsampleHead"
 
     # ---------------------------------------------------------------------------------------------
-    # Checks of MODEL.META_ARCHITECTURE "MrcnnExtRCNN"
+    # Checks and results of MODEL.META_ARCHITECTURE "MrcnnExtRCNN"
     # ---------------------------------------------------------------------------------------------
     # Look at every training image's boxes and classes before they reach the device, so that a NaN
     # box or a class index out of range is reported with its file and image id, not as a NaN loss
     # or a CUDA assertion. Costs microseconds an image, on the CPU.
     _C.CHECK_INPUTS = True
+    # Keep predicted masks small until somebody reads them: evaluators of this package encode them
+    # directly, everybody else gets the same dense masks as from GeneralizedRCNN.
+    _C.DEFER_MASKS = True
     return _C

@@ -6,12 +6,17 @@ from __future__ import annotations
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Instances
 
 from ..config_check import check_config
 from ..data.shapes import configure_builtin_shapes
 from ..errors import DataError
+from ..structures import DeferredMaskInstances, DeferredMasks
 
 __all__ = ["MrcnnExtRCNN", "check_training_inputs"]
+
+_RENAMED = {"pred_masks": "roi_masks"}
 
 
 @META_ARCH_REGISTRY.register()
@@ -24,15 +29,17 @@ class MrcnnExtRCNN(GeneralizedRCNN):
     """
 
     @configurable
-    def __init__(self, *, check_inputs: bool = True, **kwargs) -> None:
+    def __init__(self, *, check_inputs: bool = True, defer_masks: bool = True, **kwargs) -> None:
         """
         Args:
             check_inputs: look at training instances while they are still on the CPU; see
                 :func:`check_training_inputs`.
+            defer_masks: results are DeferredMaskInstances, whose masks become dense when they are read.
             kwargs: as for GeneralizedRCNN.
         """
         super().__init__(**kwargs)
         self.check_inputs = check_inputs
+        self.defer_masks = defer_masks
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -44,7 +51,11 @@ class MrcnnExtRCNN(GeneralizedRCNN):
             seed=shapes.SEED,
         )
         check_config(cfg)
-        return {**super().from_config(cfg), "check_inputs": cfg.MRCNN_EXT.CHECK_INPUTS}
+        return {
+            **super().from_config(cfg),
+            "check_inputs": cfg.MRCNN_EXT.CHECK_INPUTS,
+            "defer_masks": cfg.MRCNN_EXT.DEFER_MASKS,
+        }
 
     def forward(self, batched_inputs: list[dict]):
         """As GeneralizedRCNN.forward.
@@ -55,6 +66,40 @@ class MrcnnExtRCNN(GeneralizedRCNN):
         if self.training and self.check_inputs:
             check_training_inputs(batched_inputs, getattr(self.roi_heads, "num_classes", None))
         return super().forward(batched_inputs)
+
+    def inference(
+        self,
+        batched_inputs: list[dict],
+        detected_instances: list[Instances] | None = None,
+        do_postprocess: bool = True,
+    ):
+        """As GeneralizedRCNN.inference; post-processed results are DeferredMaskInstances."""
+        if not (do_postprocess and self.defer_masks) or torch.jit.is_tracing():
+            return super().inference(batched_inputs, detected_instances, do_postprocess)
+        results = super().inference(batched_inputs, detected_instances, do_postprocess=False)
+        return [
+            {"instances": _postprocess(item, inputs)}
+            for item, inputs in zip(results, batched_inputs)
+        ]
+
+
+def _postprocess(results: Instances, inputs: dict) -> Instances:
+    """Detectron2's ``detector_postprocess``, which gets everything but the masks."""
+    height = inputs.get("height", results.image_size[0])
+    width = inputs.get("width", results.image_size[1])
+    if not results.has("pred_masks"):
+        return detector_postprocess(results, height, width)
+    # Under another name it leaves them alone, and drops those of empty boxes.
+    fields = {_RENAMED.get(name, name): value for name, value in results.get_fields().items()}
+    processed = detector_postprocess(Instances(results.image_size, **fields), height, width)
+    final = DeferredMaskInstances((height, width))
+    for name, value in processed.get_fields().items():
+        if name == _RENAMED["pred_masks"]:
+            boxes = processed.pred_boxes.tensor
+            final.pred_masks = DeferredMasks(value, boxes, (height, width))
+        else:
+            final.set(name, value)
+    return final
 
 
 def check_training_inputs(batched_inputs: list[dict], num_classes: int | None) -> None:
