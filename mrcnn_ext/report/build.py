@@ -1,0 +1,145 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""From files to a finished report."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import ConfigError, DataError
+from ..fileio import write_json
+from .analysis import Analysis, analyse, choose_task
+from .examples import make_examples
+from .load import load_ground_truth, load_results
+from .page import write_page
+
+__all__ = ["make_report"]
+
+Progress = Callable[[str, int, int], None]  # stage, done, of how many
+_LEAST_MAX_DETS = 100  # COCO's
+
+
+def make_report(
+    *,
+    results: Mapping[str, str | os.PathLike | list[dict]],
+    out: str | os.PathLike,
+    dataset: str | None = None,
+    annotations: str | os.PathLike | None = None,
+    images: str | os.PathLike | None = None,
+    task: str | None = None,
+    examples: int = 3,
+    score_threshold: float | None = None,
+    oks_sigmas: Sequence[float] | None = None,
+    title: str | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Write a report on result files: ``report.html``, ``report.json`` and ``report_pictures/``.
+
+    Args:
+        results: what to call it -> file in COCO's results format, or its content. Differences are to
+            the first one.
+        out: a folder, which is made if need be; an earlier report in it is replaced.
+        dataset: name of a registered data set in COCO's format; or
+        annotations: COCO annotations, with
+        images: the folder of the images; without it examples are drawn on a plain ground.
+        task: "bbox" or "segm"; None takes masks if all files have them.
+        examples: how many of the worst and how many of the best images are drawn.
+        score_threshold: what is counted and drawn in images; None takes, for each result file, the
+            one with the highest F1.
+        oks_sigmas: of the keypoints, if they are not COCO's 17.
+        title: of the page.
+        progress: called with stage, number done, and of how many.
+
+    Returns:
+        the path of ``report.html``.
+
+    Raises:
+        ConfigError: an argument is unusable.
+        DataError: a file is; the message names file and id. Nothing is written then.
+    """
+    _check(results, dataset, annotations, examples, score_threshold)
+    tell = progress or (lambda stage, done, total: None)
+    tell("reading", 0, len(results) + 1)
+    truth = _truth(dataset, annotations, images)
+    found = []
+    for index, (name, source) in enumerate(results.items()):
+        tell("reading", index + 1, len(results) + 1)
+        found.append(load_results(name, source, truth))
+    task = choose_task(truth, found, task)
+    if truth.has_masks and any(r.has_masks for r in found):
+        truth.encode_masks()
+    max_dets = max([_LEAST_MAX_DETS, *(r.max_per_image_and_class() for r in found)])
+    analyses: list[Analysis] = []
+    for index, result in enumerate(found):
+        tell("evaluating", index, len(found))
+        analyses.append(
+            analyse(
+                truth, result, task=task, max_dets=max_dets,
+                score_threshold=score_threshold, sigmas=oks_sigmas,
+            )
+        )  # fmt: skip
+    drawn = make_examples(truth, analyses, examples, task, tell)
+    tell("writing", 0, 1)
+    content = {
+        "format": "mrcnn_ext report 1: scores in 0 to 1, null where there is no instance",
+        "dataset": truth.name,
+        "annotations": truth.source,
+        "task": task,
+        "max_dets": max_dets,
+        "images": len(truth.images),
+        "instances": truth.num_instances,
+        "results": [a.as_json(truth.class_names) for a in analyses],
+    }
+    with _staged(Path(out)) as folder:
+        write_json(folder / "report.json", content)
+        write_page(folder, truth, analyses, drawn, task=task, max_dets=max_dets, title=title,
+                   given_threshold=score_threshold)  # fmt: skip
+    return Path(out) / "report.html"
+
+
+def _check(results, dataset, annotations, examples: int, score_threshold: float | None) -> None:
+    if not results:
+        raise ConfigError("--results: no result file is given.")
+    if (dataset is None) == (annotations is None):
+        raise ConfigError("expected either --dataset or --annotations, one of the two.")
+    if examples < 0:
+        raise ConfigError(f"--examples is {examples}; expected 0 or more.")
+    if score_threshold is not None and not score_threshold == score_threshold:
+        raise ConfigError("--score-threshold is no number.")
+
+
+def _truth(dataset: str | None, annotations, images):
+    if dataset is None:
+        if images is not None and not Path(images).is_dir():
+            raise DataError(f"--images {images}: there is no such folder.")
+        return load_ground_truth(annotations, images)
+    from ..data.check import _target
+
+    target = _target(dataset)
+    return load_ground_truth(target.json_file, images or target.image_root, dataset)
+
+
+@contextmanager
+def _staged(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` whose files are moved there when all of them are finished."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=".report.", dir=out))
+    except OSError as error:
+        raise DataError(f"--out {out}: {error.strerror or error}.") from error
+    try:
+        yield work
+        # The page comes last: if it is there, so is the rest.
+        for path in sorted(work.iterdir(), key=lambda p: p.suffix == ".html"):
+            target = out / path.name
+            if path.is_dir() and target.is_dir():
+                target.rename(work / "old")
+            os.replace(path, target)
+    except OSError as error:
+        raise DataError(f"--out {out}: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,159 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""What is computed from matches: scores against truth, images, the quality of masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .boundary import mask_and_boundary_iou
+from .error_kinds import IGNORED, RIGHT, ErrorKinds
+from .load import GroundTruth, Results
+from .scores import AREAS, Matches
+
+__all__ = [
+    "Calibration",
+    "OperatingPoint",
+    "calibrate",
+    "choose_examples",
+    "image_scores",
+    "mask_quality",
+    "operating_point",
+]
+
+_BINS = 10
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A score threshold and what the detections at or above it are worth, at IoU 0.5."""
+
+    threshold: float
+    precision: float
+    recall: float
+    f1: float
+
+
+def operating_point(kinds: ErrorKinds, threshold: float | None = None) -> OperatingPoint:
+    """The threshold of the highest F1 over all images, or what is at ``threshold``."""
+    kept = kinds.kind != IGNORED
+    scores, right = kinds.scores[kept], kinds.kind[kept] == RIGHT
+    order = np.argsort(-scores, kind="stable")
+    scores, found = scores[order], np.cumsum(right[order])
+    number = int(kinds.counted.sum())
+    f1 = 2 * found / np.maximum(np.arange(1, len(scores) + 1) + number, 1)
+    if threshold is None:
+        # Between equal scores no threshold can be.
+        possible = np.append(scores[1:] != scores[:-1], True) if len(scores) else np.zeros(0, bool)
+        at = int(np.where(possible, f1, -1.0).argmax()) if len(scores) else -1
+        threshold = float(scores[at]) if len(scores) else 0.5
+    else:
+        at = int((scores >= threshold).sum()) - 1
+    if at < 0:
+        return OperatingPoint(threshold, float("nan"), 0.0 if number else float("nan"), 0.0)
+    recall = float(found[at] / number) if number else float("nan")
+    return OperatingPoint(threshold, float(found[at] / (at + 1)), recall, float(f1[at]))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Detections in ten equal bins of the score.
+
+    Attributes:
+        count: int64 (10,).
+        score, precision: float64 (10,), means; NaN in an empty bin.
+        error: the mean distance of score and precision, weighted by count.
+    """
+
+    count: np.ndarray
+    score: np.ndarray
+    precision: np.ndarray
+    error: float
+
+
+def calibrate(kinds: ErrorKinds) -> Calibration | None:
+    """None if a score is not in 0 … 1."""
+    kept = kinds.kind != IGNORED
+    scores, right = kinds.scores[kept], kinds.kind[kept] == RIGHT
+    if ((scores < 0) | (scores > 1)).any():
+        return None
+    bins = np.minimum((scores * _BINS).astype(np.int64), _BINS - 1)
+    count = np.bincount(bins, minlength=_BINS)
+    with np.errstate(invalid="ignore"):
+        score = np.bincount(bins, scores, _BINS) / count
+        precision = np.bincount(bins, right, _BINS) / count
+    filled = count > 0
+    distance = np.abs(score - precision)[filled]
+    error = float(np.average(distance, weights=count[filled])) if filled.any() else float("nan")
+    return Calibration(count, score, precision, error)
+
+
+def image_scores(
+    truth: GroundTruth, results: Results, matches: Matches, threshold: float
+) -> dict[int, dict[str, int]]:
+    """Right, wrong and missed ("tp", "fp", "fn") in each image at a score threshold, IoU 0.5.
+
+    Matching goes by falling score, so what is below the threshold has no influence on what is above.
+    """
+    counts = {image_id: {"tp": 0, "fp": 0, "fn": 0} for image_id in truth.images}
+    for row, entry in enumerate(results.detections):
+        if entry["score"] >= threshold and not matches.ignored[row]:
+            counts[entry["image_id"]]["tp" if matches.truth_id[row] else "fp"] += 1
+    for row, entry in enumerate(truth.annotations):
+        found = matches.detection_id[row]
+        seen = found and results.detections[found - 1]["score"] >= threshold
+        if not entry["iscrowd"] and not seen:
+            counts[entry["image_id"]]["fn"] += 1
+    return counts
+
+
+def choose_examples(
+    per_result: list[dict[int, dict[str, int]]], number: int
+) -> tuple[list[int], list[int]]:
+    """The images with the lowest and with the highest F1, the mean over result files.
+
+    Images without instances and detections have no F1. Of equal ones those with more objects come
+    first. No image is in both lists.
+    """
+    entries = []
+    for image_id in per_result[0]:
+        counts = [c[image_id] for c in per_result]
+        sizes = [2 * c["tp"] + c["fp"] + c["fn"] for c in counts]
+        if max(sizes):
+            f1 = np.mean([2 * c["tp"] / size if size else 1.0 for c, size in zip(counts, sizes)])
+            entries.append((float(f1), sum(sizes), image_id))
+    worst = sorted(entries, key=lambda e: (e[0], -e[1]))
+    best = sorted(entries, key=lambda e: (-e[0], -e[1]))
+    number = min(number, max(1, len(entries) // 2))
+    low = [e[2] for e in worst[:number]]
+    return low, [e[2] for e in best[:number] if e[2] not in low]
+
+
+def mask_quality(truth: GroundTruth, results: Results, matches: Matches) -> dict[str, dict]:
+    """Mean mask IoU and boundary IoU of pairs whose boxes match, by size of the annotation.
+
+    Args:
+        matches: of boxes.
+
+    Returns:
+        by names of AREAS "pairs", "mask_iou", "boundary_iou" (NaN without pairs).
+    """
+    rows = np.flatnonzero(matches.truth_id > 0)
+    values, areas = np.zeros((len(rows), 2)), np.zeros(len(rows))
+    for index, row in enumerate(rows):
+        annotation = truth.annotations[matches.truth_id[row] - 1]
+        detection = results.detections[row]
+        areas[index] = annotation["area"]
+        values[index] = mask_and_boundary_iou(detection["segmentation"], annotation["segmentation"])
+    small, large = areas < 32**2, areas >= 96**2
+    groups = np.ones(len(rows), bool), small, ~small & ~large, large
+    out = {}
+    for name, group in zip(AREAS, groups):
+        means = values[group].mean(axis=0) if group.any() else (float("nan"), float("nan"))
+        out[name] = {
+            "pairs": int(group.sum()),
+            "mask_iou": float(means[0]),
+            "boundary_iou": float(means[1]),
+        }
+    return out

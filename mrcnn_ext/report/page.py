@@ -1,0 +1,191 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""The report as one HTML file, and its pictures as PNG."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from .._version import __version__
+from . import plots, tables
+from .analysis import Analysis
+from .draw import COLORS, legend_strip, sheet
+from .examples import LEGEND, Example
+from .load import GroundTruth
+
+__all__ = ["write_page"]
+
+_FOLDER = "report_pictures"
+# Of the pictures inside the page; full colour resolution, or thin coloured lines would smear.
+_JPEG = (
+    cv2.IMWRITE_JPEG_QUALITY, 90,
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+)  # fmt: skip
+_TASKS = {"bbox": "boxes", "segm": "masks"}
+
+
+@dataclass
+class _Shown:
+    """A plot as the template wants it: data URIs for light and dark pages."""
+
+    light: str
+    dark: str
+    alt: str
+    width: int
+    height: int
+
+
+def write_page(
+    folder: Path,
+    truth: GroundTruth,
+    analyses: list[Analysis],
+    examples: list[Example],
+    *,
+    task: str,
+    max_dets: int,
+    title: str | None,
+    given_threshold: float | None,
+) -> None:
+    """Write ``report.html`` and ``report_pictures/`` to ``folder``."""
+    (folder / _FOLDER).mkdir()
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "template"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = environment.get_template("report.html").render(
+        title=title or f"{truth.name}: {_TASKS[task]}",
+        version=__version__,
+        truth=truth,
+        task=_TASKS[task],
+        max_dets=max_dets,
+        given_threshold=given_threshold,
+        analyses=analyses,
+        cards=_cards(analyses),
+        plots=_plots(folder, truth, analyses),
+        tables=_tables(truth, analyses),
+        examples=[_shown_example(folder, e) for e in examples],
+        legend=[
+            (kind, text, COLORS[kind])
+            for kind, text in LEGEND
+            if any(kind in e.kinds for e in examples)
+        ],
+        legend_colors=COLORS,
+        has_images=truth.image_root is not None,
+    )
+    (folder / "report.html").write_text(text, encoding="utf-8")
+
+
+def _cards(analyses: list[Analysis]) -> list[dict]:
+    cards = []
+    for index, analysis in enumerate(analyses):
+        evaluation, base = analysis.evaluation, analyses[0].evaluation
+        others = (("AP50", evaluation.ap(0.5)), ("AP75", evaluation.ap(0.75)))
+        cards.append(
+            {
+                "name": analysis.name,
+                "color": plots.line_color(index),
+                "ap": tables.number(evaluation.ap(), base.ap() if index else None),
+                "others": [
+                    (name, tables.number(value).text)
+                    for name, value in (*others, ("AR", evaluation.ar()))
+                ],
+            }
+        )
+    return cards
+
+
+def _tables(truth: GroundTruth, analyses: list[Analysis]) -> dict:
+    return {
+        "head": tables.head_table(truth, analyses),
+        "size": tables.size_table(analyses),
+        "class": tables.class_table(truth, analyses),
+        "errors": tables.error_table(analyses),
+        "class_errors": [
+            (a.name, plots.line_color(i), tables.error_count_table(truth, a))
+            for i, a in enumerate(analyses)
+        ],
+        "point": tables.point_table(analyses),
+        "masks": tables.mask_table(analyses),
+        "keypoints": tables.keypoint_table(analyses),
+    }
+
+
+def _plots(folder: Path, truth: GroundTruth, analyses: list[Analysis]) -> dict[str, _Shown | None]:
+    """By name; None for those that would show nothing."""
+    names = truth.class_names
+    wanted = {
+        "curves": (partial(plots.plot_curves, analyses), "precision over recall"),
+        "costs": (partial(plots.plot_error_costs, analyses), "what each kind of error costs"),
+        "counts": (partial(plots.plot_error_counts, analyses), "how many errors of each kind"),
+        "scores": (partial(plots.plot_scores, analyses), "scores of right and wrong detections"),
+    }
+    if plots.has_class_curves(analyses):
+        draw = partial(plots.plot_class_curves, analyses, names)
+        wanted["class_curves"] = (draw, "precision over recall for each class")
+    if any(a.calibration is not None and len(a.kinds.scores) for a in analyses):
+        draw = partial(plots.plot_calibration, analyses)
+        wanted["calibration"] = (draw, "precision by score")
+    shown = {key: _shown_plot(folder, key, *entry) for key, entry in wanted.items()}
+    return {"class_curves": None, "calibration": None, **shown}
+
+
+def _shown_plot(folder: Path, name: str, plot: plots.Plot, alt: str) -> _Shown:
+    files = {}
+    for theme in plots.THEMES:
+        files[theme] = plots.render(plot, theme)
+        suffix = "" if theme == "light" else f"_{theme}"
+        (folder / _FOLDER / f"{name}{suffix}.png").write_bytes(files[theme])
+    with Image.open(io.BytesIO(files["light"])) as picture:
+        width, height = (round(side * 100 / plots.DPI) for side in picture.size)  # 100 to the inch
+    uris = {theme: _data_uri(data, "png") for theme, data in files.items()}
+    return _Shown(**uris, alt=alt, width=width, height=height)
+
+
+def _shown_example(folder: Path, example: Example) -> dict:
+    panels = example.panels
+    captions = [f"{p.title}: {p.note}" if p.note else p.title for p in panels]
+    width = sum(p.picture.shape[1] for p in panels) + 8 * (len(panels) - 1)
+    entries = [(kind, text) for kind, text in LEGEND if kind in example.kinds]
+    picture = sheet([p.picture for p in panels], captions, legend_strip(entries, width))
+    file = folder / _FOLDER / f"{example.rank}_{example.number}.png"
+    if not cv2.imwrite(str(file), picture[:, :, ::-1]):
+        raise OSError(f"{file} cannot be written")
+    return {
+        "rank": example.rank,
+        "number": example.number,
+        "image_id": example.image_id,
+        "file_name": example.file_name,
+        "columns": 2 if len(panels) in (2, 4) else 3,
+        "panels": [
+            {
+                "title": p.title,
+                "note": p.note,
+                "uri": _data_uri(_jpeg(p.picture), "jpeg"),
+                "width": p.picture.shape[1],
+                "height": p.picture.shape[0],
+            }
+            for p in panels
+        ],
+    }
+
+
+def _jpeg(picture: np.ndarray) -> bytes:
+    done, data = cv2.imencode(".jpg", np.ascontiguousarray(picture[:, :, ::-1]), _JPEG)
+    if not done:
+        raise OSError("OpenCV cannot write JPEG")
+    return data.tobytes()
+
+
+def _data_uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64," + base64.b64encode(data).decode("ascii")
