@@ -116,4 +116,39 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     # Keep predicted masks small until somebody reads them: evaluators of this package encode them
     # directly, everybody else gets the same dense masks as from GeneralizedRCNN.
     _C.DEFER_MASKS = True
+
+    # ---------------------------------------------------------------------------------------------
+    # Evaluation with an unmodified train_net.py (MODEL.META_ARCHITECTURE "MrcnnExtRCNN")
+    # What it gives: docs/evaluation.md. LazyConfig takes mrcnn_ext.evaluation.MrcnnExtCOCOEvaluator.
+    # ---------------------------------------------------------------------------------------------
+    _C.EVALUATION = CN()
+    # Evaluate COCO-like and LVIS-like data sets with MrcnnExtCOCOEvaluator: the trainer class of the
+    # script that runs gets a build_evaluator and a build_hooks that add it and the hooks below.
+    # Detectron2 itself is left as it is. All keys here have no effect otherwise.
+    _C.EVALUATION.ENABLED = False
+    # Of "bbox", "segm", "boundary", "mask_quality" and "keypoints"; an empty list takes all that the
+    # predictions have what is needed for.
+    _C.EVALUATION.TASKS = []
+    # Detections that count in an image. 0 takes 100, or TEST.DETECTIONS_PER_IMAGE if that is more
+    # (LVIS: 300), so that nothing that the model reports is cut off.
+    _C.EVALUATION.MAX_DETECTIONS = 0
+    # Width of the boundary in Boundary AP, as a fraction of the image's diagonal.
+    _C.EVALUATION.BOUNDARY_DILATION = 0.02
+    # LVIS's rules (categories that were not looked for, 300 detections an image, AP by frequency).
+    # Data sets whose evaluator_type is "lvis" are evaluated so in any case.
+    _C.EVALUATION.LVIS_STYLE = False
+    # LVIS's style only: AP fixed, so many detections per class in the whole data set instead of a
+    # limit per image; 10000 in the paper. 0 keeps the limit per image.
+    _C.EVALUATION.LVIS_MAX_PER_CLASS = 0
+    # "auto" takes faster-coco-eval where it is installed; "faster_coco_eval"; "pycocotools". The
+    # numbers are the same.
+    _C.EVALUATION.BACKEND = "auto"
+    # Every TEST.EVAL_PERIOD iterations, also compute the model's losses on DATASETS.TEST; they are
+    # written as "validation/loss_mask" ... beside the training losses.
+    _C.EVALUATION.VALIDATION_LOSS = False
+    # Keep the weights of the best evaluation so far as model_best.pth: the metric that decides, for
+    # example "segm/AP" or "boundary/AP" (with several data sets: "NAME/segm/AP"). "" keeps none.
+    _C.EVALUATION.BEST_METRIC = ""
+    # "max", or "min" for a BEST_METRIC that is a loss.
+    _C.EVALUATION.BEST_MODE = "max"
     return _C

@@ -36,6 +36,11 @@ _PACKAGES: dict[str, tuple[str, bool, str]] = {
     "pycocotools": ("pycocotools", True, "pip install pycocotools"),
     "omegaconf": ("omegaconf", True, "pip install omegaconf"),
     "opencv-python": ("cv2", True, "pip install opencv-python (or opencv-python-headless)"),
+    "faster-coco-eval": (
+        "faster_coco_eval",
+        False,
+        "pip install faster-coco-eval, to evaluate several times faster (docs/evaluation.md)",
+    ),
     "timm": ("timm", False, "pip install timm, for the build_timm_* backbones"),
     "numpy": ("numpy", True, "pip install numpy"),
     "pillow": ("PIL", True, "pip install pillow"),

@@ -21,3 +21,11 @@ def _own_cache(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _threads():
     torch.set_num_threads(2)
+
+
+@pytest.fixture(params=["faster_coco_eval", "pycocotools"])
+def backend(request):
+    """Each library that the evaluation can run on."""
+    if request.param == "faster_coco_eval":
+        pytest.importorskip("faster_coco_eval")
+    return request.param

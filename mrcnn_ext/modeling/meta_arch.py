@@ -51,6 +51,10 @@ class MrcnnExtRCNN(GeneralizedRCNN):
             seed=shapes.SEED,
         )
         check_config(cfg)
+        if cfg.MRCNN_EXT.EVALUATION.ENABLED:
+            from ..evaluation.tool_hooks import add_evaluation_to_tool
+
+            add_evaluation_to_tool()
         return {
             **super().from_config(cfg),
             "check_inputs": cfg.MRCNN_EXT.CHECK_INPUTS,

@@ -1,0 +1,172 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""The model's losses on a data set that it is not trained on."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from detectron2.data import (
+    DatasetMapper,
+    build_detection_test_loader,
+    detection_utils,
+    get_detection_dataset_dicts,
+)
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+__all__ = ["ValidationLossHook", "build_validation_loader", "validation_losses"]
+
+logger = logging.getLogger("detectron2." + __name__)  # which its tools print
+
+
+class ValidationLossHook(HookBase):
+    """Write the losses on a validation set to the trainer's storage, as often as it is evaluated.
+
+    Args:
+        eval_period: iterations between two runs; 0 runs it after the last iteration alone.
+        model: any model of Detectron2 that returns a dict of losses; may be wrapped for several
+            processes.
+        build_loader: makes the loader of annotated images when it is first needed, for example
+            ``lambda: build_validation_loader(cfg, name)``. Each process loads its own part.
+        prefix: of the names in the storage.
+    """
+
+    def __init__(
+        self,
+        eval_period: int,
+        model: nn.Module,
+        build_loader: Callable[[], Iterable[list[dict]]],
+        prefix: str = "validation/",
+    ) -> None:
+        self._period = eval_period
+        self._model = model
+        self._build_loader = build_loader
+        self._loader: Iterable[list[dict]] | None = None
+        self._prefix = prefix
+
+    def after_step(self) -> None:
+        next_iteration = self.trainer.iter + 1
+        is_last = next_iteration == self.trainer.max_iter  # after_train's
+        if self._period > 0 and next_iteration % self._period == 0 and not is_last:
+            self._run()
+
+    def after_train(self) -> None:
+        if self.trainer.iter + 1 >= self.trainer.max_iter:
+            self._run()
+
+    def _run(self) -> None:
+        if self._loader is None:
+            self._loader = self._build_loader()
+        losses = validation_losses(self._model, self._loader)
+        comm.synchronize()  # evaluation takes different times on different processes
+        if losses:
+            scalars = {self._prefix + name: value for name, value in losses.items()}
+            self.trainer.storage.put_scalars(**scalars, smoothing_hint=False)
+
+
+def build_validation_loader(cfg, dataset_names: str | tuple[str, ...]) -> Iterable[list[dict]]:
+    """A loader of ``dataset_names`` with the sizes of testing and the annotations of training.
+
+    Images without annotations are left out if training leaves them out.
+    """
+    names = (dataset_names,) if isinstance(dataset_names, str) else tuple(dataset_names)
+    dicts = get_detection_dataset_dicts(
+        names,
+        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+        if cfg.MODEL.KEYPOINT_ON
+        else 0,
+        proposal_files=cfg.DATASETS.PROPOSAL_FILES_TEST if cfg.MODEL.LOAD_PROPOSALS else None,
+    )
+    augmentations = detection_utils.build_augmentation(cfg, is_train=False)
+    mapper = DatasetMapper(cfg, True, augmentations=augmentations)
+    return build_detection_test_loader(dicts, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
+
+
+def validation_losses(
+    model: nn.Module, loader: Iterable[list[dict]], seed: int = 0
+) -> dict[str, float]:
+    """Means of the model's losses over a data set.
+
+    Model and random numbers are as before afterwards: normalisation layers use their statistics and
+    do not change them, nothing is dropped out, buffers are restored, and proposals are sampled by a
+    seed of their own, so that the values of two calls can be compared.
+
+    Args:
+        model: returns a dict of losses in training mode.
+        loader: gives batches with ground truth.
+        seed: of the sampling.
+
+    Returns:
+        name -> mean over the images of all processes, and "total_loss", in the main process; an
+        empty dict in the others.
+    """
+    model = getattr(model, "module", model)  # no DistributedDataParallel: nothing is to be shared
+    sums: dict[str, float] = defaultdict(float)
+    images = 0
+    with _as_in_training(model), _own_random_numbers(seed), EventStorage(1), torch.no_grad():
+        for batch in loader:
+            for name, value in model(batch).items():
+                sums[name] += float(value) * len(batch)
+            images += len(batch)
+    everywhere = comm.gather((dict(sums), images), dst=0)
+    total = sum(count for _, count in everywhere)
+    if not total:
+        if comm.is_main_process():
+            logger.warning("There is no annotated image to compute a validation loss of.")
+        return {}
+    names = sorted({name for part, _ in everywhere for name in part})
+    means = {name: sum(part.get(name, 0.0) for part, _ in everywhere) / total for name in names}
+    return {**means, "total_loss": sum(means.values())}
+
+
+@contextmanager
+def _as_in_training(model: nn.Module) -> Iterator[None]:
+    """Losses as in training, layers as in testing; all as before afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    model.train()
+    backbone = getattr(model, "backbone", None)
+    if isinstance(backbone, nn.Module):
+        backbone.eval()  # it has no losses, and may drop whole layers in training
+    for module in model.modules():
+        if _has_another_mode(module):
+            module.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+def _has_another_mode(module: nn.Module) -> bool:
+    return (
+        getattr(module, "running_mean", None) is not None
+        or isinstance(module, nn.modules.dropout._DropoutNd)
+        or "Drop" in type(module).__name__  # timm's DropPath
+    )
+
+
+@contextmanager
+def _own_random_numbers(seed: int) -> Iterator[None]:
+    """Seeded, here and on the GPU in use; mappers draw from NumPy and Python, too."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    states = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(states[0])
+            random.setstate(states[1])

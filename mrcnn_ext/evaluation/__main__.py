@@ -1,0 +1,83 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Evaluate a file of predictions.
+
+    python -m mrcnn_ext.evaluation DATASET RESULTS.json [--tasks bbox segm boundary …] [--json FILE]
+
+DATASET is a COCO json or the name of a registered data set. RESULTS.json is what an evaluator wrote:
+coco_instances_results.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from ..errors import ConfigError, DataError
+from ..fileio import write_json
+from .matching import BACKENDS
+from .results_file import evaluate_results_file
+from .settings import TASKS
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m mrcnn_ext.evaluation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("dataset", help="COCO json or registered data set")
+    parser.add_argument("results", help="json of predictions")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, help="default: all that can be done")
+    parser.add_argument(
+        "--max-dets", type=int, help="detections per image (default: no fewer than all)"
+    )
+    parser.add_argument("--boundary-dilation", type=float, default=0.02)
+    parser.add_argument("--sigmas", type=float, nargs="+", help="of the keypoints")
+    parser.add_argument("--lvis-style", action="store_true", help="LVIS's rules")
+    parser.add_argument(
+        "--lvis-max-per-class", type=int, default=0, help="AP fixed; 10000 in the paper"
+    )
+    parser.add_argument("--backend", choices=BACKENDS, default="auto")
+    parser.add_argument("--json", help="write the numbers to this file, too")
+    args = parser.parse_args(argv)
+    try:
+        results = evaluate_results_file(
+            args.dataset,
+            args.results,
+            args.tasks,
+            max_dets=args.max_dets,
+            boundary_dilation=args.boundary_dilation,
+            sigmas=args.sigmas,
+            lvis_style=args.lvis_style,
+            lvis_max_per_class=args.lvis_max_per_class,
+            backend=args.backend,
+        )
+    except (ConfigError, DataError) as error:
+        print(f"evaluation: {error}", file=sys.stderr)
+        return 1
+    _print(results)
+    if args.json:
+        write_json(args.json, results)
+    return 0
+
+
+def _print(results: dict[str, dict[str, float]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    for task, metrics in results.items():
+        table = Table(title=task, title_justify="left", title_style="bold", box=None)
+        plain = {key: value for key, value in metrics.items() if "-" not in key}
+        for key in plain:
+            table.add_column(key, justify="right")
+        table.add_row(*(f"{value:.2f}" for value in plain.values()))
+        console.print(table)
+        for key, value in metrics.items():
+            if "-" in key:
+                console.print(f"  {value:6.2f}  {key}", markup=False)
+        console.print()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

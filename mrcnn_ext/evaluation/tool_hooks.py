@@ -1,0 +1,177 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Evaluation by config for scripts that know nothing of this package, like Detectron2's train_net.py.
+
+Evaluators and hooks have no registry in Detectron2: a script's own trainer class makes them. That
+class, of the script that runs, gets two methods that call its own and add to them. Detectron2's
+classes stay as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+
+from detectron2.data import MetadataCatalog
+from detectron2.engine import DefaultTrainer
+from detectron2.engine import hooks as d2_hooks
+from detectron2.evaluation import DatasetEvaluators
+from detectron2.utils import comm
+
+from ..errors import ConfigError
+from .coco_evaluator import MrcnnExtCOCOEvaluator
+
+__all__ = ["add_evaluation_to_tool", "build_coco_evaluator", "build_evaluation_hooks"]
+
+# Detectron2's tools print what is logged below its own name.
+logger = logging.getLogger("detectron2." + __name__)
+
+_MARK = "_mrcnn_ext_evaluation"
+# A data set's evaluator_type -> what the script's own evaluators are replaced by.
+_COCO_TYPES = ("coco", "lvis")
+
+
+def add_evaluation_to_tool() -> list[type]:
+    """Make ``MRCNN_EXT.EVALUATION`` work in the script that runs; calling it again changes nothing.
+
+    Returns:
+        Its trainer classes: subclasses of DefaultTrainer that its main module defines.
+    """
+    found = _trainer_classes()
+    if not found:
+        logger.warning(
+            "MRCNN_EXT.EVALUATION.ENABLED is on, but the script that runs defines no subclass of "
+            "DefaultTrainer, so that there is nothing to add evaluation to. In a script of your "
+            "own, return mrcnn_ext.evaluation.build_coco_evaluator(cfg, dataset_name) from your "
+            "trainer's build_evaluator, and add mrcnn_ext.evaluation.build_evaluation_hooks(trainer)"
+            " to its hooks; in a LazyConfig, set dataloader.evaluator (docs/evaluation.md)."
+        )
+    for trainer_class in found:
+        # Looked for in the class itself: what a subclass inherits is wrapped already.
+        if not any(_MARK in vars(cls) for cls in trainer_class.__mro__):
+            _wrap(trainer_class)
+    return found
+
+
+def _trainer_classes() -> list[type]:
+    main = sys.modules.get("__main__")
+    classes = [
+        value
+        for value in vars(main).values()
+        if isinstance(value, type)
+        and issubclass(value, DefaultTrainer)
+        and value.__module__ in ("__main__", "__mp_main__")  # the latter in spawned processes
+    ]
+    return sorted(set(classes), key=lambda cls: len(cls.__mro__))  # parents first
+
+
+def _wrap(trainer_class) -> None:
+    own_evaluator = trainer_class.build_evaluator.__func__
+    own_hooks = trainer_class.build_hooks
+
+    @functools.wraps(own_evaluator)
+    def build_evaluator(cls, cfg, dataset_name, *args, **kwargs):
+        evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
+        if cfg.MRCNN_EXT.EVALUATION.ENABLED and evaluator_type in _COCO_TYPES:
+            return build_coco_evaluator(cfg, dataset_name, *args, **kwargs)
+        evaluator = own_evaluator(cls, cfg, dataset_name, *args, **kwargs)
+        if cfg.MRCNN_EXT.EVALUATION.ENABLED and evaluator_type == "coco_panoptic_seg":
+            ours = build_coco_evaluator(cfg, dataset_name, *args, **kwargs)
+            return _with_coco_replaced(evaluator, ours)
+        return evaluator
+
+    @functools.wraps(own_hooks)
+    def build_hooks(self):
+        hooks = own_hooks(self)
+        if not self.cfg.MRCNN_EXT.EVALUATION.ENABLED:
+            return hooks
+        # Writers come last in Detectron2, so that they see what the evaluation stored.
+        last = next(
+            (i for i, hook in enumerate(hooks) if isinstance(hook, d2_hooks.PeriodicWriter)),
+            len(hooks),
+        )
+        return [*hooks[:last], *build_evaluation_hooks(self), *hooks[last:]]
+
+    trainer_class.build_evaluator = classmethod(build_evaluator)
+    trainer_class.build_hooks = build_hooks
+    setattr(trainer_class, _MARK, True)
+
+
+def _with_coco_replaced(evaluator, ours: MrcnnExtCOCOEvaluator):
+    """Ours in the place of Detectron2's COCOEvaluator among the others of a panoptic data set."""
+    from detectron2.evaluation import COCOEvaluator
+
+    members = getattr(evaluator, "_evaluators", [evaluator])
+    return DatasetEvaluators([ours if type(e) is COCOEvaluator else e for e in members])
+
+
+def build_coco_evaluator(
+    cfg, dataset_name: str, output_folder: str | None = None
+) -> MrcnnExtCOCOEvaluator:
+    """The evaluator that ``MRCNN_EXT.EVALUATION`` describes.
+
+    Args:
+        cfg: a config with the ``MRCNN_EXT`` node.
+        dataset_name: a registered data set.
+        output_folder: where results are written; by default OUTPUT_DIR/inference.
+
+    Raises:
+        ConfigError: a key holds what cannot be.
+    """
+    keys = cfg.MRCNN_EXT.EVALUATION
+    lvis = keys.LVIS_STYLE or MetadataCatalog.get(dataset_name).get("evaluator_type") == "lvis"
+    per_image = cfg.TEST.DETECTIONS_PER_IMAGE
+    default = (per_image if per_image > 300 else 300) if lvis else max(100, per_image)
+    if not keys.MAX_DETECTIONS and per_image > 100 and comm.is_main_process():
+        logger.info(f"'{dataset_name}': up to {default} detections of an image are evaluated.")
+    try:
+        return MrcnnExtCOCOEvaluator(
+            dataset_name,
+            tuple(keys.TASKS) or None,
+            output_dir=output_folder or os.path.join(cfg.OUTPUT_DIR, "inference"),
+            max_dets_per_image=keys.MAX_DETECTIONS or default,
+            kpt_oks_sigmas=list(cfg.TEST.KEYPOINT_OKS_SIGMAS),
+            boundary_dilation=keys.BOUNDARY_DILATION,
+            lvis_style=lvis,
+            lvis_max_per_class=keys.LVIS_MAX_PER_CLASS,
+            backend=keys.BACKEND,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"MRCNN_EXT.EVALUATION: {error}") from error
+
+
+def build_evaluation_hooks(trainer: DefaultTrainer) -> list:
+    """The hooks that ``MRCNN_EXT.EVALUATION`` names, to run after EvalHook.
+
+    Args:
+        trainer: with "cfg", "model" and "checkpointer".
+
+    Raises:
+        ConfigError: BEST_MODE is neither "max" nor "min".
+    """
+    from ..engine import BestCheckpointer, ValidationLossHook, build_validation_loader
+
+    cfg = trainer.cfg
+    keys = cfg.MRCNN_EXT.EVALUATION
+    hooks: list = []
+    if keys.VALIDATION_LOSS and cfg.DATASETS.TEST:
+        hooks.append(
+            ValidationLossHook(
+                cfg.TEST.EVAL_PERIOD,
+                trainer.model,
+                functools.partial(build_validation_loader, cfg, tuple(cfg.DATASETS.TEST)),
+            )
+        )
+    if keys.BEST_METRIC:
+        if keys.BEST_MODE not in ("max", "min"):
+            raise ConfigError(
+                f"MRCNN_EXT.EVALUATION.BEST_MODE is '{keys.BEST_MODE}'; expected 'max' or 'min'."
+            )
+        if comm.is_main_process():  # the results are there alone
+            hooks.append(
+                BestCheckpointer(
+                    cfg.TEST.EVAL_PERIOD, trainer.checkpointer, keys.BEST_METRIC, keys.BEST_MODE
+                )
+            )
+    return hooks
