@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -91,7 +91,9 @@ def sheet(panels: list[np.ndarray], captions: list[str], strip: np.ndarray) -> n
     return np.asarray(picture)
 
 
-def legend_strip(entries: list[tuple[str, str]], width: int) -> np.ndarray:
+def legend_strip(
+    entries: list[tuple[str, str]], width: int, colors: Mapping[str, str] = COLORS
+) -> np.ndarray:
     """A legend as wide as a sheet: (kind, text) each; wraps into lines."""
     font = _font(17)
     line, swatch = 30, 18
@@ -108,9 +110,9 @@ def legend_strip(entries: list[tuple[str, str]], width: int) -> np.ndarray:
         box = (left, top + 7, left + swatch, top + 7 + 16)
         if kind in ("miss", "crowd"):
             for start in (0, 7, 14):
-                draw.line((left + start, top + 15, left + start + 4, top + 15), COLORS[kind], 4)
+                draw.line((left + start, top + 15, left + start + 4, top + 15), colors[kind], 4)
         else:
-            draw.rectangle(box, fill=COLORS[kind])
+            draw.rectangle(box, fill=colors[kind])
         draw.text((left + swatch + 8, top + line // 2), text, _INK, font, anchor="lm")
     return np.asarray(picture)
 

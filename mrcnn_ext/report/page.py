@@ -21,7 +21,7 @@ from .draw import COLORS, legend_strip, sheet
 from .examples import LEGEND, Example
 from .load import GroundTruth
 
-__all__ = ["write_page"]
+__all__ = ["ShownPlot", "data_uri", "jpeg_bytes", "shown_plot", "write_page"]
 
 _FOLDER = "report_pictures"
 # Of the pictures inside the page; full colour resolution, or thin coloured lines would smear.
@@ -33,7 +33,7 @@ _TASKS = {"bbox": "boxes", "segm": "masks"}
 
 
 @dataclass
-class _Shown:
+class ShownPlot:
     """A plot as the template wants it: data URIs for light and dark pages."""
 
     light: str
@@ -121,7 +121,9 @@ def _tables(truth: GroundTruth, analyses: list[Analysis]) -> dict:
     }
 
 
-def _plots(folder: Path, truth: GroundTruth, analyses: list[Analysis]) -> dict[str, _Shown | None]:
+def _plots(
+    folder: Path, truth: GroundTruth, analyses: list[Analysis]
+) -> dict[str, ShownPlot | None]:
     """By name; None for those that would show nothing."""
     names = truth.class_names
     wanted = {
@@ -136,20 +138,21 @@ def _plots(folder: Path, truth: GroundTruth, analyses: list[Analysis]) -> dict[s
     if any(a.calibration is not None and len(a.kinds.scores) for a in analyses):
         draw = partial(plots.plot_calibration, analyses)
         wanted["calibration"] = (draw, "precision by score")
-    shown = {key: _shown_plot(folder, key, *entry) for key, entry in wanted.items()}
+    shown = {key: shown_plot(folder / _FOLDER, key, *entry) for key, entry in wanted.items()}
     return {"class_curves": None, "calibration": None, **shown}
 
 
-def _shown_plot(folder: Path, name: str, plot: plots.Plot, alt: str) -> _Shown:
+def shown_plot(folder: Path, name: str, plot: plots.Plot, alt: str) -> ShownPlot:
+    """Draw for light and dark pages; PNGs are written to ``folder``."""
     files = {}
     for theme in plots.THEMES:
         files[theme] = plots.render(plot, theme)
         suffix = "" if theme == "light" else f"_{theme}"
-        (folder / _FOLDER / f"{name}{suffix}.png").write_bytes(files[theme])
+        (folder / f"{name}{suffix}.png").write_bytes(files[theme])
     with Image.open(io.BytesIO(files["light"])) as picture:
         width, height = (round(side * 100 / plots.DPI) for side in picture.size)  # 100 to the inch
-    uris = {theme: _data_uri(data, "png") for theme, data in files.items()}
-    return _Shown(**uris, alt=alt, width=width, height=height)
+    uris = {theme: data_uri(data, "png") for theme, data in files.items()}
+    return ShownPlot(**uris, alt=alt, width=width, height=height)
 
 
 def _shown_example(folder: Path, example: Example) -> dict:
@@ -171,7 +174,7 @@ def _shown_example(folder: Path, example: Example) -> dict:
             {
                 "title": p.title,
                 "note": p.note,
-                "uri": _data_uri(_jpeg(p.picture), "jpeg"),
+                "uri": data_uri(jpeg_bytes(p.picture), "jpeg"),
                 "width": p.picture.shape[1],
                 "height": p.picture.shape[0],
             }
@@ -180,12 +183,12 @@ def _shown_example(folder: Path, example: Example) -> dict:
     }
 
 
-def _jpeg(picture: np.ndarray) -> bytes:
+def jpeg_bytes(picture: np.ndarray) -> bytes:
     done, data = cv2.imencode(".jpg", np.ascontiguousarray(picture[:, :, ::-1]), _JPEG)
     if not done:
         raise OSError("OpenCV cannot write JPEG")
     return data.tobytes()
 
 
-def _data_uri(data: bytes, kind: str) -> str:
+def data_uri(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64," + base64.b64encode(data).decode("ascii")

@@ -4,20 +4,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+from mrcnn_ext.processes import Job, JobError, run_jobs
 
 from . import POOLER_TYPES
 from .training import run_folder
 
 __all__ = ["Plan", "StudyError", "finished", "run_all"]
-
-_POLL = 5.0  # seconds
-_REPORT = 60.0
 
 
 class StudyError(RuntimeError):
@@ -74,71 +71,22 @@ def run_all(plan: Plan, command: Callable[[str, int], Sequence[str]]) -> None:
     Raises:
         StudyError: a training failed; the others have run to their end.
     """
-    waiting = [run for run in plan.runs() if not finished(plan, *run)]
-    total, start, last = len(waiting), time.monotonic(), 0.0
-    running: dict[tuple[str, int], subprocess.Popen] = {}
-    failed: list[str] = []
-    print(f"{len(plan.runs()) - total} trainings are there, {total} to do", flush=True)
+    jobs = []
+    for pooler_type, seed in plan.runs():
+        folder = run_folder(plan.output, pooler_type, seed)
+        if not finished(plan, pooler_type, seed):
+            # What an interrupted attempt left would count as progress
+            (folder / "metrics.json").unlink(missing_ok=True)
+        jobs.append(
+            Job(
+                name=f"{pooler_type} seed {seed}",
+                folder=folder,
+                command=tuple(command(pooler_type, seed)),
+                iterations=plan.iterations,
+                is_done=partial(finished, plan, pooler_type, seed),
+            )
+        )
     try:
-        while waiting or running:
-            while waiting and len(running) < plan.jobs:
-                run = waiting.pop(0)
-                running[run] = _start(plan, run, command(*run))
-                print(f"started {_name(run)}, process {running[run].pid}", flush=True)
-            time.sleep(_POLL)
-            for run, process in list(running.items()):
-                if process.poll() is not None:
-                    del running[run]
-                    failed += _outcome(plan, run)
-            if time.monotonic() - last > _REPORT:
-                last = time.monotonic()
-                _say_progress(plan, list(running), len(waiting), total, last - start)
-    finally:
-        for process in running.values():
-            process.terminate()
-    if failed:
-        raise StudyError("\n".join(failed))
-
-
-def _name(run: tuple[str, int]) -> str:
-    return f"{run[0]} seed {run[1]}"
-
-
-def _start(plan: Plan, run: tuple[str, int], command: Sequence[str]) -> subprocess.Popen:
-    folder = run_folder(plan.output, *run)
-    folder.mkdir(parents=True, exist_ok=True)
-    # What an interrupted attempt left would count as progress
-    (folder / "metrics.json").unlink(missing_ok=True)
-    threads = str(max(1, (os.cpu_count() or 1) // plan.jobs))
-    env = {**os.environ, "OMP_NUM_THREADS": threads}
-    with open(folder / "output.txt", "w", encoding="utf-8") as log:
-        return subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
-
-
-def _outcome(plan: Plan, run: tuple[str, int]) -> list[str]:
-    if finished(plan, *run):
-        print(f"done    {_name(run)}", flush=True)
-        return []
-    log = run_folder(plan.output, *run) / "output.txt"
-    tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:])
-    print(f"FAILED  {_name(run)}", flush=True)
-    return [f"{_name(run)} failed; the end of {log}:\n{tail}"]
-
-
-def _iteration(plan: Plan, run: tuple[str, int]) -> int:
-    file = run_folder(plan.output, *run) / "metrics.json"
-    lines = file.read_text().splitlines() if file.is_file() else []
-    try:
-        return int(json.loads(lines[-1])["iteration"]) + 1
-    except (IndexError, ValueError, KeyError):  # nothing yet, or a line half written
-        return 0
-
-
-def _say_progress(
-    plan: Plan, running: list[tuple[str, int]], waiting: int, total: int, elapsed: float
-) -> None:
-    at = {run: _iteration(plan, run) for run in running}
-    done = total - waiting - len(running) + sum(at.values()) / plan.iterations
-    left = f"{elapsed / done * (total - done) / 60:.0f} minutes" if done > 0 else "unknown"
-    where = ", ".join(f"{_name(run)}: {step}/{plan.iterations}" for run, step in at.items())
-    print(f"{done:.1f} of {total} done, left: {left}; {where}", flush=True)
+        run_jobs(jobs, plan.jobs)
+    except JobError as error:
+        raise StudyError(str(error)) from error

@@ -1,0 +1,16 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Mask heads compared by paired trainings: ``python -m mrcnn_ext.compare``, docs/compare.md."""
+
+from .plan import Plan, Variant, parse_variant
+from .schedule import evaluate_only, train_all
+from .statistics import Interval, paired_bootstrap
+
+__all__ = [
+    "Interval",
+    "Plan",
+    "Variant",
+    "evaluate_only",
+    "paired_bootstrap",
+    "parse_variant",
+    "train_all",
+]

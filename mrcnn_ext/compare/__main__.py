@@ -1,0 +1,150 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Compare mask heads: paired trainings, one table, one page.
+
+    python -m mrcnn_ext.compare --base configs/Shapes/mask_rcnn_Lite0_FPN.yaml \\
+        --heads MrcnnExtFCNMaskHead wide:"MODEL.ROI_MASK_HEAD.CONV_DIM 128" \\
+        --seeds 3 --iterations 600 --mode frozen --output output/compare [KEY VALUE …]
+
+The first head is the baseline. A head is a registered name (HEAD), NAME=HEAD or NAME=FILE.yaml, each
+perhaps with keys of its own (:"KEY VALUE …"), or NAME:"KEY VALUE …" for the base config's head. What
+is there is not repeated: an interrupted comparison goes on, and another head or seed costs only its
+own runs. KEY VALUE … at the end hold for all trainings.
+
+Exit code 0: done; 1: it failed, the message says where and what to do; 130: interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from ..errors import ConfigError, DataError, WeightsError
+from ..processes import JobError
+from .checks import check_plan, open_folder
+from .plan import MODES, Plan, parse_variant
+from .report import update_tables, write_report
+from .run import import_all
+from .schedule import evaluate_only, train_all
+from .tables import as_rich
+
+__all__ = ["main"]
+
+STEPS = ("train", "evaluate", "report")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mrcnn_ext.compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--base", required=True, help="yaml config of everything but the heads")
+    parser.add_argument("--heads", required=True, nargs="+", metavar="HEAD", help="see above")
+    parser.add_argument("--output", type=Path, default=Path("output/compare"))
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each head")
+    parser.add_argument("--iterations", type=int, help="of each training (default: the config's)")
+    parser.add_argument(
+        "--mode", choices=MODES, default="frozen",
+        help="frozen: heads on one detector; end_to_end: whole models",
+    )  # fmt: skip
+    parser.add_argument("--detector", default="", help="weights to freeze (default: trained first)")
+    parser.add_argument("--detector-iterations", type=int, help="(default: the config's)")
+    parser.add_argument(
+        "--held-out", default="", metavar="CLASSES",
+        help="names or ids, with commas: masks of these classes train no head",
+    )  # fmt: skip
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--only", choices=STEPS, help="one step (default: all)")
+    parser.add_argument(
+        "--import", dest="imports", nargs="+", default=[], metavar="MODULE",
+        help="modules or files.py that register heads or data sets",
+    )  # fmt: skip
+    parser.add_argument(
+        "--set", dest="opts", nargs="+", default=[], metavar="KEY VALUE",
+        help="config overrides for all trainings; may also stand at the end",
+    )  # fmt: skip
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args, rest = _parser().parse_known_args(argv)
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 120  # of a file nobody knows the width
+    try:
+        plan = _plan(args, rest)
+        check_plan(plan)
+        open_folder(plan)
+        _run(plan, args.only, console)
+    except (ConfigError, DataError, WeightsError, JobError) as error:
+        print(f"compare: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted; the same command goes on with what is missing.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _plan(args: argparse.Namespace, rest: list[str]) -> Plan:
+    imports = tuple(str(Path(n).resolve()) if n.endswith(".py") else n for n in args.imports)
+    import_all(imports)
+    heads, opts = _split(args.heads)
+    opts += [*args.opts, *rest]
+    if len(opts) % 2 or any(o.startswith("--") for o in opts[::2]):
+        raise ConfigError(f"arguments {opts} are no KEY VALUE pairs, and no options: see --help.")
+    return Plan(
+        base=args.base,
+        variants=tuple(parse_variant(text) for text in heads),
+        output=args.output,
+        seeds=args.seeds,
+        iterations=args.iterations,
+        mode=args.mode,
+        detector=str(Path(args.detector).resolve()) if args.detector else "",
+        detector_iterations=args.detector_iterations,
+        held_out=tuple(x.strip() for x in args.held_out.split(",") if x.strip()),
+        opts=tuple(opts),
+        imports=imports,
+        jobs=args.jobs,
+    )
+
+
+def _split(heads: list[str]) -> tuple[list[str], list[str]]:
+    """KEY VALUE … after the heads is not a head: keys are in capitals and have dots."""
+    for place, text in enumerate(heads):
+        if ":" not in text and "=" not in text and "." in text and text.upper() == text:
+            return heads[:place], heads[place:]
+    return heads, []
+
+
+def _run(plan: Plan, only: str | None, console: Console) -> None:
+    if only in (None, "train"):
+        train_all(
+            plan, evaluate=only is None, console=console, on_done=lambda: _partial(plan, console)
+        )
+    if only == "evaluate":
+        missing = evaluate_only(plan, console=console)
+        if missing:
+            console.print(f"not trained yet: {', '.join(missing)}", markup=False)
+    if only == "train":
+        return
+    made = write_report(plan)
+    for named in made:
+        console.print()
+        console.print(as_rich(named), soft_wrap=False)
+        console.print(named.note, style="dim", markup=False, soft_wrap=False)
+    console.print(f"\n{plan.output / 'report.html'}: the same with pictures", markup=False)
+    console.print(f"{plan.output / 'results.md'}, results.json, pictures/", markup=False)
+
+
+def _partial(plan: Plan, console: Console) -> None:
+    """Tables of what is there so far; the first is shown."""
+    made = update_tables(plan)
+    console.print(as_rich(made[0]), soft_wrap=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

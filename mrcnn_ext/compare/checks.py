@@ -1,0 +1,169 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""What can be found wrong before anything is trained."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from detectron2.modeling import build_model
+from detectron2.utils.file_io import PathManager
+from torch import nn
+
+from ..config_check import check_config
+from ..errors import ConfigError
+from ..fileio import write_json
+from .plan import Plan, Variant, flat, is_of_this_package
+
+__all__ = ["check_plan", "is_part_of_mask_head", "open_folder", "run_settings"]
+
+# Where frozen heads may differ. Everything else would change boxes, images or schedule.
+_HEAD_KEYS = ("MODEL.ROI_MASK_HEAD.", "MODEL.POINT_HEAD.", "MRCNN_EXT.")
+_NOT_HEAD_KEYS = ("MRCNN_EXT.TIMM.", "MRCNN_EXT.SHAPES.", "MRCNN_EXT.EVALUATION.")
+# Where end-to-end trainings may not differ either: what a step sees, and how many there are.
+_DATA_KEYS = ("DATASETS.", "DATALOADER.", "INPUT.", "TEST.", *_NOT_HEAD_KEYS[1:])
+_SCHEDULE_KEYS = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER")
+_OWN_KEYS = ("SEED", "OUTPUT_DIR")
+
+
+def check_plan(plan: Plan) -> None:
+    """Build every config and every model once.
+
+    Raises:
+        ConfigError: names the head and the key, or the argument.
+    """
+    for option, number in (("--seeds", plan.seeds), ("--jobs", plan.jobs)):
+        if number < 1:
+            raise ConfigError(f"{option} is {number}, expected 1 or more.")
+    for option, count in (
+        ("--iterations", plan.iterations),
+        ("--detector-iterations", plan.detector_iterations),
+    ):
+        if count is not None and count < 1:
+            raise ConfigError(f"{option} is {count}, expected 1 or more.")
+    if plan.detector and plan.mode != "frozen":
+        raise ConfigError("--detector gives a detector to freeze; it goes with --mode frozen.")
+    if plan.detector and not PathManager.isfile(plan.detector):
+        raise ConfigError(f"--detector: there is no file '{plan.detector}'.")
+    _check_names(plan)
+    base = plan.base_config(plan.iterations)
+    check_config(base)
+    if len(base.DATASETS.TEST) != 1:
+        raise ConfigError(
+            f"DATASETS.TEST is {base.DATASETS.TEST}; a comparison evaluates on exactly one data set."
+        )
+    shapes = None
+    if plan.mode == "frozen":
+        shapes = _shared_shapes(_built(plan.detector_config(), "the detector"))
+    for variant in plan.variants:
+        cfg = plan.config(variant, seed=1)
+        _check_keys(plan, variant, flat(base), flat(cfg))
+        model = _built(cfg, f"--heads '{variant.name}'")
+        if shapes is not None and _shared_shapes(model) != shapes:
+            raise ConfigError(
+                f"--heads '{variant.name}': outside of its mask head, its model has other weights "
+                "than the detector; --mode frozen compares heads of one detector."
+            )
+
+
+def open_folder(plan: Plan) -> None:
+    """Make the folder, or find that it is of another comparison.
+
+    Raises:
+        ConfigError: names what differs.
+    """
+    file = plan.output / "comparison.json"
+    settings = plan.settings()
+    if file.is_file():
+        _compare(json.loads(file.read_text(encoding="utf-8")), settings, str(file))
+    elif plan.output.is_dir() and any(plan.output.iterdir()):
+        raise ConfigError(f"--output {plan.output} is not empty, and no comparison made it.")
+    for variant, seed in plan.runs():
+        file_of_run = plan.folder(variant, seed) / "settings.json"
+        if file_of_run.is_file():
+            stored = json.loads(file_of_run.read_text(encoding="utf-8"))
+            _compare(stored, run_settings(plan, variant, seed), f"{variant.name}: {file_of_run}")
+    try:
+        write_json(file, settings)
+    except OSError as error:
+        raise ConfigError(f"--output {plan.output}: {error.strerror or error}.") from error
+
+
+def run_settings(plan: Plan, variant: Variant, seed: int) -> dict:
+    """What a run's result depends on besides the comparison's settings."""
+    return {
+        "config": {k: v for k, v in flat(plan.config(variant, seed)).items() if k not in _OWN_KEYS}
+    }
+
+
+def is_part_of_mask_head(name: str) -> bool:
+    """Whether a parameter, buffer or module of a model belongs to its mask head."""
+    return "mask_head" in name.split(".")
+
+
+def _compare(old: dict, new: dict, file: str) -> None:
+    before, after = ({**x, **x["config"]} for x in (old, json.loads(json.dumps(new))))
+    ignored = {"config", *_OWN_KEYS}
+    keys = [k for k in sorted({*before, *after} - ignored) if before.get(k) != after.get(k)]
+    if keys:
+        changes = "; ".join(f"{k}: {before.get(k)!r} → {after.get(k)!r}" for k in keys[:6])
+        more = f" and {len(keys) - 6} more" if len(keys) > 6 else ""
+        raise ConfigError(
+            f"{file} is of other settings ({changes}{more}). Take another --output, another name for "
+            "the head, or delete what is there."
+        )
+
+
+def _check_names(plan: Plan) -> None:
+    if not plan.variants:
+        raise ConfigError("--heads: no head is given.")
+    slugs: dict[str, str] = {}
+    for variant in plan.variants:
+        if not variant.slug:
+            raise ConfigError(f"--heads: '{variant.name}' cannot name a folder.")
+        if variant.slug in slugs:
+            raise ConfigError(
+                f"--heads: '{variant.name}' and '{slugs[variant.slug]}' have the same name; give one "
+                'of them another: NAME=HEAD:"KEY VALUE".'
+            )
+        slugs[variant.slug] = variant.name
+
+
+def _check_keys(plan: Plan, variant: Variant, base: dict, own: dict) -> None:
+    changed = [key for key in own if own[key] != base.get(key) and key not in _OWN_KEYS]
+    head = own["MODEL.ROI_MASK_HEAD.NAME"]
+    unread = [key for key in changed if key.startswith("MRCNN_EXT.MASK_HEAD.")]
+    if unread and not plan.held_out and not is_of_this_package(head):
+        raise ConfigError(
+            f"--heads '{variant.name}' sets {unread[0]}, which {head} does not read. Name a head of "
+            f'mrcnn_ext: {variant.slug}=MrcnnExtFCNMaskHead:"KEY VALUE".'
+        )
+    wrong = [k for k in changed if k.startswith(_DATA_KEYS) or k in _SCHEDULE_KEYS]
+    why = "all heads of a comparison see the same data for as long"
+    if plan.mode == "frozen" and not wrong:
+        wrong = [k for k in changed if not k.startswith(_HEAD_KEYS) or k.startswith(_NOT_HEAD_KEYS)]
+        why = "with --mode frozen, heads differ in the mask head alone"
+    if wrong:
+        details = "; ".join(f"{k}: {base.get(k)!r} → {own[k]!r}" for k in wrong[:6])
+        raise ConfigError(f"--heads '{variant.name}' changes {details}; but {why}.")
+
+
+def _built(cfg, what: str) -> nn.Module:
+    cfg = cfg.clone()
+    cfg.MODEL.DEVICE = "cpu"
+    if not cfg.MODEL.MASK_ON:
+        raise ConfigError(f"{what}: MODEL.MASK_ON is False; there is no mask head to compare.")
+    try:
+        check_config(cfg)
+        with torch.random.fork_rng():
+            return build_model(cfg)
+    except Exception as error:  # a head of anyone's may raise anything
+        raise ConfigError(f"{what} cannot be built: {type(error).__name__}: {error}") from error
+
+
+def _shared_shapes(model: nn.Module) -> dict[str, tuple]:
+    return {
+        key: tuple(value.shape)
+        for key, value in model.state_dict().items()
+        if not is_part_of_mask_head(key)
+    }

@@ -1,0 +1,122 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Training images in an order that depends on the seed and on nothing else.
+
+Detectron2's loader draws order and augmentation from the random generators of the process and of
+its workers. Here each image of a training has a running number; image and augmentation follow from
+seed and number. So two heads see the same, whatever they draw themselves, however many workers
+there are, and from wherever an interrupted training goes on.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+from detectron2.data import DatasetMapper, get_detection_dataset_dicts
+from detectron2.data.build import trivial_batch_collator
+from detectron2.utils.env import seed_all_rng
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import ConfigError
+
+__all__ = ["Checksum", "PairedLoader", "image_of", "mixed_seed"]
+
+
+def mixed_seed(*numbers: int) -> int:
+    """One seed of 31 bits from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0]) >> 1
+
+
+def image_of(number: int, size: int, seed: int) -> int:
+    """Which of ``size`` images comes as number 0, 1, 2 …: each once, shuffled, then again."""
+    epoch, place = divmod(number, size)
+    return int(_order(size, seed, epoch)[place])
+
+
+@lru_cache(maxsize=4)
+def _order(size: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(size)
+
+
+class _Numbered(Dataset):
+    def __init__(self, records: list[dict], mapper, seed: int) -> None:
+        self.records = records
+        self.mapper = mapper
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, number: int) -> dict:
+        seed_all_rng(mixed_seed(self.seed, 1, number))  # augmentations draw from numpy's generator
+        return self.mapper(self.records[image_of(number, len(self.records), self.seed)])
+
+
+class Checksum:
+    """CRC-32 of arrays, in the form of a checkpointable."""
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def add(self, array: np.ndarray) -> None:
+        self.value = zlib.crc32(array.tobytes(), self.value)
+
+    def state_dict(self) -> dict:
+        return {"value": self.value}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.value = state["value"]
+
+
+class PairedLoader:
+    """Batches of a config's training set from iteration ``start`` on; seeds each step.
+
+    Attributes:
+        seen: checksum of all images and boxes it handed out.
+    """
+
+    def __init__(self, cfg, *, seed: int, start: int, stop: int, seen: Checksum) -> None:
+        """
+        Args:
+            cfg: names data sets, augmentation and batch size. Images are not grouped by aspect
+                ratio: such groups depend on where a training was interrupted.
+            seed: of order, augmentation and what the model draws.
+            start, stop: iterations.
+
+        Raises:
+            ConfigError: a sampler that is not supported.
+        """
+        if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
+            raise ConfigError(
+                f"DATALOADER.SAMPLER_TRAIN is '{cfg.DATALOADER.SAMPLER_TRAIN}'; a comparison draws "
+                "all images equally often: expected 'TrainingSampler'."
+            )
+        records = get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN,
+            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            min_keypoints=(
+                cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
+            ),
+        )
+        size = cfg.SOLVER.IMS_PER_BATCH
+        self.loader = DataLoader(
+            _Numbered(records, DatasetMapper(cfg, is_train=True), seed),
+            batch_sampler=[range(i * size, (i + 1) * size) for i in range(start, stop)],
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+            collate_fn=trivial_batch_collator,
+        )
+        self.seed = seed
+        self.start = start
+        self.seen = seen
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        for iteration, batch in enumerate(self.loader, self.start):
+            for item in batch:
+                self.seen.add(item["image"].numpy())
+                self.seen.add(item["instances"].gt_boxes.tensor.numpy())
+            # What the model draws in this step (which proposals, for one) must not depend on what
+            # a head drew in the last one.
+            seed_all_rng(mixed_seed(self.seed, 2, iteration))
+            yield batch

@@ -1,0 +1,273 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""What is compared: heads, seeds, schedule; and the config of each training."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
+
+from ..data.shapes import configure_builtin_shapes
+from ..errors import ConfigError
+from ..modeling.mask_heads import MaskHeadBase
+from ..prediction import load_config
+
+__all__ = ["MODES", "Plan", "Variant", "flat", "is_of_this_package", "parse_variant"]
+
+MODES = ("frozen", "end_to_end")
+_FCN_HEAD = "MrcnnExtFCNMaskHead"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A head with its keys.
+
+    Attributes:
+        name: in tables, and with other characters replaced, of its folder.
+        head: registered name; "": the config's.
+        config: yaml file; "": the comparison's base config.
+        opts: KEY VALUE … for this variant alone.
+    """
+
+    name: str
+    head: str = ""
+    config: str = ""
+    opts: tuple[str, ...] = ()
+
+    @property
+    def slug(self) -> str:
+        return re.sub(r"[^\w.+-]+", "_", self.name).strip("_")
+
+
+def parse_variant(text: str) -> Variant:
+    """``HEAD``, ``NAME=HEAD``, ``NAME=FILE.yaml``, each perhaps with ``:KEY VALUE …``; or
+    ``NAME:KEY VALUE …`` for the base config's head.
+
+    Raises:
+        ConfigError: it is none of these, or a head that nobody registered.
+    """
+    source, _, tail = text.partition(":")
+    name, _, target = source.rpartition("=")
+    name, target = name.strip(), target.strip()
+    opts = tuple(shlex.split(tail))
+    if not target or len(opts) % 2:
+        raise ConfigError(
+            f"--heads '{text}': expected HEAD, NAME=HEAD, NAME=FILE.yaml or NAME:\"KEY VALUE …\"."
+        )
+    if target.endswith((".yaml", ".yml", ".py")):
+        if target.endswith(".py"):
+            raise ConfigError(f"--heads '{text}': a comparison takes yaml configs only.")
+        return Variant(name or Path(target).stem, config=target, opts=opts)
+    if target in ROI_MASK_HEAD_REGISTRY:
+        return Variant(name or _default_name(target, opts), head=target, opts=opts)
+    if name or not opts or target.endswith("Head"):
+        known = sorted(key for key, _ in ROI_MASK_HEAD_REGISTRY)
+        near = difflib.get_close_matches(target, known, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ConfigError(
+            f"--heads '{text}': nobody registered a mask head '{target}'.{hint} There are: "
+            f"{', '.join(known)}. Heads of your own: --import FILE_OR_MODULE."
+        )
+    return Variant(target, opts=opts)
+
+
+def _default_name(head: str, opts: Sequence[str]) -> str:
+    own = [f"{key.rpartition('.')[2]} {value}" for key, value in zip(opts[::2], opts[1::2])]
+    return " ".join([head, *own])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A comparison.
+
+    Attributes:
+        base: yaml config of the detector and of what heads do not change.
+        variants: the first is the baseline.
+        output: its folder.
+        seeds: how many; they are 1, 2, …
+        iterations: of each training; None: the base config's schedule.
+        mode: "frozen" or "end_to_end", see docs/compare.md.
+        detector: weights of the frozen detector; "": it is trained first.
+        detector_iterations: of that training; None: the base config's schedule.
+        held_out: names or ids of classes whose masks train no head.
+        opts: KEY VALUE … for all trainings.
+        imports: modules or files that register heads and data sets.
+        jobs: trainings at a time.
+    """
+
+    base: str
+    variants: tuple[Variant, ...]
+    output: Path
+    seeds: int = 1
+    iterations: int | None = None
+    mode: str = "frozen"
+    detector: str = ""
+    detector_iterations: int | None = None
+    held_out: tuple[str, ...] = ()
+    opts: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
+    jobs: int = 1
+
+    @property
+    def baseline(self) -> Variant:
+        return self.variants[0]
+
+    @property
+    def detector_folder(self) -> Path:
+        return self.output / "detector"
+
+    def folder(self, variant: Variant, seed: int) -> Path:
+        return self.output / "runs" / variant.slug / f"seed{seed}"
+
+    def runs(self) -> list[tuple[Variant, int]]:
+        """Seed by seed, so that whatever is done is paired."""
+        return [(v, seed) for seed in range(1, self.seeds + 1) for v in self.variants]
+
+    # ---- Configs -----------------------------------------------------------------------------------
+
+    def base_config(self, iterations: int | None = None):
+        """The base config with the overrides that all trainings share."""
+        cfg = load_config(self.base, [*self._schedule(self.base, iterations), *self.opts])
+        self._register_shapes(cfg)
+        return cfg
+
+    def detector_config(self):
+        """Of the training of the frozen detector: the base config, held-out masks left out."""
+        cfg = self.base_config(self.detector_iterations)
+        head = cfg.MODEL.ROI_MASK_HEAD
+        if self.held_out and not is_of_this_package(head.NAME):
+            head.NAME = _FCN_HEAD  # knows which classes train it; otherwise the same head
+        self._hold_out(cfg)
+        cfg.SEED = 1
+        cfg.OUTPUT_DIR = str(self.detector_folder)
+        return cfg
+
+    def config(self, variant: Variant, seed: int):
+        """Of one training, complete.
+
+        Raises:
+            ConfigError: it does not load, or its head cannot do what is asked.
+        """
+        source = variant.config or self.base
+        shared = [*self._schedule(source, self.iterations), *self.opts]
+        if variant.head:
+            shared += ["MODEL.ROI_MASK_HEAD.NAME", variant.head]
+        cfg = load_config(source, shared)
+        self._register_shapes(cfg)
+        try:
+            cfg.merge_from_list(list(variant.opts))
+        except (KeyError, AssertionError, ValueError) as error:
+            raise ConfigError(f"--heads '{variant.name}': {error}") from error
+        pools_itself = _pools_itself(cfg)
+        if pools_itself and "MODEL.ROI_MASK_HEAD.POOLER_TYPE" not in variant.opts:
+            cfg.MODEL.ROI_MASK_HEAD.POOLER_TYPE = ""
+        if self.held_out and not is_of_this_package(cfg.MODEL.ROI_MASK_HEAD.NAME):
+            raise ConfigError(
+                f"--held-out: {cfg.MODEL.ROI_MASK_HEAD.NAME} cannot leave classes out. Wrap it: "
+                f'{variant.slug}=MrcnnExtWrappedMaskHead:"MRCNN_EXT.MASK_HEAD.WRAPPED '
+                f'{cfg.MODEL.ROI_MASK_HEAD.NAME}"'
+            )
+        self._hold_out(cfg)
+        cfg.SEED = seed
+        cfg.OUTPUT_DIR = str(self.folder(variant, seed))
+        return cfg
+
+    def held_out_ids(self, cfg) -> list[int]:
+        """Contiguous ids of the held-out classes.
+
+        Raises:
+            ConfigError: a name that the training set does not have, or no class is left.
+        """
+        names = list(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes") or [])
+        total = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+        ids = set()
+        for item in self.held_out:
+            if item in names:
+                ids.add(names.index(item))
+            elif item.isdigit() and int(item) < total:
+                ids.add(int(item))
+            else:
+                raise ConfigError(
+                    f"--held-out: no class '{item}'; expected names of {names} or ids 0 … {total - 1}."
+                )
+        if len(ids) >= total:
+            raise ConfigError("--held-out names all classes; none would train the heads.")
+        return sorted(ids)
+
+    def settings(self) -> dict:
+        """What must be the same for all that is in the folder."""
+        return {
+            "mode": self.mode,
+            "held out": list(self.held_out),
+            "detector": self.detector,
+            "detector iterations": self.detector_iterations if self.mode == "frozen" else None,
+            "imports": list(self.imports),
+            "config": flat(self.base_config(self.iterations)),
+        }
+
+    def _hold_out(self, cfg) -> None:
+        if self.held_out:
+            out = self.held_out_ids(cfg)
+            rest = [k for k in range(cfg.MODEL.ROI_HEADS.NUM_CLASSES) if k not in out]
+            cfg.MRCNN_EXT.MASK_HEAD.TRAIN_CLASSES = rest
+            cfg.MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK = True
+
+    @staticmethod
+    def _schedule(source: str, iterations: int | None) -> list[str]:
+        if iterations is None:
+            return []
+        cfg = load_config(source)
+        drop = iterations * 4 // 5  # a smaller learning rate at the end
+        overrides = {
+            "SOLVER.MAX_ITER": iterations,
+            "SOLVER.STEPS": f"({drop},)" if drop else "()",
+            "SOLVER.WARMUP_ITERS": min(cfg.SOLVER.WARMUP_ITERS, iterations // 5),
+        }
+        return [str(part) for item in overrides.items() for part in item]
+
+    @staticmethod
+    def _register_shapes(cfg) -> None:
+        shapes = cfg.MRCNN_EXT.SHAPES
+        configure_builtin_shapes(
+            num_train=shapes.NUM_TRAIN,
+            num_val=shapes.NUM_VAL,
+            image_size=shapes.IMAGE_SIZE,
+            seed=shapes.SEED,
+        )
+
+
+def flat(cfg, prefix: str = "") -> dict[str, object]:
+    """All keys of a config as "A.B.C" -> value; tuples become lists, as in json."""
+    out: dict[str, object] = {}
+    for key, value in cfg.items():
+        if isinstance(value, Mapping):
+            out.update(flat(value, f"{prefix}{key}."))
+        else:
+            out[prefix + key] = _plain(value)
+    return out
+
+
+def _plain(value):
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def is_of_this_package(head: str) -> bool:
+    """Whether a registered mask head has the switches of ``MRCNN_EXT.MASK_HEAD``."""
+    if head not in ROI_MASK_HEAD_REGISTRY:
+        return False
+    return issubclass(ROI_MASK_HEAD_REGISTRY.get(head), MaskHeadBase)
+
+
+def _pools_itself(cfg) -> bool:
+    name = cfg.MODEL.ROI_MASK_HEAD.NAME
+    if not is_of_this_package(name):
+        return False
+    node = cfg.MRCNN_EXT.MASK_HEAD
+    asked = node.CONTEXT != 1 or bool(node.POOLER_LEVELS)
+    return asked or ROI_MASK_HEAD_REGISTRY.get(name).needs_maps

@@ -1,0 +1,95 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""The runs of a comparison: what is missing is trained, what is there is not repeated."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from ..fileio import write_json
+from ..processes import Job, run_jobs
+from .checks import run_settings
+from .plan import Plan, Variant
+from .run import write_spec
+
+__all__ = ["detector_weights", "evaluate_only", "train_all"]
+
+
+def detector_weights(plan: Plan) -> str:
+    """Of the frozen detector; "" for end-to-end trainings."""
+    if plan.mode != "frozen":
+        return ""
+    return plan.detector or str(plan.detector_folder / "model_final.pth")
+
+
+def train_all(
+    plan: Plan,
+    *,
+    evaluate: bool = True,
+    console: Console | None = None,
+    on_done: Callable[[], None] | None = None,
+) -> None:
+    """Train (and evaluate) all that is missing.
+
+    Args:
+        evaluate: False leaves evaluation for later.
+        on_done: called after each run.
+
+    Raises:
+        JobError: some failed.
+    """
+    if plan.mode == "frozen" and not plan.detector:
+        run_jobs([_detector_job(plan)], 1, console=console)
+    jobs = [_job(plan, variant, seed, evaluate) for variant, seed in plan.runs()]
+    done = on_done or (lambda: None)
+    run_jobs(jobs, plan.jobs, console=console, on_done=lambda job: done())
+
+
+def evaluate_only(plan: Plan, *, console: Console | None = None) -> list[str]:
+    """Evaluate the runs that are trained and have no result.
+
+    Returns:
+        names of runs that are not trained yet.
+    """
+    jobs, missing = [], []
+    for variant, seed in plan.runs():
+        if (plan.folder(variant, seed) / "training.json").is_file():
+            jobs.append(_job(plan, variant, seed, evaluate=True))
+        else:
+            missing.append(_name(variant, seed))
+    run_jobs(jobs, plan.jobs, console=console)
+    return missing
+
+
+def _name(variant: Variant, seed: int) -> str:
+    return f"{variant.name} seed {seed}"
+
+
+def _command(folder: Path) -> tuple[str, ...]:
+    return (sys.executable, "-m", "mrcnn_ext.compare.run", str(folder))
+
+
+def _detector_job(plan: Plan) -> Job:
+    folder, cfg = plan.detector_folder, plan.detector_config()
+    done = folder / "training.json"
+    if not done.is_file():
+        write_spec(
+            folder, cfg, variant="detector", seed=0, detector="", frozen=False, evaluate=False,
+            imports=plan.imports,
+        )  # fmt: skip
+    return Job("detector", folder, _command(folder), cfg.SOLVER.MAX_ITER, done.is_file)
+
+
+def _job(plan: Plan, variant: Variant, seed: int, evaluate: bool) -> Job:
+    folder, cfg = plan.folder(variant, seed), plan.config(variant, seed)
+    done = folder / ("result.json" if evaluate else "training.json")
+    if not done.is_file():
+        write_json(folder / "settings.json", run_settings(plan, variant, seed))
+        write_spec(
+            folder, cfg, variant=variant.name, seed=seed, detector=detector_weights(plan),
+            frozen=plan.mode == "frozen", evaluate=evaluate, imports=plan.imports,
+        )  # fmt: skip
+    return Job(_name(variant, seed), folder, _command(folder), cfg.SOLVER.MAX_ITER, done.is_file)

@@ -1,0 +1,264 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""One training of a comparison: from shared weights, interruptible, training.json at its end."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, hooks
+from detectron2.modeling import build_model
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import CommonMetricPrinter, JSONWriter
+from torch import nn
+
+from ..errors import WeightsError
+from ..fileio import write_json
+from .checks import is_part_of_mask_head
+from .data import Checksum, PairedLoader, mixed_seed
+
+__all__ = ["FrozenShell", "build_paired_model", "load_all_but_mask_head", "load_trained"]
+__all__ += ["mask_head", "train"]
+
+_CHECKPOINTS = (
+    10  # so many in a training; what is trained after the last is lost by an interruption
+)
+_LINES = 100  # of metrics.json, for progress
+
+
+def build_paired_model(cfg, seed: int) -> nn.Module:
+    """A model whose random weights outside of the mask head do not depend on the mask head.
+
+    The mask head's own weights follow from the seed. All others are those of the same model without
+    a mask head: else a head that draws more numbers would change the layers that are built after it.
+    """
+    seed_all_rng(mixed_seed(seed, 0))
+    model = build_model(cfg)
+    bare = cfg.clone()
+    bare.defrost()
+    bare.MODEL.MASK_ON = False
+    seed_all_rng(mixed_seed(seed, 0))
+    shared = build_model(bare).state_dict()
+    own = {key: value for key, value in model.state_dict().items() if key not in shared}
+    model.load_state_dict({**shared, **own})
+    return model
+
+
+def load_all_but_mask_head(model: nn.Module, weights: str, *, complete: bool) -> None:
+    """Load weights; the mask head keeps its own, whatever the file has.
+
+    Args:
+        weights: whatever Detectron2's checkpointer reads; "": nothing is loaded.
+        complete: everything but the mask head must be there.
+
+    Raises:
+        WeightsError: something is not, or has another shape.
+    """
+    if not weights:
+        return
+    own = {k: v.clone() for k, v in model.state_dict().items() if is_part_of_mask_head(k)}
+    checkpointer = _Noting(model)
+    checkpointer.load(weights, checkpointables=[])
+    model.load_state_dict({**model.state_dict(), **own})
+    lacking = [key for key in checkpointer.lacking if not is_part_of_mask_head(key)]
+    if complete and lacking:
+        raise WeightsError(
+            f"{weights}: {lacking[0]} is missing or has another shape (as have {len(lacking) - 1} "
+            "others); a frozen detector must be complete, and be of the base config."
+        )
+
+
+class _Noting(DetectionCheckpointer):
+    lacking: list[str] = []
+
+    def _log_incompatible_keys(self, incompatible) -> None:
+        shapes = [item[0] for item in incompatible.incorrect_shapes]
+        self.lacking = [*incompatible.missing_keys, *shapes]
+        super()._log_incompatible_keys(incompatible)
+
+
+def mask_head(model: nn.Module) -> nn.Module:
+    """The module that masks come from."""
+    return model.roi_heads.mask_head  # type: ignore[union-attr,return-value]
+
+
+class FrozenShell(nn.Module):
+    """A model of which the mask head alone is trained, and the checksum of what that head sees.
+
+    The rest computes as in training (it samples proposals), but without gradients, and without what
+    norms and dropout do in training.
+
+    Attributes:
+        proposals: checksum of the boxes and classes that reached the mask head.
+    """
+
+    def __init__(self, model: nn.Module, proposals: Checksum, frozen: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.frozen = frozen
+        self.proposals = proposals
+        for name, parameter in model.named_parameters():
+            if frozen and not is_part_of_mask_head(name):
+                parameter.requires_grad_(False)
+        mask_head(model).register_forward_pre_hook(self._note)
+
+    def train(self, mode: bool = True) -> FrozenShell:
+        super().train(mode)
+        if self.frozen:
+            self.model.backbone.eval()  # type: ignore[operator,union-attr]
+            for name, module in self.model.named_modules():
+                # Only leaves: RPN and RoI heads, which hold them, must still sample as in training
+                if not is_part_of_mask_head(name) and not list(module.children()):
+                    module.eval()
+        return self
+
+    def forward(self, batch: list[dict]) -> dict[str, torch.Tensor]:
+        losses = self.model(batch)
+        if not self.frozen:
+            return losses
+        return {name: loss for name, loss in losses.items() if loss.requires_grad}
+
+    def _note(self, module: nn.Module, inputs: tuple) -> None:
+        if not module.training:
+            return
+        for instances in inputs[1]:
+            self.proposals.add(instances.proposal_boxes.tensor.detach().cpu().numpy())
+            self.proposals.add(instances.gt_classes.cpu().numpy())
+
+
+class _Seconds(HookBase):
+    """Time of each step without data loading; goes into checkpoints. A process's first is left out."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+        self._begun = 0.0
+
+    def before_step(self) -> None:
+        self._begun = time.perf_counter()
+
+    def after_step(self) -> None:
+        seconds = time.perf_counter() - self._begun
+        data = self.trainer.storage.history("data_time").latest()
+        if self.trainer.iter > self.trainer.start_iter:
+            self.values.append(seconds - float(data))
+
+    def state_dict(self) -> dict:
+        return {"values": self.values}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.values = list(state["values"])
+
+
+def train(cfg, *, seed: int, detector: str, folder: Path, frozen: bool) -> nn.Module:
+    """Train to the end, from the last checkpoint if there is one; write training.json.
+
+    An interrupted training ends with the same weights as one that was not, on a CPU to the last bit.
+
+    Args:
+        cfg: complete.
+        seed: of the run.
+        detector: weights of the detector for a frozen one; "" takes MODEL.WEIGHTS.
+        folder: of the run.
+        frozen: train the mask head alone.
+
+    Returns:
+        the trained model.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model = build_paired_model(cfg, seed)
+    load_all_but_mask_head(model, detector or cfg.MODEL.WEIGHTS, complete=frozen)
+    seen, proposals, seconds = Checksum(), Checksum(), _Seconds()
+    before = _weights_checksum(model)
+    shell = FrozenShell(model, proposals, frozen)
+    optimizer = build_optimizer(cfg, model)
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    parts: dict = {"optimizer": optimizer, "scheduler": scheduler, "seconds": seconds}
+    parts.update(images_seen=seen, proposals_seen=proposals)
+    amp = cfg.SOLVER.AMP.ENABLED
+    if amp:
+        parts["grad_scaler"] = torch.amp.GradScaler("cuda")
+    checkpointer = DetectionCheckpointer(model, str(folder), **parts)
+    start = checkpointer.resume_or_load("", resume=True).get("iteration", -1) + 1
+    stop = cfg.SOLVER.MAX_ITER
+    _cut_metrics(folder / "metrics.json", start)
+    if start < stop:
+        loader = PairedLoader(cfg, seed=seed, start=start, stop=stop, seen=seen)
+        if amp:
+            trainer = AMPTrainer(shell, loader, optimizer, grad_scaler=parts["grad_scaler"])
+        else:
+            trainer = SimpleTrainer(shell, loader, optimizer)
+        period = max(1, stop // _CHECKPOINTS)
+        writers = [CommonMetricPrinter(stop), JSONWriter(str(folder / "metrics.json"))]
+        trainer.register_hooks(
+            [
+                hooks.IterationTimer(warmup_iter=0),
+                seconds,
+                hooks.LRScheduler(optimizer, scheduler),
+                hooks.PeriodicCheckpointer(checkpointer, period, stop, max_to_keep=1),
+                hooks.PeriodicWriter(writers, period=max(1, min(20, stop // _LINES))),
+            ]
+        )
+        trainer.train(start, stop)
+    write_json(
+        folder / "training.json",
+        {
+            "iterations": stop,
+            "weights before": before,
+            "weights after": _weights_checksum(model),
+            "images seen": seen.value,
+            "proposals seen": proposals.value,
+            "seconds per iteration": float(np.median(seconds.values)) if seconds.values else None,
+            "peak memory": _peak_memory(),
+            "peak memory is of": "CUDA" if torch.cuda.is_initialized() else "the process",
+            "threads": torch.get_num_threads(),
+            "device": cfg.MODEL.DEVICE,
+        },
+    )
+    return model
+
+
+def load_trained(cfg, folder: Path) -> nn.Module:
+    """The model that a finished training left."""
+    model = build_model(cfg)
+    DetectionCheckpointer(model).load(str(folder / "model_final.pth"))
+    return model
+
+
+def _weights_checksum(model: nn.Module) -> dict[str, int]:
+    """Of the mask head, and of everything else."""
+    sums = {"mask head": Checksum(), "rest": Checksum()}
+    for key, value in model.state_dict().items():
+        part = "mask head" if is_part_of_mask_head(key) else "rest"
+        sums[part].add(value.detach().cpu().numpy())
+    return {part: checksum.value for part, checksum in sums.items()}
+
+
+def _cut_metrics(file: Path, start: int) -> None:
+    """Leave out what a training will write again."""
+    if not file.is_file():
+        return
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and _iteration(line) < start]
+    file.write_text("".join(kept), encoding="utf-8")
+
+
+def _iteration(line: str) -> int:
+    try:
+        return int(json.loads(line).get("iteration", 0))
+    except ValueError:
+        return sys.maxsize
+
+
+def _peak_memory() -> int:
+    """Bytes: of the GPU's allocator, or else the largest resident size of this process."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
