@@ -105,6 +105,42 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     _C.MASK_HEAD.COUPLING = "sigmoid"
     # MrcnnExtWrappedMaskHead: name of the mask head that it puts these switches around.
     _C.MASK_HEAD.WRAPPED = "MaskRCNNConvUpsampleHead"
+    _C.MASK_HEAD.BOUNDARY = CN()
+    # MrcnnExtBoundaryMaskHead: feature maps that the boundary branch pools from, for example ["p2"], at
+    # twice POOLER_RESOLUTION; empty: the finest of those that the head pools from.
+    _C.MASK_HEAD.BOUNDARY.POOLER_LEVELS = []
+    # 3 x 3 convolutions of the boundary branch; NUM_CONV are those of the mask branch.
+    _C.MASK_HEAD.BOUNDARY.NUM_CONV = 2
+    # Factor of the boundary's binary cross entropy.
+    _C.MASK_HEAD.BOUNDARY.BCE_WEIGHT = 1.0
+    # Factor of the boundary's dice loss.
+    _C.MASK_HEAD.BOUNDARY.DICE_WEIGHT = 1.0
+    _C.MASK_HEAD.DYNAMIC = CN()
+    # MrcnnExtDynamicMaskHead: feature maps that the shared features are made from, at the stride of the
+    # finest of them; empty: those that the head pools from. CondInst takes ["p3", "p4", "p5"].
+    # (MODEL.ROI_MASK_HEAD.NUM_CONV and CONV_DIM are those of its controller.)
+    _C.MASK_HEAD.DYNAMIC.MAP_LEVELS = []
+    # Width of the branch that makes them.
+    _C.MASK_HEAD.DYNAMIC.MAP_CONV_DIM = 128
+    # 3 x 3 convolutions of that branch.
+    _C.MASK_HEAD.DYNAMIC.MAP_NUM_CONV = 4
+    # Shared features, which each object's network gets together with the position in its box.
+    _C.MASK_HEAD.DYNAMIC.MAP_CHANNELS = 8
+    # Width of each object's network.
+    _C.MASK_HEAD.DYNAMIC.HIDDEN_CHANNELS = 8
+    # Side of the masks.
+    _C.MASK_HEAD.DYNAMIC.MASK_RESOLUTION = 56
+    _C.MASK_HEAD.DEEP = CN()
+    # MrcnnExtDeepMaskHead: layers of its hourglass network, 10, 20 or 52. The paper has
+    # MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION 32. CONV_DIM, NUM_CONV and CLS_AGNOSTIC_MASK there are not
+    # used: masks never depend on the class.
+    _C.MASK_HEAD.DEEP.DEPTH = 20
+    # Width of its first and last convolution; the hourglass is 2 to 4 times as wide.
+    _C.MASK_HEAD.DEEP.CONV_DIM = 64
+    # Train on the ground-truth boxes that proposals were matched to, instead of the proposals.
+    _C.MASK_HEAD.DEEP.TRAIN_ON_GT_BOXES = True
+    # How many of them at most in each image, different ones first; 0: one for each proposal.
+    _C.MASK_HEAD.DEEP.MAX_BOXES_PER_IMAGE = 16
 
     # ---------------------------------------------------------------------------------------------
     # Checks and results of MODEL.META_ARCHITECTURE "MrcnnExtRCNN"

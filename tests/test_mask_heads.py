@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_model
+from detectron2.modeling import ROI_MASK_HEAD_REGISTRY, build_model
 from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
@@ -22,7 +22,13 @@ from mrcnn_ext.modeling.mask_heads.scoring import free_mask_quality, mask_iou_ta
 from tests.helpers import random_inputs, timm_cfg, train_step
 
 # Heads of this package; every switch is tried on each of them.
-HEADS = ["MrcnnExtFCNMaskHead", "MrcnnExtWrappedMaskHead"]
+HEADS = [
+    "MrcnnExtFCNMaskHead",
+    "MrcnnExtWrappedMaskHead",
+    "MrcnnExtBoundaryMaskHead",
+    "MrcnnExtDynamicMaskHead",
+    "MrcnnExtDeepMaskHead",
+]
 SWITCHES = {
     "plain": [],
     "agnostic": ["MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", True],
@@ -49,8 +55,12 @@ def head_cfg(name: str, *switches: str):
     cfg = timm_cfg("resnet18", fpn=True)
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
     cfg.MODEL.ROI_MASK_HEAD.NAME = name
+    if ROI_MASK_HEAD_REGISTRY.get(name).needs_maps:
+        cfg.MODEL.ROI_MASK_HEAD.POOLER_TYPE = ""
     cfg.MRCNN_EXT.MASK_HEAD.SCORE_CONV_DIM = 8
     cfg.MRCNN_EXT.MASK_HEAD.SCORE_FC_DIM = 16
+    cfg.MRCNN_EXT.MASK_HEAD.DYNAMIC.MAP_CONV_DIM = 16
+    cfg.MRCNN_EXT.MASK_HEAD.DEEP.CONV_DIM = 8
     for switch in switches:
         cfg.merge_from_list(SWITCHES[switch])
     return cfg

@@ -11,7 +11,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset
-from detectron2.modeling import build_model
+from detectron2.modeling import ROI_MASK_HEAD_REGISTRY, build_model
 from detectron2.solver import build_optimizer
 
 from mrcnn_ext import doctor
@@ -39,6 +39,8 @@ def _heads(base, kind):
 def _mask_head(name):
     cfg = _fpn()
     cfg.MODEL.ROI_MASK_HEAD.NAME = name
+    if ROI_MASK_HEAD_REGISTRY.get(name).needs_maps:
+        cfg.MODEL.ROI_MASK_HEAD.POOLER_TYPE = ""
     return cfg
 
 
@@ -54,7 +56,7 @@ CASES = {
         ("MODEL.ROI_MASK_HEAD.NAME", f"MrcnnExt{kind}MaskHead"): partial(
             _mask_head, f"MrcnnExt{kind}MaskHead"
         )
-        for kind in ("FCN", "Wrapped")
+        for kind in ("FCN", "Wrapped", "Boundary", "Dynamic", "Deep")
     },
 }
 

@@ -1,5 +1,8 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 from .base import MaskHeadBase, MaskHeadInputs, select_class
+from .boundary_head import MrcnnExtBoundaryMaskHead
+from .deep_head import MrcnnExtDeepMaskHead
+from .dynamic_head import MrcnnExtDynamicMaskHead
 from .fcn_head import MrcnnExtFCNMaskHead
 from .losses import MASK_LOSSES, MaskLoss
 from .scoring import MASK_SCORES
@@ -11,6 +14,9 @@ __all__ = [
     "MaskHeadBase",
     "MaskHeadInputs",
     "MaskLoss",
+    "MrcnnExtBoundaryMaskHead",
+    "MrcnnExtDeepMaskHead",
+    "MrcnnExtDynamicMaskHead",
     "MrcnnExtFCNMaskHead",
     "MrcnnExtWrappedMaskHead",
     "select_class",
