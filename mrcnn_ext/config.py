@@ -142,6 +142,46 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     # How many of them at most in each image, different ones first; 0: one for each proposal.
     _C.MASK_HEAD.DEEP.MAX_BOXES_PER_IMAGE = 16
 
+    # MrcnnExtPointRendMaskHead. MODEL.ROI_MASK_HEAD.POOLER_TYPE must be ""; CONV_DIM and NORM are of
+    # the one convolution of its coarse mask, NUM_CONV has no meaning. With POOLER_LEVELS ["p2"] and
+    # MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO 1 the coarse mask is the paper's.
+    _C.MASK_HEAD.POINT_REND = CN()
+    # Side of the coarse mask.
+    _C.MASK_HEAD.POINT_REND.COARSE_RESOLUTION = 7
+    # Number of its fully connected layers, before the last.
+    _C.MASK_HEAD.POINT_REND.COARSE_NUM_FC = 2
+    # Their width.
+    _C.MASK_HEAD.POINT_REND.COARSE_FC_DIM = 1024
+    # Maps that a point's features are from, for example ["p2", "p3"]; empty: the finest of
+    # MODEL.ROI_HEADS.IN_FEATURES.
+    _C.MASK_HEAD.POINT_REND.IN_FEATURES = []
+    # Number of layers that answer for a point, before the last.
+    _C.MASK_HEAD.POINT_REND.NUM_FC = 3
+    # Their width.
+    _C.MASK_HEAD.POINT_REND.FC_DIM = 256
+    # Points of each RoI in training.
+    _C.MASK_HEAD.POINT_REND.TRAIN_POINTS = 196
+    # Times as many candidates are drawn; 1: no choice among them.
+    _C.MASK_HEAD.POINT_REND.OVERSAMPLE_RATIO = 3.0
+    # Share of the points that are the most uncertain candidates; the others are drawn uniformly.
+    _C.MASK_HEAD.POINT_REND.IMPORTANCE_RATIO = 0.75
+    # Side of the mask: COARSE_RESOLUTION times a power of 2. Detectron2's PointRend has 224.
+    _C.MASK_HEAD.POINT_REND.OUTPUT_RESOLUTION = 112
+    # Cells of the mask that are answered anew after each doubling of its side.
+    _C.MASK_HEAD.POINT_REND.SUBDIVISION_POINTS = 784
+
+    # MrcnnExtRefineMaskHead. MODEL.ROI_MASK_HEAD.POOLER_TYPE must be ""; NUM_CONV (the paper has 2)
+    # and CONV_DIM are of the convolutions before the first stage, CONV_DIM also of the semantic branch
+    # and the first stage, NORM of all 3 x 3 convolutions.
+    _C.MASK_HEAD.REFINE_MASK = CN()
+    # Map that the semantic branch works on; "": the finest of MODEL.ROI_HEADS.IN_FEATURES.
+    _C.MASK_HEAD.REFINE_MASK.SEMANTIC_FEATURE = ""
+    # Number of its 3 x 3 convolutions over the whole map.
+    _C.MASK_HEAD.REFINE_MASK.SEMANTIC_NUM_CONV = 4
+    # Factors of the losses of the masks. There are as many masks; the first has the side
+    # MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION, each further one twice the side of the one before.
+    _C.MASK_HEAD.REFINE_MASK.STAGE_WEIGHTS = [0.5, 0.75, 0.75, 1.0]
+
     # ---------------------------------------------------------------------------------------------
     # Checks and results of MODEL.META_ARCHITECTURE "MrcnnExtRCNN"
     # ---------------------------------------------------------------------------------------------

@@ -28,6 +28,8 @@ HEADS = [
     "MrcnnExtBoundaryMaskHead",
     "MrcnnExtDynamicMaskHead",
     "MrcnnExtDeepMaskHead",
+    "MrcnnExtPointRendMaskHead",
+    "MrcnnExtRefineMaskHead",
 ]
 SWITCHES = {
     "plain": [],
@@ -54,6 +56,7 @@ SWITCHES = {
 def head_cfg(name: str, *switches: str):
     cfg = timm_cfg("resnet18", fpn=True)
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+    cfg.TEST.DETECTIONS_PER_IMAGE = 10
     cfg.MODEL.ROI_MASK_HEAD.NAME = name
     if ROI_MASK_HEAD_REGISTRY.get(name).needs_maps:
         cfg.MODEL.ROI_MASK_HEAD.POOLER_TYPE = ""

@@ -5,6 +5,8 @@ from .deep_head import MrcnnExtDeepMaskHead
 from .dynamic_head import MrcnnExtDynamicMaskHead
 from .fcn_head import MrcnnExtFCNMaskHead
 from .losses import MASK_LOSSES, MaskLoss
+from .point_rend_head import MrcnnExtPointRendMaskHead
+from .refine_mask_head import MrcnnExtRefineMaskHead
 from .scoring import MASK_SCORES
 from .wrapped_head import MrcnnExtWrappedMaskHead
 
@@ -18,6 +20,8 @@ __all__ = [
     "MrcnnExtDeepMaskHead",
     "MrcnnExtDynamicMaskHead",
     "MrcnnExtFCNMaskHead",
+    "MrcnnExtPointRendMaskHead",
+    "MrcnnExtRefineMaskHead",
     "MrcnnExtWrappedMaskHead",
     "select_class",
 ]

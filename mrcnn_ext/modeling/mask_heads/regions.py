@@ -12,7 +12,13 @@ from torch.nn import functional as F
 from ...errors import ConfigError
 from ..poolers import FusedROIPooler
 
-__all__ = ["build_region_pooler", "crop_context", "enlarge_boxes", "region_features"]
+__all__ = [
+    "build_region_pooler",
+    "crop_context",
+    "enlarge_boxes",
+    "finest_first",
+    "region_features",
+]
 
 
 def build_region_pooler(
@@ -57,7 +63,12 @@ def region_features(cfg, maps: dict[str, ShapeSpec]) -> list[str]:
             f"MRCNN_EXT.MASK_HEAD.POOLER_LEVELS names {unknown}; MODEL.ROI_HEADS.IN_FEATURES has "
             f"{list(maps)}."
         )
-    return sorted(names, key=lambda name: maps[name].stride)
+    return [name for name in finest_first(maps) if name in names]
+
+
+def finest_first(maps: dict[str, ShapeSpec]) -> list[str]:
+    """Names of feature maps in the order of their strides."""
+    return sorted(maps, key=lambda name: maps[name].stride)
 
 
 def enlarge_boxes(boxes: list[Boxes], factor: float) -> list[Boxes]:
