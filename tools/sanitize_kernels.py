@@ -6,7 +6,8 @@
 
 Builds the library with sanitizers in a temporary folder and runs the cases in a process that has the
 sanitizers preloaded; torch's tensors are then guarded too. Needs GCC. Every 20th case is also compared
-with torchvision's op. Ends with an error, and the sanitizer's report, at the first finding.
+with torchvision's op or with Detectron2. Ends with an error, and the sanitizer's report, at the first
+finding.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def run_cases(count: int, seed: int) -> None:
     generator = random.Random(seed)
     start = time.monotonic()
     for index in range(count):
-        run_case(generator, compare=index % 20 == 0)
+        compare = index % 20 == 0
+        run_case(generator, compare)
+        mask_targets_case(generator, compare)
         if (index + 1) % max(count // 10, 1) == 0:
             print(f"{index + 1} cases, {time.monotonic() - start:.0f} s", flush=True)
 
@@ -78,6 +81,45 @@ def run_case(generator: random.Random, compare: bool) -> None:
         tolerance = 0.06 if dtype in (torch.float16, torch.bfloat16) else 1e-3
         for a, b in zip([output, *grads], [expected, *expected_grads]):
             torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def mask_targets_case(generator: random.Random, compare: bool) -> None:
+    """Mask targets of random polygons and masks, against Detectron2's where ``compare`` says so."""
+    import numpy as np
+    import torch
+    from detectron2.structures import BitMasks, PolygonMasks
+
+    from mrcnn_ext.layers import PackedPolygons, bitmask_targets, polygon_mask_targets
+
+    rng = np.random.default_rng(generator.getrandbits(32))
+    count = generator.randint(1, 6)
+    side = (generator.randint(1, 40), generator.randint(1, 40))
+    if compare:
+        side = (side[0], side[0])
+    spread = 50.0 if compare else generator.choice([0.1, 50.0, 1e4, 1e12, 1e300])
+    polygons = [
+        [spread * rng.uniform(-1, 1, 2 * rng.integers(3, 12)) for _ in range(rng.integers(0, 4))]
+        for _ in range(count)
+    ]
+    corner, extent = rng.uniform(-60, 60, (count, 2)), rng.uniform(1, 90, (count, 2))
+    boxes = torch.tensor(np.concatenate([corner, corner + extent], 1), dtype=torch.float32)
+    if not compare:
+        kind = generator.random()
+        if kind < 0.2:
+            boxes[generator.randrange(count), generator.randrange(4)] = generator.choice(
+                [float("nan"), float("inf"), -1e38]
+            )
+        elif kind < 0.4:
+            boxes *= generator.choice([0.0, -1.0, 1e3, 1e30])
+    index = torch.tensor(rng.integers(0, count, count))
+    masks = torch.tensor(rng.random((count, *rng.integers(1, 60, 2))) < 0.5)
+    from_polygons = polygon_mask_targets(PackedPolygons.from_lists(polygons), boxes, side, index)
+    from_masks = bitmask_targets(masks, boxes, side, index)
+    assert int(from_polygons.view(torch.uint8).max()) <= 1
+    if compare:
+        expected = PolygonMasks(polygons)[index].crop_and_resize(boxes, side[0])
+        assert torch.equal(from_polygons, expected)
+        assert torch.equal(from_masks, BitMasks(masks)[index].crop_and_resize(boxes, side[0]))
 
 
 def make_rois(generator: random.Random, images: int, height: int, width: int):

@@ -6,8 +6,10 @@ from __future__ import annotations
 from detectron2.config import configurable
 from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.modeling.roi_heads import CascadeROIHeads
+from detectron2.structures import Instances
 from torch import nn
 
+from ...structures import pack_gt_masks
 from ..poolers import fuse_pooler
 
 __all__ = ["MrcnnExtCascadeROIHeads"]
@@ -38,3 +40,9 @@ class MrcnnExtCascadeROIHeads(CascadeROIHeads):
             keypoint_pooler=fuse_pooler(keypoint_pooler),
             **kwargs,
         )
+
+    def label_and_sample_proposals(
+        self, proposals: list[Instances], targets: list[Instances]
+    ) -> list[Instances]:
+        """As the parent's; the mask head then finds ``gt_masks`` in this package's structures."""
+        return super().label_and_sample_proposals(proposals, pack_gt_masks(targets))

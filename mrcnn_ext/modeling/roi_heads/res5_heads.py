@@ -17,6 +17,7 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from ...errors import ConfigError
+from ...structures import pack_gt_masks
 from ..poolers import fuse_pooler
 from ..scripting import inherited
 
@@ -114,7 +115,7 @@ class MrcnnExtRes5ROIHeads(Res5ROIHeads):
     def label_and_sample_proposals(
         self, proposals: list[Instances], targets: list[Instances]
     ) -> list[Instances]:
-        sampled = super().label_and_sample_proposals(proposals, targets)
+        sampled = super().label_and_sample_proposals(proposals, pack_gt_masks(targets))
         if self._step is not None:
             self._step["proposals"] = sampled
         return sampled

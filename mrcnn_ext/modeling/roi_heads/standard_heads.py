@@ -7,8 +7,10 @@ from typing import Optional
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
+from detectron2.structures import Instances
 from torch import nn
 
+from ...structures import pack_gt_masks
 from ..poolers import fuse_pooler
 
 __all__ = ["MrcnnExtStandardROIHeads"]
@@ -43,3 +45,9 @@ class MrcnnExtStandardROIHeads(StandardROIHeads):
             keypoint_pooler=fuse_pooler(keypoint_pooler),
             **kwargs,
         )
+
+    def label_and_sample_proposals(
+        self, proposals: list[Instances], targets: list[Instances]
+    ) -> list[Instances]:
+        """As the parent's; the mask head then finds ``gt_masks`` in this package's structures."""
+        return super().label_and_sample_proposals(proposals, pack_gt_masks(targets))

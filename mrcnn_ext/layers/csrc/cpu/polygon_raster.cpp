@@ -1,0 +1,185 @@
+// Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+#include "polygon_raster.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <utility>
+
+namespace mrcnn_ext {
+namespace {
+
+constexpr int64_t kFifths = 5;
+// The middle of cell i, in both directions, is between its fifths 5 i + 2 and 5 i + 3.
+constexpr int64_t kBeforeMiddle = 2;
+// Edges of fewer fifths never skip one by rounding.
+constexpr int64_t kShort = 1 << 20;
+// More than the error, in steps, of where a short edge is thought to pass a column: 2^-52 times its
+// steps times the fifths of the grid.
+constexpr double kDoubt = 1e-3;
+
+/// Nearest fifth, halves up, negative numbers towards zero. The COCO API's int ends at 2^31, which
+/// is undefined there; here coordinates beyond 2^40 fifths, and what is not a number, are moved to that.
+int64_t to_fifths(double coordinate) {
+  constexpr double limit = static_cast<double>(int64_t(1) << 40);
+  const double fifths = 5.0 * coordinate + 0.5;
+  if (!(fifths > -limit)) return -static_cast<int64_t>(limit);
+  return static_cast<int64_t>(std::min(fifths, limit));
+}
+
+/// The first cell whose middle is beyond a fifth: the smallest i >= 0 with 5 i + 2 >= fifth.
+int64_t first_cell_beyond(int64_t fifth) {
+  return (std::max(fifth, kBeforeMiddle) + kFifths - 1 - kBeforeMiddle) / kFifths;
+}
+
+/// Where an edge is on its minor axis, in the COCO API's order of operations; to be truncated.
+double along(double start, double slope, double step) { return start + slope * step + 0.5; }
+
+/// target ^= source; they do not overlap. (Bytes may alias anything, so that without __restrict no
+/// vectors would be used.)
+void xor_into(uint8_t* __restrict target, const uint8_t* __restrict source, int64_t size) {
+  for (int64_t i = 0; i < size; ++i) target[i] ^= source[i];
+}
+
+void or_into(uint8_t* __restrict target, const uint8_t* __restrict source, int64_t size) {
+  for (int64_t i = 0; i < size; ++i) target[i] |= source[i];
+}
+
+}  // namespace
+
+PolygonRaster::PolygonRaster(int64_t height, int64_t width)
+    : height_(height),
+      width_(width),
+      flips_(static_cast<size_t>((height + 1) * width)),
+      row_(static_cast<size_t>(width)) {}
+
+void PolygonRaster::draw(
+    const double* points, const int64_t* part_begin, int64_t num_parts,
+    const GridPlacement& placement, uint8_t* mask) {
+  bool empty = true;
+  for (int64_t k = 0; k < num_parts; ++k) {
+    place(points + 2 * part_begin[k], part_begin[k + 1] - part_begin[k], placement);
+    if (!flip_around()) continue;
+    sum_down(mask, !empty);
+    empty = false;
+  }
+  if (empty) std::memset(mask, 0, static_cast<size_t>(height_ * width_));
+}
+
+/// Bring a polygon's vertices to the grid.
+void PolygonRaster::place(const double* points, int64_t count, const GridPlacement& placement) {
+  vertices_.resize(static_cast<size_t>(count + 1));
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t x = to_fifths((points[2 * i] - placement.origin_x) * placement.ratio_x);
+    const int64_t y = to_fifths((points[2 * i + 1] - placement.origin_y) * placement.ratio_y);
+    vertices_[static_cast<size_t>(i)] = {x, y, std::min(first_cell_beyond(x), width_)};
+  }
+  vertices_[static_cast<size_t>(count)] = vertices_[0];
+}
+
+/// Flip where the edges pass the middle of a column; returns whether any does.
+bool PolygonRaster::flip_around() {
+  // Sorted by kind first, without branches: processors cannot foresee which kind comes next.
+  flat_.resize(vertices_.size());
+  steep_.resize(vertices_.size());
+  size_t num_flat = 0, num_steep = 0;
+  for (size_t i = 1; i < vertices_.size(); ++i) {
+    const Vertex &from = vertices_[i - 1], &to = vertices_[i];
+    const bool passes = from.column != to.column;
+    const bool flat = std::llabs(to.x - from.x) >= std::llabs(to.y - from.y);
+    flat_[num_flat] = i;
+    num_flat += passes & flat;
+    steep_[num_steep] = i;
+    num_steep += passes & !flat;
+  }
+  for (size_t k = 0; k < num_flat; ++k) {
+    const Vertex *from = &vertices_[flat_[k] - 1], *to = &vertices_[flat_[k]];
+    if (from->x > to->x) std::swap(from, to);
+    flip_flat(*from, *to);
+  }
+  for (size_t k = 0; k < num_steep; ++k) flip_steep(vertices_[steep_[k] - 1], vertices_[steep_[k]]);
+  return num_flat + num_steep > 0;
+}
+
+/// An edge with no more rise than run: a step is a fifth of x, and y is what is rounded.
+void PolygonRaster::flip_flat(const Vertex& left, const Vertex& right) {
+  const double start = static_cast<double>(left.y);
+  const double slope =
+      static_cast<double>(right.y - left.y) / static_cast<double>(right.x - left.x);
+  double step = static_cast<double>(kFifths * left.column + kBeforeMiddle - left.x);
+  // Of the two ends of the step that passes a middle, the lower one. Rounding keeps their order.
+  if (slope < 0) step += 1.0;
+  for (int64_t column = left.column; column < right.column; ++column) {
+    flip(column, static_cast<int64_t>(along(start, slope, step)));
+    step += static_cast<double>(kFifths);
+  }
+}
+
+/// An edge with more rise than run: a step is a fifth of y, and x is what is rounded. The step that
+/// passes the middle of a column is guessed from the inverse slope, then looked for.
+void PolygonRaster::flip_steep(const Vertex& from, const Vertex& to) {
+  const bool backwards = from.y > to.y;
+  const Vertex &low = backwards ? to : from, &high = backwards ? from : to;
+  const bool rightwards = high.x > low.x;
+  const int64_t column_begin = std::min(low.column, high.column);
+  const int64_t column_end = std::max(low.column, high.column);
+  const int64_t rise = high.y - low.y;
+  const double start = static_cast<double>(low.x), run = static_cast<double>(high.x - low.x);
+  const double slope = run / static_cast<double>(rise), inverse = static_cast<double>(rise) / run;
+
+  for (int64_t column = column_begin; column < column_end; ++column) {
+    const double after = static_cast<double>(kFifths * column + kBeforeMiddle + 1);
+    // Whether the middle is passed after so many steps up: x is at `after` or right of it, or, on the
+    // way to the left, left of it. Truncation does not matter here, since `after` is positive.
+    const auto passed = [&](int64_t steps) {
+      return (along(start, slope, static_cast<double>(steps)) >= after) == rightwards;
+    };
+    const double guess = (after - 0.5 - start) * inverse;
+    int64_t step = static_cast<int64_t>(guess) + 1;
+    const double fraction = guess - static_cast<double>(step - 1);
+    if (rise > kShort || !(fraction > kDoubt && fraction < 1.0 - kDoubt)) {
+      step = std::clamp<int64_t>(step, 1, rise);
+      while (step > 1 && passed(step - 1)) --step;
+      while (step < rise && !passed(step)) ++step;
+    }
+    if (rise > kShort) {
+      // The COCO API sees a passage where its walk arrives next to the middle, and an edge of very
+      // many fifths may skip that one by rounding.
+      const int64_t arrival = backwards ? step - 1 : step;
+      const int64_t x = static_cast<int64_t>(along(start, slope, static_cast<double>(arrival)));
+      const int64_t next_to_middle = kFifths * column + kBeforeMiddle + (to.x > from.x ? 1 : 0);
+      if (x != next_to_middle) continue;
+    }
+    flip(column, low.y + step - 1);
+  }
+}
+
+/// A column flips from the first row on whose middle is beyond `y`, the lower end of the step that
+/// passes the middle of the column.
+void PolygonRaster::flip(int64_t column, int64_t y) {
+  flips_[static_cast<size_t>(std::min(first_cell_beyond(y), height_) * width_ + column)] ^= 1;
+}
+
+/// Turn flips into the mask, or add it to the mask that is there, and clear them. A flip below the last
+/// row only counts for the next column: the COCO API counts through all columns, one below the other,
+/// so that after an odd number of flips in a column the next one starts inside.
+void PolygonRaster::sum_down(uint8_t* mask, bool add) {
+  const int64_t height = height_, width = width_;
+  uint8_t* const flips = flips_.data();
+  uint8_t* const row = row_.data();
+  for (int64_t y = 1; y <= height; ++y) xor_into(flips + y * width, flips + (y - 1) * width, width);
+  const uint8_t* const odd = flips + height * width;
+  std::memset(row, 0, static_cast<size_t>(width));
+  if (std::memchr(odd, 1, static_cast<size_t>(width)) != nullptr) {
+    for (int64_t x = 1; x < width; ++x) row[x] = row[x - 1] ^ odd[x - 1];
+    for (int64_t y = 0; y < height; ++y) xor_into(flips + y * width, row, width);
+  }
+  if (add) {
+    or_into(mask, flips, height * width);
+  } else {
+    std::memcpy(mask, flips, static_cast<size_t>(height * width));
+  }
+  std::memset(flips, 0, static_cast<size_t>((height + 1) * width));
+}
+
+}  // namespace mrcnn_ext

@@ -1,0 +1,86 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Ground truth masks of a batch: how they come into fast structures, and mask targets of them."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+from torch import Tensor
+
+from .indexed_bitmasks import IndexedBitMasks
+from .packed_polygons import PackedPolygonMasks
+
+__all__ = ["mask_targets", "pack_gt_masks"]
+
+T = TypeVar("T", Instances, "list[Instances]")
+
+
+def pack_gt_masks(instances: T) -> T:
+    """Put ``gt_masks`` into the structures of this package, which heads then use unknowingly.
+
+    PolygonMasks become :class:`PackedPolygonMasks`, BitMasks :class:`IndexedBitMasks`; other types
+    stay, and so do subclasses that somebody else wrote.
+
+    Args:
+        instances: of one image, or a list of them. They are not changed.
+
+    Returns:
+        Instances with the same fields, but for ``gt_masks``; the same object where nothing is to do.
+
+    Raises:
+        ValueError: a polygon with a coordinate that is not finite.
+    """
+    if isinstance(instances, list):
+        return [pack_gt_masks(item) for item in instances]
+    masks = instances.get("gt_masks") if instances.has("gt_masks") else None
+    if type(masks) is PolygonMasks:
+        masks = PackedPolygonMasks.from_polygon_masks(masks)
+    elif type(masks) is BitMasks:
+        masks = IndexedBitMasks.from_bit_masks(masks)
+    else:
+        return instances
+    return Instances(instances.image_size, **{**instances.get_fields(), "gt_masks": masks})
+
+
+def mask_targets(
+    instances: list[Instances],
+    size: int | tuple[int, int],
+    *,
+    boxes_field: str = "proposal_boxes",
+) -> Tensor:
+    """What a mask head is to predict: ``gt_masks`` inside boxes, for all images of a batch.
+
+    Polygons of the whole batch are one op. If boxes are on a GPU, that waits for them once.
+
+    Args:
+        instances: one for each image, with ``gt_masks`` (PolygonMasks, BitMasks, or anything with
+            their ``crop_and_resize``) and boxes. Those without instances need no ``gt_masks``.
+        size: (h, w) of the targets, or one number for both.
+        boxes_field: the field with the Boxes.
+
+    Returns:
+        (R, h, w) bool for the R instances of all images in their order, on the boxes' device.
+
+    Raises:
+        ValueError: the list is empty, or a polygon has a coordinate that is not finite.
+    """
+    if not instances:
+        raise ValueError("mask_targets needs Instances of at least one image.")
+    device = _boxes(instances[0], boxes_field).device
+    filled = [item for item in pack_gt_masks(list(instances)) if len(item) > 0]
+    if not filled:
+        sides = (size, size) if isinstance(size, int) else tuple(size)
+        return torch.zeros((0, *sides), dtype=torch.bool, device=device)
+    masks = [item.get("gt_masks") for item in filled]
+    boxes = [_boxes(item, boxes_field) for item in filled]
+    if all(isinstance(item, PackedPolygonMasks) for item in masks):
+        return PackedPolygonMasks.cat(masks).crop_and_resize(torch.cat(boxes), size)
+    targets = [mask.crop_and_resize(box, size).to(device) for mask, box in zip(masks, boxes)]
+    return torch.cat(targets)
+
+
+def _boxes(instances: Instances, field: str) -> Tensor:
+    boxes = instances.get(field)
+    return boxes.tensor if isinstance(boxes, Boxes) else boxes
