@@ -189,6 +189,8 @@ def test_not_in_res5_heads():
 
 @pytest.mark.slow
 def test_it_learns_about_as_well_as_the_plain_head():
-    options = ["MRCNN_EXT.MASK_HEAD.DEEP.CONV_DIM", 16]
-    plain, head = (train_mask_head(name, options=options) for name in ("MrcnnExtFCNMaskHead", NAME))
+    agnostic = ["MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", True]
+    own = ["MRCNN_EXT.MASK_HEAD.DEEP.CONV_DIM", 16]
+    plain = train_mask_head("MrcnnExtFCNMaskHead", steps=800, options=agnostic)
+    head = train_mask_head(NAME, steps=800, options=agnostic + own)
     assert head.iou >= plain.iou - 0.03, (plain, head)
