@@ -49,16 +49,18 @@ class PolygonRaster {
   bool flip_around();
   void flip_flat(const Vertex& left, const Vertex& right);
   void flip_steep(const Vertex& low, const Vertex& high);
-  void flip(int64_t column, int64_t y);
-  void sum_down(uint8_t* mask, bool add);
+  struct Flips;
+  Flips flips();
+  void sum_down(uint8_t* mask);
 
   int64_t height_;
   int64_t width_;
-  std::vector<Vertex> vertices_;  // of the part at work, the first one again at the end
+  std::vector<Vertex> vertices_;   // of the part at work, the first one again at the end
   std::vector<size_t> flat_;       // edges, by the vertex where they end
   std::vector<size_t> steep_;
-  std::vector<uint8_t> flips_;    // (height + 1, width); all zero between parts
-  std::vector<uint8_t> row_;
+  std::vector<uint8_t> cells_;     // flips, (height + 1, width); all zero between parts
+  std::vector<uint8_t> odd_;       // by column, whether it has an odd number of flips
+  std::vector<uint8_t> part_;      // the mask of one of several parts
 };
 
 }  // namespace mrcnn_ext
