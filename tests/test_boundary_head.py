@@ -17,7 +17,7 @@ from mrcnn_ext.errors import ConfigError
 from mrcnn_ext.modeling import FusedROIPooler
 from mrcnn_ext.modeling.mask_heads import MrcnnExtBoundaryMaskHead
 from mrcnn_ext.modeling.mask_heads.boundary_head import boundary_targets
-from tests.mask_head_learning import train_mask_head
+from tests.mask_head_learning import check_that_it_learns
 from tests.mask_head_usage import check_use, check_words_of_res5_heads, head_cfg
 
 NAME = "MrcnnExtBoundaryMaskHead"
@@ -149,10 +149,5 @@ def test_not_in_res5_heads():
 
 
 @pytest.mark.slow
-def test_it_finds_boundaries_that_the_plain_head_does_not():
-    # In its first few hundred steps it is behind: two branches have to learn.
-    options = ["MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", True]
-    plain, head = (
-        train_mask_head(name, steps=800, options=options) for name in ("MrcnnExtFCNMaskHead", NAME)
-    )
-    assert head.boundary_iou >= plain.boundary_iou + 0.02, (plain, head)
+def test_it_learns_finer_boundaries_than_the_plain_head():
+    check_that_it_learns(NAME, margin=0.05)  # one seed gave .096

@@ -19,7 +19,7 @@ from mrcnn_ext.modeling.mask_heads.dynamic_head import (
     dynamic_mask_network,
     num_dynamic_parameters,
 )
-from tests.mask_head_learning import train_mask_head
+from tests.mask_head_learning import check_that_it_learns
 from tests.mask_head_usage import check_use, check_words_of_res5_heads, head_cfg
 
 NAME = "MrcnnExtDynamicMaskHead"
@@ -137,9 +137,6 @@ def test_not_in_res5_heads():
 
 
 @pytest.mark.slow
-def test_it_finds_boundaries_at_least_as_well_as_the_plain_head():
-    agnostic = ["MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", True]
-    own = ["MRCNN_EXT.MASK_HEAD.DYNAMIC.MAP_CONV_DIM", 32, "MODEL.ROI_MASK_HEAD.NORM", "GN"]
-    plain = train_mask_head("MrcnnExtFCNMaskHead", steps=800, options=agnostic)
-    head = train_mask_head(NAME, steps=800, options=agnostic + own)
-    assert head.boundary_iou >= plain.boundary_iou, (plain, head)
+def test_it_learns_finer_boundaries_than_the_plain_head():
+    options = ["MRCNN_EXT.MASK_HEAD.DYNAMIC.MAP_CONV_DIM", 32, "MODEL.ROI_MASK_HEAD.NORM", "GN"]
+    check_that_it_learns(NAME, margin=0.14, options=options)  # one seed gave .234

@@ -26,7 +26,7 @@ from mrcnn_ext.modeling.mask_heads.point_sampling import (
     uncertain_cells,
     uncertain_points,
 )
-from tests.mask_head_overfit import check_that_it_learns
+from tests.mask_head_learning import check_that_it_learns
 from tests.mask_head_surroundings import (
     check_amp,
     check_polygons,

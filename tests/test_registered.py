@@ -56,10 +56,7 @@ CASES = {
         ("MODEL.ROI_MASK_HEAD.NAME", f"MrcnnExt{kind}MaskHead"): partial(
             _mask_head, f"MrcnnExt{kind}MaskHead"
         )
-        for kind in (
-            *("FCN", "Wrapped", "Boundary", "Dynamic", "Deep"),
-            *("PointRend", "RefineMask"),
-        )
+        for kind in ("FCN", "Wrapped", "Boundary", "Dynamic", "Deep", "PointRend", "Refine")
     },
 }
 

@@ -25,6 +25,8 @@ __all__ = ["MrcnnExtRefineMaskHead", "band_loss", "merge_stages", "refined_band"
 _KEY = "MRCNN_EXT.MASK_HEAD.REFINE_MASK"
 _DENSE_STAGES = 2  # the first ones, whose masks are judged and used everywhere
 _DILATIONS = (1, 3, 5)
+# Narrower stages, which the paper does not have, start with few live ReLUs or none.
+_NARROWEST = 16
 _TRAIN_RADIUS, _TEST_RADIUS = 2, 1  # of the boundary, in pixels of the stage before
 
 
@@ -59,7 +61,8 @@ class MrcnnExtRefineMaskHead(MaskHeadBase):
         """
         Args:
             conv_dims: widths of the 3 x 3 convolutions before the first stage. The last is also the
-                width of the branch and of the first stage; each further stage has half.
+                width of the branch and of the first stage; each further stage has half, but no less
+                than 16.
             conv_norm: normalisation of all 3 x 3 convolutions, as for ``detectron2.layers.get_norm``.
             semantic_feature: map that the branch works on; "": the finest one.
             semantic_num_conv: its number of convolutions.
@@ -89,9 +92,10 @@ class MrcnnExtRefineMaskHead(MaskHeadBase):
         self.poolers = nn.ModuleList()
         side = self.resolution
         for _ in self.stage_weights[1:]:
-            self.stages.append(_Stage(dim, semantic_dim, self.num_classes, conv_norm))
+            narrower = max(dim // 2, _NARROWEST)
+            self.stages.append(_Stage(dim, narrower, semantic_dim, self.num_classes, conv_norm))
             self.poolers.append(build_region_pooler(shapes, [name], side, sampling_ratio=1))
-            dim, side = dim // 2, side * 2
+            dim, side = narrower, side * 2
         self.predictor = _predictor(dim, 1)
 
     @classmethod
@@ -190,14 +194,16 @@ def band_loss(logits: Tensor, targets: Tensor, band: Tensor) -> Tensor:
 class _Stage(nn.Module):
     """A mask from the features, and the features with detail, mask and surroundings joined."""
 
-    def __init__(self, dim: int, semantic_dim: int, num_classes: int, norm: str) -> None:
+    def __init__(
+        self, dim: int, narrower: int, semantic_dim: int, num_classes: int, norm: str
+    ) -> None:
         super().__init__()
         self.predictor = _predictor(dim, num_classes)
         self.semantic = _conv(semantic_dim, dim, 1)
         self.join = _conv(2 * dim + 1, dim, 1)
         self.around = nn.ModuleList(_conv(dim, dim, 3, norm, dilation=d) for d in _DILATIONS)
         self.fuse = _conv(dim, dim, 1)
-        self.reduce = _conv(dim, dim // 2 - 1, 1)
+        self.reduce = _conv(dim, narrower - 1, 1)
 
     def forward(self, x: Tensor, detail: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """
@@ -206,7 +212,7 @@ class _Stage(nn.Module):
             classes: (R,) int64.
 
         Returns:
-            logits (R, classes or 1, S, S), and features (R, dim / 2, S, S).
+            logits (R, classes or 1, S, S), and features (R, narrower, S, S).
         """
         logits = self.predictor(x)
         mask = select_class(logits, classes)[:, None].sigmoid()
@@ -261,11 +267,8 @@ def _check(conv_dims: Sequence[int], stage_weights: Sequence[float]) -> None:
             f"{_KEY}.STAGE_WEIGHTS is {list(stage_weights)}, expected a weight for each of "
             f"{_DENSE_STAGES + 1} masks or more."
         )
-    doublings = len(stage_weights) - 1
-    if not conv_dims or conv_dims[-1] % 2**doublings or conv_dims[-1] < 2 ** (doublings + 1):
+    if not conv_dims:
         raise ConfigError(
-            f"the convolutions of RefineMask (MODEL.ROI_MASK_HEAD.CONV_DIM, NUM_CONV) are "
-            f"{list(conv_dims)} wide; expected one or more, with a multiple of {2**doublings} and no "
-            f"less than {2 ** (doublings + 1)} channels, because each of {doublings} stages halves "
-            "them."
+            "RefineMask needs a convolution before its first stage, but MODEL.ROI_MASK_HEAD.NUM_CONV "
+            "is 0."
         )
