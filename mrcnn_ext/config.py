@@ -189,8 +189,9 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     # box or a class index out of range is reported with its file and image id, not as a NaN loss
     # or a CUDA assertion. Costs microseconds an image, on the CPU.
     _C.CHECK_INPUTS = True
-    # Keep predicted masks small until somebody reads them: evaluators of this package encode them
-    # directly, everybody else gets the same dense masks as from GeneralizedRCNN.
+    # Leave predicted masks as small as the mask head made them until somebody reads pred_masks; then
+    # they are what Detectron2 gives. Evaluation and json need no dense masks at all (see
+    # docs/mask_postprocessing.md). False pastes them at once, as Detectron2 does.
     _C.DEFER_MASKS = True
 
     # ---------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Masks that become dense when they are read."""
+"""Instances with deferred masks: whoever looks sees what Detectron2 would have given."""
 
 from __future__ import annotations
 
@@ -7,138 +7,241 @@ import copy
 import pickle
 
 import numpy as np
-import pycocotools.mask as mask_util
 import pytest
 import torch
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
-from detectron2.modeling import GeneralizedRCNN, build_model
-from detectron2.structures import Boxes, Instances
+from detectron2.layers import paste_masks_in_image
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Boxes, Instances, ROIMasks
 from detectron2.utils.visualizer import Visualizer
 
-from mrcnn_ext.layers import paste_masks
 from mrcnn_ext.structures import DeferredMaskInstances, DeferredMasks, instance_rles
 from tests.helpers import random_inputs, timm_cfg
+from tests.mask_reference import encode
+
+SIZE = (60, 80)
 
 
-def _deferred(count: int = 5) -> DeferredMaskInstances:
-    generator = torch.Generator().manual_seed(0)
-    corners = torch.rand(count, 2, generator=generator) * 40
-    boxes = torch.cat([corners, corners + 5 + 20 * torch.rand(count, 2, generator=generator)], 1)
-    masks = torch.rand(count, 1, 14, 14, generator=generator)
-    return DeferredMaskInstances(
-        (60, 70),
-        pred_boxes=Boxes(boxes),
-        scores=torch.rand(count, generator=generator),
-        pred_classes=torch.arange(count),
-        pred_masks=DeferredMasks(masks, boxes, (60, 70)),
-    )
+def _pair(number: int = 4, seed: int = 0) -> tuple[DeferredMaskInstances, Instances]:
+    """The same instances, deferred and as Detectron2 has them."""
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.rand(number, 2, generator=generator) * 40
+    boxes = torch.cat([corners, corners + 5 + torch.rand(number, 2, generator=generator) * 20], 1)
+    masks = torch.rand(number, 28, 28, generator=generator)
+    fields = {"scores": torch.rand(number, generator=generator)}
+    fields["pred_classes"] = torch.arange(number)
+    deferred = DeferredMaskInstances(SIZE, pred_boxes=Boxes(boxes.clone()), **fields)
+    deferred.pred_masks = DeferredMasks(masks, boxes, SIZE)
+    stock = Instances(SIZE, pred_boxes=Boxes(boxes.clone()), **fields)
+    stock.pred_masks = paste_masks_in_image(masks, boxes, SIZE).bool()
+    return deferred, stock
 
 
-def _is_deferred(instances: Instances) -> bool:
-    return isinstance(instances._fields["pred_masks"], DeferredMasks)
+def _is_deferred(instances) -> bool:
+    return instances.deferred_masks is not None
 
 
-def test_reading_gives_the_dense_masks():
-    instances = _deferred()
-    raw = instances._fields["pred_masks"]
-    expected = paste_masks(raw.masks, raw.boxes, (60, 70))
-    assert _is_deferred(instances)
-    for masks in (instances.pred_masks, instances.get("pred_masks")):
-        assert torch.equal(masks, expected)
-        assert masks.dtype == torch.bool
-    assert instances.pred_masks is instances.pred_masks  # made once
-    assert torch.equal(instances.get_fields()["pred_masks"], expected)
-    assert instances.has("pred_masks")
-    assert torch.equal(Instances((60, 70), **instances.get_fields()).pred_masks, expected)
+READERS = {
+    "attribute": lambda instances: instances.pred_masks,
+    "get": lambda instances: instances.get("pred_masks"),
+    "get_fields": lambda instances: instances.get_fields()["pred_masks"],
+    "Instances": lambda instances: Instances(SIZE, **instances.get_fields()).pred_masks,
+}
 
 
-@pytest.mark.parametrize(
-    "operation",
-    [
-        lambda x: x[torch.tensor([3, 1])],
-        lambda x: x[torch.tensor([False, True, False, True, True])],
-        lambda x: x[1:3],
-        lambda x: x[-1],
-        lambda x: x[:0],
-        lambda x: x.to("cpu"),
-        copy.copy,
-        copy.deepcopy,
-        lambda x: pickle.loads(pickle.dumps(x)),
-    ],
-)
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_whoever_reads_gets_the_dense_tensor_and_may_change_it(read):
+    deferred, stock = _pair()
+    assert _is_deferred(deferred)
+    masks = read(deferred)
+    assert masks.dtype == torch.bool
+    assert torch.equal(masks, stock.pred_masks)
+    assert deferred.pred_masks is masks
+    assert not _is_deferred(deferred)
+    masks[0] = False
+    stock.pred_masks[0] = False
+    assert torch.equal(deferred[:2].pred_masks, stock.pred_masks[:2])
+    assert instance_rles(deferred) == encode(stock.pred_masks)
+
+
+OPERATIONS = {
+    "slice": lambda x: x[1:3],
+    "number": lambda x: x[-1],
+    "bool": lambda x: x[x.scores > 0.4],
+    "indices": lambda x: x[torch.tensor([3, 0, 0])],
+    "nothing": lambda x: x[:0],
+    "to": lambda x: x.to("cpu"),
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda x: pickle.loads(pickle.dumps(x)),
+    "cat": lambda x: type(x).cat([x, x[1:]]),
+    "cat of one": lambda x: type(x).cat([x]),
+    "twice": lambda x: x[1:][:2].to("cpu"),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 def test_operations_leave_masks_deferred(operation):
-    result = operation(_deferred())
-    assert _is_deferred(result)
-    dense = _deferred()
-    dense.pred_masks = dense.pred_masks
-    assert not _is_deferred(dense)
-    expected = operation(dense).pred_masks
-    assert torch.equal(result.pred_masks, expected)
-    assert [r["counts"] for r in instance_rles(operation(_deferred()))] == [
-        mask_util.encode(np.asfortranarray(m.numpy().astype(np.uint8)))["counts"] for m in expected
-    ]
+    deferred, stock = (operation(instances) for instances in _pair())
+    assert isinstance(deferred, DeferredMaskInstances)
+    assert _is_deferred(deferred)
+    assert len(deferred) == len(stock)
+    assert deferred.has("pred_masks")
+    assert deferred.image_size == stock.image_size
+    assert "DeferredMasks" in str(deferred)
+    assert instance_rles(deferred) == encode(stock.pred_masks)
+    assert _is_deferred(deferred)
+    assert torch.equal(deferred.scores, stock.scores)
+    assert torch.equal(deferred.pred_boxes.tensor, stock.pred_boxes.tensor)
+    assert deferred.pred_masks.dtype == stock.pred_masks.dtype
+    assert torch.equal(deferred.pred_masks, stock.pred_masks)
 
 
-def test_boxes_changed_later_leave_masks_alone():
-    instances, expected = _deferred(), _deferred().pred_masks
-    instances.pred_boxes.scale(2, 2)
-    assert torch.equal(instances.pred_masks, expected)
+def test_mixed_lists_are_joined_dense():
+    deferred, stock = _pair()
+    expected = Instances.cat([stock, stock]).pred_masks
+    read = copy.copy(deferred)
+    read._fields = dict(deferred._fields)
+    read.get("pred_masks")
+    for lists in ([deferred, read], [read, deferred], [stock, deferred]):
+        joined = DeferredMaskInstances.cat([copy.copy(x) for x in lists])
+        assert torch.equal(joined.pred_masks, expected)
+    # Detectron2's own function knows nothing of deferred masks.
+    assert torch.equal(Instances.cat([deferred, stock]).pred_masks, expected)
 
 
-def test_cat_index_errors_and_other_fields():
-    both = Instances.cat([_deferred(), _deferred()])
-    assert both.pred_masks.shape == (10, 60, 70)
+def test_fields_can_be_removed_replaced_and_missing():
+    deferred, stock = _pair()
+    deferred.pred_masks = stock.pred_masks
+    assert not _is_deferred(deferred)
+    deferred.remove("pred_masks")
+    assert not deferred.has("pred_masks")
+    assert instance_rles(deferred) is None
+    with pytest.raises(AttributeError, match="Cannot find field 'pred_masks'"):
+        _ = deferred.pred_masks
+    with pytest.raises(KeyError):
+        deferred.get("pred_masks")
     with pytest.raises(IndexError):
-        _deferred()[5]
-    with pytest.raises(AttributeError, match="pred_keypoints"):
-        _ = _deferred().pred_keypoints
-    assert instance_rles(Instances((5, 5), scores=torch.zeros(2))) is None
-    instances = _deferred()
-    instances.remove("pred_masks")
-    assert not instances.has("pred_masks")
+        _ = deferred[4]
+    with pytest.raises(AssertionError, match="length 3"):
+        deferred.pred_masks = _pair(3)[0].deferred_masks
 
 
-def test_detectron2s_consumers_see_dense_masks():
-    instances, dense = _deferred(), _deferred()
-    dense.pred_masks = dense.pred_masks
-    assert instances_to_coco_json(instances, 7) == instances_to_coco_json(dense, 7)
-    image = np.zeros((60, 70, 3), np.uint8)
-    drawn = Visualizer(image).draw_instance_predictions(_deferred()).get_image()
-    assert drawn.any()
+def test_masks_stay_where_they_are_when_boxes_move():
+    deferred, stock = _pair()
+    deferred.pred_boxes.scale(2, 2)
+    assert torch.equal(deferred.pred_masks, stock.pred_masks)
 
 
-@pytest.mark.parametrize("defer", [True, False])
-def test_model_gives_what_generalized_rcnn_gives(defer):
+def test_rles_of_all_kinds_of_masks():
+    deferred, stock = _pair()
+    expected = encode(stock.pred_masks)
+    small = deferred.deferred_masks
+    boxes = Boxes(small.boxes)
+    assert small.rles() == expected
+    for masks in (stock.pred_masks, stock.pred_masks.numpy(), BitMasks(stock.pred_masks)):
+        assert instance_rles(Instances(SIZE, pred_masks=masks)) == expected
+    roi = Instances(SIZE, pred_boxes=boxes, pred_masks=ROIMasks(small.masks))
+    assert instance_rles(roi) == expected
+
+
+def test_detectron2s_evaluator_and_visualizer_take_them():
+    deferred, stock = _pair()
+    assert instances_to_coco_json(deferred, 7) == instances_to_coco_json(stock, 7)
+    image = np.zeros((*SIZE, 3), dtype=np.uint8)
+    pictures = []
+    for instances in _pair():
+        np.random.seed(0)  # of the colours
+        pictures.append(Visualizer(image).draw_instance_predictions(instances).get_image())
+    assert (pictures[0] == pictures[1]).all()
+
+
+def _models(**changes):
     cfg = timm_cfg("resnet18", fpn=True)
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
-    cfg.MRCNN_EXT.DEFER_MASKS = defer
+    cfg.TEST.DETECTIONS_PER_IMAGE = 10
+    cfg.merge_from_list([item for pair in changes.items() for item in pair])
     torch.manual_seed(0)
-    model = build_model(cfg).eval()
-    batch = random_inputs(cfg)
-    batch[0].update(height=200, width=301)
-    del batch[1]["height"]
-    with torch.no_grad():
-        results = model(batch)
-        expected = GeneralizedRCNN.inference(model, batch)
-        raw = model.inference(batch, do_postprocess=False)
-    for result, other in zip(results, expected):
-        ours, theirs = result["instances"], other["instances"]
-        assert isinstance(ours, DeferredMaskInstances) == defer
-        assert not defer or _is_deferred(ours)
-        assert ours.image_size == theirs.image_size
-        rles = [r["counts"] for r in instance_rles(ours)]
-        assert set(ours.get_fields()) == set(theirs.get_fields())
-        assert torch.equal(ours.pred_boxes.tensor, theirs.pred_boxes.tensor)
-        for name in ("scores", "pred_classes", "pred_masks"):
-            assert torch.equal(ours.get(name), theirs.get(name))
-        assert rles == [r["counts"] for r in instance_rles(theirs)]
-    assert all(type(x) is Instances for x in raw)
+    ours = build_model(cfg).eval()
+    cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
+    stock = build_model(cfg).eval()
+    stock.load_state_dict(ours.state_dict())
+    return cfg, ours, stock
 
 
-def test_model_without_masks():
-    cfg = timm_cfg("resnet18", fpn=True)
-    cfg.MODEL.MASK_ON = False
-    model = build_model(cfg).eval()
+def _assert_same(ours: Instances, stock: Instances) -> None:
+    assert ours.image_size == stock.image_size
+    assert list(ours._fields) == list(stock._fields)
+    if stock.has("pred_masks"):
+        assert instance_rles(ours) == instance_rles(stock)
+    for name, value in stock.get_fields().items():
+        got = ours.get(name)
+        assert type(got) is type(value)
+        a, b = getattr(got, "tensor", got), getattr(value, "tensor", value)
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("keypoints", [False, True])
+@torch.no_grad()
+def test_the_model_gives_what_generalized_rcnn_gives(keypoints):
+    changes = {"MODEL.KEYPOINT_ON": keypoints, "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": 11}
+    changes["MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS"] = (16,)
+    cfg, ours, stock = _models(**changes)
+    inputs = random_inputs(cfg)
+    for model_input, size in zip(inputs, ((96, 128), (211, 333))):
+        model_input["height"], model_input["width"] = size
+    small = random_inputs(cfg, number=1)[0]
+    small["height"], small["width"] = 3, 2  # boxes vanish
+    unsized = random_inputs(cfg, number=1)[0]
+    del unsized["height"], unsized["width"]
+    count = 0
+    for batch in (inputs, [small], [unsized]):
+        for a, b in zip(ours(batch), stock(batch)):
+            assert _is_deferred(a["instances"])
+            _assert_same(a["instances"], b["instances"])
+            count += len(a["instances"])
+    assert count >= 30
+
+
+@torch.no_grad()
+def test_given_boxes_raw_results_and_the_switch():
+    cfg, ours, stock = _models()
+    inputs = random_inputs(cfg, number=1)
+    given = Instances((96, 128), pred_boxes=Boxes(torch.tensor([[10.0, 9.0, 60.0, 70.0]])))
+    given.pred_classes = torch.tensor([3])
+    results = [m.inference(inputs, [copy.deepcopy(given)])[0] for m in (ours, stock)]
+    _assert_same(results[0]["instances"], results[1]["instances"])
+    raw = ours.inference(inputs, do_postprocess=False)[0]
+    assert raw.pred_masks.shape == (10, 1, 28, 28)
+    _, switched_off, _ = _models(**{"MRCNN_EXT.DEFER_MASKS": False})
+    result = switched_off(inputs)[0]["instances"]
+    assert type(result) is Instances
+    _assert_same(result, stock(inputs)[0]["instances"])
+    _, without, plain = _models(**{"MODEL.MASK_ON": False})
+    _assert_same(without(inputs)[0]["instances"], plain(inputs)[0]["instances"])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_scripted_model_is_detectron2s():
+    from detectron2.export import scripting_with_instances
+
+    cfg, ours, _ = _models(
+        **{
+            "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
+            "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+            "MODEL.RESNETS.DEPTH": 18,
+            "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
+        }
+    )  # fmt: skip  (timm's cannot be scripted)
+    fields = {
+        "proposal_boxes": Boxes, "objectness_logits": torch.Tensor, "pred_boxes": Boxes,
+        "scores": torch.Tensor, "pred_classes": torch.Tensor, "pred_masks": torch.Tensor,
+    }  # fmt: skip
+    inputs = [{"image": random_inputs(cfg, number=1)[0]["image"]}]
     with torch.no_grad():
-        (result,) = model(random_inputs(cfg)[:1])
-    assert not result["instances"].has("pred_masks")
+        expected = ours.inference(inputs, do_postprocess=False)[0]
+        scripted = scripting_with_instances(ours, fields)
+        got = scripted.inference(inputs, None, False)[0]
+    assert len(got) == len(expected) == 10
+    torch.testing.assert_close(got.pred_masks, expected.pred_masks)

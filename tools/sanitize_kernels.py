@@ -39,6 +39,7 @@ def run_cases(count: int, seed: int) -> None:
     for index in range(count):
         compare = index % 20 == 0
         run_case(generator, compare)
+        masks_case(generator, compare)
         mask_targets_case(generator, compare)
         if (index + 1) % max(count // 10, 1) == 0:
             print(f"{index + 1} cases, {time.monotonic() - start:.0f} s", flush=True)
@@ -81,6 +82,36 @@ def run_case(generator: random.Random, compare: bool) -> None:
         tolerance = 0.06 if dtype in (torch.float16, torch.bfloat16) else 1e-3
         for a, b in zip([output, *grads], [expected, *expected_grads]):
             torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def masks_case(generator: random.Random, compare: bool) -> None:
+    """Masks of any side and value in boxes of any place, encoded and pasted."""
+    import torch
+
+    from mrcnn_ext.layers import mask_paste_torch, masks_to_rle, paste_masks
+
+    pick = generator.choice
+    height, width = generator.randint(0, 40), generator.randint(0, 40)
+    boxes = make_rois(generator, 1, height // 4, width // 4)[:, 1:]
+    shape = (len(boxes), pick([1, 2, 7, 28, 31]), pick([1, 3, 14, 28, 33]))
+    masks = torch.rand(shape) * pick([1, 1, 1, 1e-30, 1e30])
+    if masks.numel() and generator.random() < 0.2:
+        masks.view(-1)[generator.randrange(masks.numel())] = pick(
+            [float("nan"), float("inf"), 3e38]
+        )
+    threshold = pick([0.0, 0.1, 0.5, 0.5, 0.9, 1.5, float("inf")])
+    images = paste_masks(masks, boxes, (height, width), threshold)
+    rles = masks_to_rle(masks, boxes, (height, width), threshold)
+    assert len(images) == len(rles) == len(boxes)
+    if compare and images.numel():
+        import numpy as np
+        from pycocotools import mask as mask_util
+
+        expected = torch.zeros_like(images)
+        mask_paste_torch.paste(masks, boxes, threshold, expected)
+        assert torch.equal(images, expected), (boxes, threshold)
+        for rle, image in zip(rles, expected.numpy()):
+            assert rle == mask_util.encode(np.asfortranarray(image, dtype=np.uint8))
 
 
 def mask_targets_case(generator: random.Random, compare: bool) -> None:

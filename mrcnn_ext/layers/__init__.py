@@ -1,6 +1,6 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 from .kernels import KernelStatus, kernel_status
-from .mask_ops import masks_to_rle, paste_masks
+from .mask_paste import masks_to_rle, paste_masks
 from .mask_targets import PackedPolygons, bitmask_targets, polygon_mask_targets
 from .roi_align import roi_align_pyramid
 

@@ -29,6 +29,8 @@ LAYERS = Path(__file__).resolve().parent
 CSRC = LAYERS / "csrc"
 MIN_TORCH = (2, 10)
 DEFAULT_ARCHITECTURES = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+# These repeat another library's roundings: sums and products stay as they are written.
+EXACT_SOURCES = ("mask_*.cpp", "polygon_raster.cpp", "bitmask_crop.cpp")
 SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-O1"]
 
 
@@ -68,6 +70,11 @@ def _common_flags(include: Path) -> list[str]:
     return ["-std=c++20", f"-DTORCH_TARGET_VERSION=0x{target:016x}", "-isystem", str(include)]
 
 
+def _source_flags(source: Path) -> list[str]:
+    exact = any(source.match(pattern) for pattern in EXACT_SOURCES)
+    return ["-ffp-contract=off"] if exact else []
+
+
 def _build(
     target: Path, sources: list[Path], compiler: str, flags: list[str], link: list[str]
 ) -> Path:
@@ -75,7 +82,7 @@ def _build(
     with tempfile.TemporaryDirectory() as folder:
         objects = [f"{folder}/{source.name}.o" for source in sources]
         commands = [
-            [compiler, *flags, "-c", str(source), "-o", result]
+            [compiler, *flags, *_source_flags(source), "-c", str(source), "-o", result]
             for source, result in zip(sources, objects)
         ]
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:

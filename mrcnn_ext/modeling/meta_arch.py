@@ -3,20 +3,20 @@
 
 from __future__ import annotations
 
+from typing import Dict, List, Optional  # noqa: UP035  (TorchScript knows no other names)
+
 import torch
 from detectron2.config import configurable
-from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
-from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, detector_postprocess
 from detectron2.structures import Instances
 
 from ..config_check import check_config
 from ..data.shapes import configure_builtin_shapes
 from ..errors import DataError
 from ..structures import DeferredMaskInstances, DeferredMasks
+from .scripting import inherited
 
 __all__ = ["MrcnnExtRCNN", "check_training_inputs"]
-
-_RENAMED = {"pred_masks": "roi_masks"}
 
 
 @META_ARCH_REGISTRY.register()
@@ -34,7 +34,8 @@ class MrcnnExtRCNN(GeneralizedRCNN):
         Args:
             check_inputs: look at training instances while they are still on the CPU; see
                 :func:`check_training_inputs`.
-            defer_masks: results are DeferredMaskInstances, whose masks become dense when they are read.
+            defer_masks: predictions are DeferredMaskInstances, whose masks are pasted into the image
+                when they are asked for.
             kwargs: as for GeneralizedRCNN.
         """
         super().__init__(**kwargs)
@@ -61,48 +62,56 @@ class MrcnnExtRCNN(GeneralizedRCNN):
             "defer_masks": cfg.MRCNN_EXT.DEFER_MASKS,
         }
 
-    def forward(self, batched_inputs: list[dict]):
+    _stock_forward = inherited(GeneralizedRCNN.forward, "_stock_forward")
+    _stock_inference = inherited(GeneralizedRCNN.inference, "_stock_inference")
+
+    def forward(self, batched_inputs: List[Dict[str, torch.Tensor]]):  # noqa: UP006
         """As GeneralizedRCNN.forward.
 
         Raises:
             DataError: in training, an image's ground truth is unusable.
         """
-        if self.training and self.check_inputs:
+        if not torch.jit.is_scripting() and self.training and self.check_inputs:
             check_training_inputs(batched_inputs, getattr(self.roi_heads, "num_classes", None))
-        return super().forward(batched_inputs)
+        return self._stock_forward(batched_inputs)
 
     def inference(
         self,
-        batched_inputs: list[dict],
-        detected_instances: list[Instances] | None = None,
+        batched_inputs: List[Dict[str, torch.Tensor]],  # noqa: UP006
+        detected_instances: Optional[List[Instances]] = None,  # noqa: UP006, UP045
         do_postprocess: bool = True,
     ):
-        """As GeneralizedRCNN.inference; post-processed results are DeferredMaskInstances."""
+        """As GeneralizedRCNN.inference; the post-processed masks are deferred."""
+        if torch.jit.is_scripting():
+            return self._stock_inference(batched_inputs, detected_instances, do_postprocess)
         if not (do_postprocess and self.defer_masks) or torch.jit.is_tracing():
-            return super().inference(batched_inputs, detected_instances, do_postprocess)
-        results = super().inference(batched_inputs, detected_instances, do_postprocess=False)
+            return self._stock_inference(batched_inputs, detected_instances, do_postprocess)
+        results = self._stock_inference(batched_inputs, detected_instances, False)
         return [
-            {"instances": _postprocess(item, inputs)}
-            for item, inputs in zip(results, batched_inputs)
+            {"instances": _postprocess(result, inputs)}
+            for result, inputs in zip(results, batched_inputs)
         ]
 
 
+_SMALL_MASKS = "mrcnn_ext_small_masks"
+
+
 def _postprocess(results: Instances, inputs: dict) -> Instances:
-    """Detectron2's ``detector_postprocess``, which gets everything but the masks."""
-    height = inputs.get("height", results.image_size[0])
-    width = inputs.get("width", results.image_size[1])
+    """Detectron2's detector_postprocess, with deferred masks in place of pasted ones."""
+    default_height, default_width = inputs["image"].shape[-2:]
+    size = (inputs.get("height", default_height), inputs.get("width", default_width))
     if not results.has("pred_masks"):
-        return detector_postprocess(results, height, width)
-    # Under another name it leaves them alone, and drops those of empty boxes.
-    fields = {_RENAMED.get(name, name): value for name, value in results.get_fields().items()}
-    processed = detector_postprocess(Instances(results.image_size, **fields), height, width)
-    final = DeferredMaskInstances((height, width))
+        return detector_postprocess(results, *size)
+    # Masks go through it under another name: so it selects those whose boxes are kept, and no more.
+    fields = {_SMALL_MASKS if k == "pred_masks" else k: v for k, v in results.get_fields().items()}
+    fields[_SMALL_MASKS] = getattr(fields[_SMALL_MASKS], "tensor", fields[_SMALL_MASKS])
+    processed = detector_postprocess(Instances(results.image_size, **fields), *size)
+    final = DeferredMaskInstances(processed.image_size)
     for name, value in processed.get_fields().items():
-        if name == _RENAMED["pred_masks"]:
-            boxes = processed.pred_boxes.tensor
-            final.pred_masks = DeferredMasks(value, boxes, (height, width))
-        else:
-            final.set(name, value)
+        if name == _SMALL_MASKS:
+            name = "pred_masks"
+            value = DeferredMasks(value, processed.pred_boxes.tensor, processed.image_size)
+        final.set(name, value)
     return final
 
 

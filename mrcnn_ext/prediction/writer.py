@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from detectron2.data import Metadata
 from detectron2.structures import BoxMode, Instances
-from pycocotools import mask as mask_util
 
 from ..fileio import write_json
+from ..structures import instance_rles
 
 __all__ = ["PredictionWriter"]
 
@@ -51,6 +51,7 @@ class PredictionWriter:
         boxes = BoxMode.convert(
             instances.pred_boxes.tensor.numpy(), BoxMode.XYXY_ABS, BoxMode.XYWH_ABS
         )
+        rles = instance_rles(instances)
         found = []
         for index, (box, score, class_id) in enumerate(
             zip(boxes, instances.scores.tolist(), instances.pred_classes.tolist())
@@ -61,9 +62,8 @@ class PredictionWriter:
                 "score": score,
                 "bbox_xywh": [float(v) for v in box],
             }
-            if instances.has("pred_masks"):
-                mask = np.asarray(instances.pred_masks[index], dtype=np.uint8)
-                rle = mask_util.encode(np.asfortranarray(mask))
+            if rles is not None:
+                rle = rles[index]
                 entry["segmentation"] = {**rle, "counts": rle["counts"].decode("ascii")}
             if instances.has("pred_keypoints"):
                 entry["keypoints"] = instances.pred_keypoints[index].tolist()

@@ -1,13 +1,16 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Predicted masks that become dense when somebody asks for them, and not before."""
+"""Predicted masks that stay small until somebody looks at their pixels."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.structures import Instances
+from detectron2.structures import Instances, ROIMasks
+from detectron2.utils.memory import retry_if_cuda_oom
+from pycocotools import mask as mask_util
 from torch import Tensor
 
 from ..layers import masks_to_rle, paste_masks
@@ -16,66 +19,97 @@ __all__ = ["DeferredMaskInstances", "DeferredMasks", "instance_rles"]
 
 
 class DeferredMasks:
-    """n masks as a mask head gives them, with all that is needed to put them into the image."""
+    """R masks as a mask head gives them, with what is needed to paste them into their image.
+
+    Attributes:
+        masks: (R, h, w) scores.
+        boxes: (R, 4) tensor; x0, y0, x1, y1 in pixels of the image.
+        image_size: (height, width).
+        threshold: a pixel with this score or more belongs to the mask.
+    """
 
     def __init__(
         self, masks: Tensor, boxes: Tensor, image_size: tuple[int, int], threshold: float = 0.5
     ) -> None:
-        """
-        Args:
-            masks: (n, h, w) or (n, 1, h, w) probabilities.
-            boxes: (n, 4) in pixels of the image; kept as they are now.
-            image_size: (height, width).
-            threshold: from which probability on a pixel is inside.
-        """
-        self.masks = masks
+        """Arguments as the attributes; masks may also be (R, 1, h, w). Boxes are copied."""
+        self.masks = masks[:, 0] if masks.dim() == 4 else masks
+        # Whoever scales the instances' boxes later does not move masks that are pasted, either.
         self.boxes = boxes.clone()
-        self.image_size = image_size
+        self.image_size = (int(image_size[0]), int(image_size[1]))
         self.threshold = threshold
-        self._dense: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.masks)
 
     def __getitem__(self, item) -> DeferredMasks:
-        return self._replace(self.masks[item], self.boxes[item])
+        return self._like(self.masks[item], self.boxes[item])
+
+    def __repr__(self) -> str:
+        return f"DeferredMasks({tuple(self.masks.shape)} on {self.masks.device})"
 
     def to(self, *args: Any, **kwargs: Any) -> DeferredMasks:
-        """On another device; a dtype among the arguments is for the dense masks and ignored."""
-        device = torch.empty(0, device=self.masks.device).to(*args, **kwargs).device
-        return self._replace(self.masks.to(device), self.boxes.to(device))
+        """On another device. The masks will be pasted there."""
+        return self._like(self.masks.to(*args, **kwargs), self.boxes.to(*args, **kwargs))
 
     def dense(self) -> Tensor:
-        """(n, height, width) bool, equal to what Detectron2's post-processing gives; kept."""
-        if self._dense is None:
-            self._dense = paste_masks(self.masks, self.boxes, self.image_size, self.threshold)
-        return self._dense
+        """(R, height, width) bool, a new tensor: what Detectron2's post-processing gives."""
+        paste = retry_if_cuda_oom(paste_masks)
+        return paste(self.masks, self.boxes, self.image_size, self.threshold).to(torch.bool)
 
     def rles(self) -> list[dict]:
-        """COCO RLE dicts of the same masks, made without dense ones; counts are bytes."""
+        """COCO RLE dicts, without dense masks; see :func:`mrcnn_ext.layers.masks_to_rle`."""
         return masks_to_rle(self.masks, self.boxes, self.image_size, self.threshold)
 
-    def _replace(self, masks: Tensor, boxes: Tensor) -> DeferredMasks:
+    def fits(self, other: object) -> bool:
+        """Whether :meth:`cat` can join the two."""
+        return (
+            isinstance(other, DeferredMasks)
+            and self.image_size == other.image_size
+            and self.threshold == other.threshold
+            and self.masks.shape[1:] == other.masks.shape[1:]
+            and self.masks.dtype == other.masks.dtype
+        )
+
+    @staticmethod
+    def cat(parts: list[DeferredMasks]) -> DeferredMasks:
+        masks, boxes = torch.cat([p.masks for p in parts]), torch.cat([p.boxes for p in parts])
+        return parts[0]._like(masks, boxes)
+
+    def _like(self, masks: Tensor, boxes: Tensor) -> DeferredMasks:
         return DeferredMasks(masks, boxes, self.image_size, self.threshold)
 
 
 class DeferredMaskInstances(Instances):
-    """Detectron2's Instances whose ``pred_masks`` may be deferred: set it to :class:`DeferredMasks`.
+    """Detectron2's Instances, with ``pred_masks`` that are pasted when they are asked for.
 
-    Whoever reads ``pred_masks`` gets the (n, height, width) bool tensor that Detectron2 would have put
-    there, made at that moment. Who wants RLE asks :func:`instance_rles`, and no dense mask is made.
-    Indexing, ``to`` and pickling leave masks deferred; ``Instances.cat`` makes them dense.
+    Set ``pred_masks`` to :class:`DeferredMasks`. Reading it, by attribute, ``get`` or ``get_fields``,
+    gives the (R, height, width) bool tensor that Detectron2 would have put there. From then on that
+    tensor is the field: a second look costs nothing, and changes made to it count. Until then,
+    indexing, ``to``, ``cat``, copies and pickles stay small, and :func:`instance_rles` needs no dense
+    masks.
     """
 
-    def __getattr__(self, name: str) -> Any:
-        return _read(super().__getattr__(name))
+    @property
+    def deferred_masks(self) -> DeferredMasks | None:
+        """The masks, if nobody has asked for their pixels yet; does not ask."""
+        value = self._fields.get("pred_masks")
+        return value if isinstance(value, DeferredMasks) else None
 
     def get(self, name: str) -> Any:
-        return _read(super().get(name))
+        value = self._fields[name]
+        if isinstance(value, DeferredMasks):
+            value = self._fields[name] = value.dense()
+        return value
+
+    def __getattr__(self, name: str) -> Any:
+        # _fields itself is missing while copy and pickle make a new object.
+        if name == "_fields" or name not in self._fields:
+            raise AttributeError(f"Cannot find field '{name}' in the given Instances!")
+        return self.get(name)
 
     def get_fields(self) -> dict[str, Any]:
-        for name, value in self._fields.items():
-            self._fields[name] = _read(value)  # callers may change what they get, and rely on it
+        for name in self._fields:
+            self.get(name)
         return self._fields
 
     def to(self, *args: Any, **kwargs: Any) -> DeferredMaskInstances:
@@ -88,35 +122,51 @@ class DeferredMaskInstances(Instances):
             item = slice(item, None, len(self))
         return self._map(lambda v: v[item])
 
-    def _map(self, function) -> DeferredMaskInstances:
-        result = DeferredMaskInstances(self._image_size)
+    def _map(self, function: Callable) -> DeferredMaskInstances:
+        result = DeferredMaskInstances(self.image_size)
         for name, value in self._fields.items():
             result.set(name, function(value))
         return result
 
-
-def _read(value: Any) -> Any:
-    return value.dense() if isinstance(value, DeferredMasks) else value
+    @staticmethod
+    def cat(instance_lists: list[Instances]) -> Instances:
+        """As Instances.cat; masks stay deferred if all of them are and fit together."""
+        values = [instances._fields.get("pred_masks") for instances in instance_lists]
+        parts = [value for value in values if isinstance(value, DeferredMasks)]
+        if not parts or len(parts) < len(values) or not all(parts[0].fits(p) for p in parts):
+            return Instances.cat(instance_lists)
+        # The other fields are joined by Detectron2, in copies that share them.
+        rest = []
+        for instances in instance_lists:
+            fields = {k: v for k, v in instances._fields.items() if k != "pred_masks"}
+            rest.append(Instances(instances.image_size, **fields))
+        result = DeferredMaskInstances(instance_lists[0].image_size)
+        joined = Instances.cat(rest)._fields if rest[0]._fields else {}
+        for name in instance_lists[0]._fields:
+            result.set(name, DeferredMasks.cat(parts) if name == "pred_masks" else joined[name])
+        return result
 
 
 def instance_rles(instances: Instances) -> list[dict] | None:
-    """The masks of predicted instances as COCO RLE dicts, without dense masks where that is possible.
+    """The masks of predicted instances as COCO RLE, without dense masks where that is possible.
 
     Args:
-        instances: after post-processing, with ``pred_masks`` (n, height, width), deferred or not.
+        instances: after post-processing. ``pred_masks`` may be deferred, a bool tensor or array
+            (R, height, width), BitMasks, or ROIMasks (which lie in ``pred_boxes``).
 
     Returns:
-        n dicts {"size": [height, width], "counts": bytes}; None if there are no ``pred_masks``.
+        R dicts {"size": [height, width], "counts": bytes}; None if there are no ``pred_masks``.
     """
-    import pycocotools.mask as mask_util
-
     if not instances.has("pred_masks"):
         return None
-    masks = instances._fields["pred_masks"]  # not get(), which makes them dense
+    masks = instances._fields["pred_masks"]  # get() would make them dense
     if isinstance(masks, DeferredMasks):
         return masks.rles()
-    result = []
+    if isinstance(masks, ROIMasks):
+        return masks_to_rle(masks.tensor, instances.pred_boxes, instances.image_size)
+    masks = getattr(masks, "tensor", masks)
+    rles = []
     for mask in masks:
-        dense = mask.cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
-        result.append(mask_util.encode(np.asfortranarray(dense, dtype=np.uint8)))
-    return result
+        array = mask.cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
+        rles.append(mask_util.encode(np.asfortranarray(array, dtype=np.uint8)))
+    return rles

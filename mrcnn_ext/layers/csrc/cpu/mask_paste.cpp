@@ -2,178 +2,214 @@
 #include "mask_paste.h"
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <string>
 
 #include "roi_align_kernels.h"
 
 namespace mrcnn_ext {
 namespace {
 
-/// Pixels between the same four mask pixels, lines by lines: columns if `lines_are_columns`, else rows.
-struct PixelBlock {
-  float corners[4];  // upper left, upper right, lower left, lower right
-  const float* line_nearer;  // weights of each line ...
-  const float* line_farther;
-  int num_lines;
-  const float* nearer;  // ... and along it
-  const float* farther;
-  int length;
-  bool lines_are_columns;
-};
-
-using ThresholdBlock = void (*)(
-    const PixelBlock& block, float threshold, uint8_t* inside, int64_t line_stride);
-
-// Upper left, upper right, lower left, lower right, each added by a fused multiplication: torch's order.
-inline __attribute__((always_inline)) float interpolate(
-    const float* corners, float upper, float lower, float left, float right) {
-  const float first = corners[0] * (upper * left);
-  const float second = __builtin_fmaf(corners[1], upper * right, first);
-  const float third = __builtin_fmaf(corners[2], lower * left, second);
-  return __builtin_fmaf(corners[3], lower * right, third);
+MaskKernels kernels_for(const std::string& name) {
+#if defined(__x86_64__)
+  if (name == "avx512") return avx512::mask_kernels();
+  if (name == "avx2") return avx2::mask_kernels();
+#endif
+  (void)name;
+  return generic::mask_kernels();
 }
 
-inline __attribute__((always_inline)) void threshold_block_inline(
-    const PixelBlock& block, float threshold, uint8_t* inside, int64_t line_stride) {
-  for (int line = 0; line < block.num_lines; ++line) {
-    const float nearer = block.line_nearer[line], farther = block.line_farther[line];
-    uint8_t* target = inside + line * line_stride;
-    if (block.lines_are_columns) {
-      for (int i = 0; i < block.length; ++i) {
-        target[i] = interpolate(block.corners, block.nearer[i], block.farther[i], nearer, farther) >=
-                    threshold;
-      }
-    } else {
-      for (int i = 0; i < block.length; ++i) {
-        target[i] = interpolate(block.corners, nearer, farther, block.nearer[i], block.farther[i]) >=
-                    threshold;
-      }
-    }
+/// How many bytes from the first on are equal to it.
+int run_length(const uint8_t* bytes, int count) {
+  const uint64_t same = bytes[0] * uint64_t(0x0101010101010101);
+  int length = 1;
+  while (length + 8 <= count) {
+    uint64_t eight;
+    std::memcpy(&eight, bytes + length, sizeof(eight));
+    if (eight != same) break;
+    length += 8;
   }
-}
-
-// Without the instruction, each fused multiplication is a call to the C library: slow, and as exact.
-void threshold_block_generic(
-    const PixelBlock& block, float threshold, uint8_t* inside, int64_t line_stride) {
-  threshold_block_inline(block, threshold, inside, line_stride);
-}
-
-#if defined(__x86_64__)
-__attribute__((target("avx2,fma"))) void threshold_block_avx2(
-    const PixelBlock& block, float threshold, uint8_t* inside, int64_t line_stride) {
-  threshold_block_inline(block, threshold, inside, line_stride);
-}
-#endif
-
-ThresholdBlock choose() {
-#if defined(__x86_64__)
-  if (std::strcmp(active_instruction_set().name, "generic") != 0) return threshold_block_avx2;
-#endif
-  return threshold_block_generic;
+  while (length < count && bytes[length] == bytes[0]) ++length;
+  return length;
 }
 
 }  // namespace
 
-void AxisSamples::build(float low, float high, int side, int image_side) {
-  runs.clear();
-  begin = end = 0;
-  const float first = std::max(std::floor(low) - 1.0f, 0.0f);
-  const float last = std::min(std::ceil(high) + 1.0f, static_cast<float>(image_side));
-  // Written such that NaN fails.
-  if (!(std::isnan(low) || std::isnan(high)) && first < last) {
-    begin = static_cast<int>(first);
-    end = static_cast<int>(last);
+const MaskKernels& active_mask_kernels() {
+  static const MaskKernels active = kernels_for(active_instruction_set().name);
+  return active;
+}
+
+void PasteAxis::build(
+    const MaskKernels& kernels, float low, float high, int cells, int image_side, bool fused) {
+  begin_ = count_ = 0;
+  runs_.clear();
+  float first = std::floor(low) - 1;
+  float last = std::ceil(high) + 1;
+  if (first < 0) first = 0;
+  if (last > float(image_side)) last = float(image_side);
+  if (!(first < last)) return;  // beside the image, inverted, or NaN
+  begin_ = static_cast<int>(first);
+  count_ = static_cast<int>(last) - begin_;
+  const size_t count = static_cast<size_t>(count_ + kBlock);
+  if (cell_.size() < count) {
+    cell_.resize(count);
+    first_.resize(count);
+    second_.resize(count);
   }
-  const size_t count = static_cast<size_t>(end - begin);
-  cell.resize(count);
-  nearer.resize(count);
-  farther.resize(count);
-  const float length = high - low;
-  const float half_side = static_cast<float>(side) / 2;
-  for (int pixel = begin; pixel < end; ++pixel) {
-    const int i = pixel - begin;
-    const float normalised = (static_cast<float>(pixel) + 0.5f - low) / length * 2.0f - 1.0f;
-    const float position = __builtin_fmaf(normalised + 1.0f, half_side, -0.5f);
-    const float floor = std::floor(position);
-    farther[i] = position - floor;
-    nearer[i] = 1.0f - farther[i];
-    const bool inside = floor >= -1.0f && floor <= static_cast<float>(side - 1);
-    cell[i] = inside ? static_cast<int>(floor) : kOutside;
-    if (!inside) continue;
-    if (!runs.empty() && runs.back().end == pixel && runs.back().cell == cell[i]) {
-      runs.back().end = pixel + 1;
+  kernels.sample_axis(
+      {low, high, cells, begin_, count_}, fused, cell_.data(), first_.data(), second_.data());
+  find_runs();
+}
+
+void PasteAxis::find_runs() {
+  for (int i = 0; i < count_; ++i) {
+    if (i > 0 && cell_[i] == cell_[i - 1]) {
+      runs_.back().end = i + 1;
     } else {
-      runs.push_back({pixel, pixel + 1, cell[i]});
+      runs_.push_back({i, i + 1, cell_[i]});
     }
   }
 }
 
-void PastedMask::build(
-    const float* mask, int height, int width, const float* box, int image_height,
-    int image_width) {
-  height_ = height;
-  width_ = width;
-  stride_ = width + 2;
-  padded_.assign(static_cast<size_t>(height + 2) * stride_, 0.0f);
-  for (int row = 0; row < height; ++row) {
-    std::copy_n(mask + int64_t(row) * width, width, padded_.data() + (row + 1) * stride_ + 1);
-  }
-  x_.build(box[0], box[2], width, image_width);
-  y_.build(box[1], box[3], height, image_height);
-}
-
-void PastedMask::classify(float threshold) {
-  classes_.resize(static_cast<size_t>(height_ + 1) * (width_ + 1));
-  for (int cell_y = -1; cell_y < height_; ++cell_y) {
-    for (int cell_x = -1; cell_x < width_; ++cell_x) {
-      const float* upper = cell(cell_y, cell_x);
-      const float* lower = upper + stride_;
-      const float low = std::min(std::min(upper[0], upper[1]), std::min(lower[0], lower[1]));
-      const float high = std::max(std::max(upper[0], upper[1]), std::max(lower[0], lower[1]));
-      // Weights sum to 1 up to rounding. A NaN or infinity among the four makes the sum one as well.
-      const float magnitude = std::max(std::fabs(low), std::fabs(high));
-      const float margin = 1e-5f * (1.0f + magnitude);
-      const float sum = upper[0] + upper[1] + lower[0] + lower[1];
-      Class found = kMixed;
-      if (std::isfinite(sum) && high < threshold - margin) found = kBelow;
-      if (std::isfinite(sum) && low >= threshold + margin) found = kAbove;
-      classes_[(cell_y + 1) * (width_ + 1) + cell_x + 1] = found;
+void PasteAxis::find_first_pixels(int cells) {
+  first_pixel_.clear();
+  int end = 0;  // of the pixels inside
+  is_ascending_ = true;
+  for (size_t r = 0; r < runs_.size() && is_ascending_; ++r) {
+    const CellRun& run = runs_[r];
+    const bool at_an_end = r == 0 || r + 1 == runs_.size();
+    if (run.cell == kOutside && at_an_end) {
+      if (r == 0) end = run.end;
+      continue;
+    }
+    const int known = static_cast<int>(first_pixel_.size()) - 1;  // up to this cell, exclusively
+    is_ascending_ = run.cell >= known;  // false for kNowhere and kOutside
+    if (is_ascending_) {
+      first_pixel_.resize(static_cast<size_t>(run.cell + 2), run.begin);
+      end = run.end;
     }
   }
+  first_pixel_.resize(static_cast<size_t>(cells + 2), end);
 }
 
-void PastedMask::threshold_cell(
-    const AxisSamples::Run& rows, const AxisSamples::Run& columns, float threshold,
-    uint8_t* inside, int64_t stride_y, int64_t stride_x) const {
-  static const ThresholdBlock function = choose();
-  const float* upper = cell(rows.cell, columns.cell);
-  const float* lower = upper + stride_;
-  const float* y_nearer = y_.nearer.data() + (rows.begin - y_.begin);
-  const float* y_farther = y_.farther.data() + (rows.begin - y_.begin);
-  const float* x_nearer = x_.nearer.data() + (columns.begin - x_.begin);
-  const float* x_farther = x_.farther.data() + (columns.begin - x_.begin);
-  const int height = rows.end - rows.begin, width = columns.end - columns.begin;
-  PixelBlock block{{upper[0], upper[1], lower[0], lower[1]},
-                   x_nearer, x_farther, width, y_nearer, y_farther, height, true};
-  if (stride_x == 1) {
-    block = {{upper[0], upper[1], lower[0], lower[1]},
-             y_nearer, y_farther, height, x_nearer, x_farther, width, false};
-  }
-  function(block, threshold, inside, stride_x == 1 ? stride_y : stride_x);
+MaskPaster::MaskPaster(const PasteSettings& settings, Lines lines)
+    : kernels_(active_mask_kernels()),
+      settings_(settings),
+      lines_(lines),
+      cells_along_(lines == Lines::kColumns ? settings.mask_height : settings.mask_width),
+      cells_across_(lines == Lines::kColumns ? settings.mask_width : settings.mask_height),
+      kind_of_zero_(0 >= settings.threshold ? kAbove : kBelow),
+      padded_line_(whole_blocks(cells_along_ + 1) + kBlock),
+      padded_(static_cast<size_t>(padded_line_) * static_cast<size_t>(cells_across_ + 2), 0.0f),
+      classes_(static_cast<size_t>(whole_blocks(cells_along_ + 1))) {
+  const int side = lines == Lines::kColumns ? settings.image.height : settings.image.width;
+  for (std::vector<float>& corner : corners_) corner.resize(static_cast<size_t>(side + kBlock));
+  reached_.resize(static_cast<size_t>(whole_blocks(side)));
 }
 
-float PastedMask::value(int y, int x) const {
-  const int i = y - y_.begin, j = x - x_.begin;
-  // A weight that is NaN makes the sum NaN, outside of the mask too, where it multiplies zeros.
-  if (std::isnan(y_.farther[i]) || std::isnan(x_.farther[j])) {
-    return std::numeric_limits<float>::quiet_NaN();
+void MaskPaster::load(const float* mask, const float* box) {
+  PasteAxis& x = lines_ == Lines::kColumns ? across_ : along_;
+  PasteAxis& y = lines_ == Lines::kColumns ? along_ : across_;
+  x.build(
+      kernels_, box[0], box[2], settings_.mask_width, settings_.image.width, settings_.fused);
+  y.build(
+      kernels_, box[1], box[3], settings_.mask_height, settings_.image.height, settings_.fused);
+  if (along_.count() == 0 || across_.count() == 0) return;
+  along_.find_first_pixels(cells_along_);
+  load_mask(mask);
+}
+
+void MaskPaster::load_mask(const float* mask) {
+  float* inner = padded_.data() + padded_line_ + 1;
+  if (lines_ == Lines::kRows) {
+    for (int64_t line = 0; line < cells_across_; ++line) {
+      std::copy_n(mask + line * cells_along_, cells_along_, inner + line * padded_line_);
+    }
+  } else {  // transposed; some columns at a time, so that what is read stays in the cache
+    for (int first = 0; first < cells_across_; first += kBlock) {
+      const int last = std::min(first + kBlock, cells_across_);
+      for (int i = 0; i < cells_along_; ++i) {
+        const float* row = mask + int64_t(i) * cells_across_;
+        for (int line = first; line < last; ++line) {
+          inner[int64_t(line) * padded_line_ + i] = row[line];
+        }
+      }
+    }
   }
-  if (y_.cell[i] == AxisSamples::kOutside || x_.cell[j] == AxisSamples::kOutside) return 0;
-  const float* upper = cell(y_.cell[i], x_.cell[j]);
-  const float corners[4] = {upper[0], upper[1], upper[stride_], upper[stride_ + 1]};
-  return interpolate(corners, y_.nearer[i], y_.farther[i], x_.nearer[j], x_.farther[j]);
+  const float largest = kernels_.largest(mask, int64_t(cells_along_) * cells_across_);
+  if (!(largest <= FLT_MAX / 2)) {  // 0 * inf and overflows: nothing is certain
+    low_ = high_ = std::numeric_limits<float>::quiet_NaN();
+    return;
+  }
+  // Weights and sums are rounded seven times, by 2^-24 each: 2^-19 of the largest value is on the safe
+  // side, FLT_MIN covers products that are too small for that.
+  const double margin = double(largest) * 0x1p-19 + double(FLT_MIN);
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  low_ = std::nextafter(static_cast<float>(settings_.threshold - margin), -kInfinity);
+  high_ = std::nextafter(static_cast<float>(settings_.threshold + margin), kInfinity);
+}
+
+void MaskPaster::add_segment(int begin, int end, uint8_t kind) {
+  if (begin == end) return;
+  if (!segments_.empty() && segments_.back().kind == kind) {
+    segments_.back().end = end;
+  } else {
+    segments_.push_back({begin, end, kind});
+  }
+}
+
+void MaskPaster::make_segments(int32_t cell) {
+  segments_.clear();
+  if (cell == kNowhere) return add_segment(0, along_.count(), kBelow);
+  if (cell == kOutside) {
+    for (const CellRun& run : along_.runs()) {
+      add_segment(run.begin, run.end, run.cell == kNowhere ? uint8_t(kBelow) : kind_of_zero_);
+    }
+    return;
+  }
+  const float* line = padded_.data() + int64_t(cell + 1) * padded_line_;
+  const float* next = line + padded_line_;
+  kernels_.classify(line, next, cells_along_ + 1, low_, high_, classes_.data());
+  add_classes();
+  for (const Segment& segment : segments_) {
+    if (segment.kind == kMixed) spread_corners(segment, line, next);
+  }
+}
+
+void MaskPaster::add_classes() {
+  if (!along_.is_ascending()) {
+    for (const CellRun& run : along_.runs()) {
+      uint8_t kind = kBelow;  // NaN reaches no threshold
+      if (run.cell != kNowhere) kind = run.cell == kOutside ? kind_of_zero_ : classes_[run.cell + 1];
+      add_segment(run.begin, run.end, kind);
+    }
+    return;
+  }
+  // From one change of class to the next; classes_[0] is that of cell -1.
+  const int count = cells_along_ + 1;
+  add_segment(0, along_.first_pixel(-1), kind_of_zero_);
+  for (int begin = 0; begin < count;) {
+    const uint8_t kind = classes_[begin];
+    const int end = begin + run_length(classes_.data() + begin, count - begin);
+    add_segment(along_.first_pixel(begin - 1), along_.first_pixel(end - 1), kind);
+    begin = end;
+  }
+  add_segment(along_.first_pixel(count - 1), along_.count(), kind_of_zero_);
+}
+
+void MaskPaster::spread_corners(const Segment& segment, const float* line, const float* next) {
+  const int32_t* cells = along_.cell();
+  for (int i = segment.begin; i < segment.end; ++i) {
+    const int place = cells[i] + 1;
+    corners_[0][i] = line[place];
+    corners_[1][i] = line[place + 1];
+    corners_[2][i] = next[place];
+    corners_[3][i] = next[place + 1];
+  }
 }
 
 }  // namespace mrcnn_ext
