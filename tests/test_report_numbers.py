@@ -10,15 +10,10 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from scipy import ndimage
 
 from mrcnn_ext.data.shapes import ShapesSpec, generate_shapes
-from mrcnn_ext.report.boundary import boundary_distance, mask_and_boundary_iou, mask_boundary
 from mrcnn_ext.report.derived import calibrate, choose_examples, image_scores, operating_point
 from mrcnn_ext.report.error_kinds import (
     BKG,
@@ -369,39 +364,3 @@ def test_examples_are_the_lowest_and_the_highest_f1():
     assert choose_examples([counts], 2) == ([3, 2], [1, 6])
     assert choose_examples([{1: counts[1]}], 3) == ([1], [])
     assert choose_examples([{4: counts[4]}], 3) == ([], [])
-
-
-# ------------------------------------------------------------------------------------------ boundary
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.integers(1, 40), st.integers(1, 40), st.integers(1, 6), st.floats(0.3, 1), st.integers(0, 99)
-)
-def test_boundary_is_what_lies_within_a_distance_of_the_outside(
-    height, width, distance, part, seed
-):
-    rng = np.random.default_rng(seed)
-    coarse = (rng.random((-(-height // 5), -(-width // 5))) < part).astype(np.uint8)
-    mask = np.ascontiguousarray(np.kron(coarse, np.ones((5, 5), np.uint8))[:height, :width])
-    depth = ndimage.distance_transform_cdt(np.pad(mask, 1), metric="chessboard")[1:-1, 1:-1]
-    expected = mask.astype(bool) & (depth <= distance)
-    np.testing.assert_array_equal(mask_boundary(mask, distance), expected)
-
-
-def test_boundary_iou_does_not_depend_on_the_crop():
-    rng = np.random.default_rng(0)
-    for _ in range(10):
-        masks = np.zeros((2, 90, 130), np.uint8)
-        for mask in masks:
-            x, y = rng.integers(0, 70, 2)
-            mask[y : y + rng.integers(5, 60), x : x + rng.integers(5, 80)] = 1
-        rles = [mask_util.encode(np.asfortranarray(m)) for m in masks]
-        distance = boundary_distance(90, 130)
-        a, b = (mask_boundary(m, distance).astype(bool) for m in masks)
-        expected = [(masks.all(0).sum() / masks.any(0).sum()), (a & b).sum() / (a | b).sum()]
-        np.testing.assert_allclose(mask_and_boundary_iou(*rles), expected)
-    empty = mask_util.encode(np.zeros((90, 130), np.uint8, order="F"))
-    assert mask_and_boundary_iou(empty, empty) == (0, 0)
-    assert boundary_distance(10, 10) == 1
-    assert boundary_distance(480, 640) == 16

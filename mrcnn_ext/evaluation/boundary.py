@@ -8,10 +8,17 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from pycocotools import mask as mask_util
 
 from .rle import mask_crop
 
-__all__ = ["Boundary", "boundary_iou", "boundary_of_rle", "dilation_pixels"]
+__all__ = [
+    "Boundary",
+    "boundary_iou",
+    "boundary_of_rle",
+    "dilation_pixels",
+    "mask_and_boundary_iou",
+]
 
 _SQUARE = np.ones((3, 3), dtype=np.uint8)
 
@@ -68,6 +75,21 @@ def boundary_iou(first: Boundary, second: Boundary) -> float:
         common = int(np.count_nonzero(_cut(first, x0, y0, x1, y1) & _cut(second, x0, y0, x1, y1)))
     union = first.area + second.area - common
     return common / union if union else 0.0
+
+
+def mask_and_boundary_iou(first: dict, second: dict, ratio: float = 0.02) -> tuple[float, float]:
+    """IoU of two masks and of their boundaries; 0 where both are empty.
+
+    Args:
+        first, second: COCO's RLE, of the same size.
+        ratio: see :func:`dilation_pixels`.
+
+    Raises:
+        ValueError: an RLE is damaged.
+    """
+    dilation = dilation_pixels(*first["size"], ratio)
+    boundaries = (boundary_of_rle(rle, dilation) for rle in (first, second))
+    return float(mask_util.iou([first], [second], [0])[0, 0]), boundary_iou(*boundaries)
 
 
 def _cut(boundary: Boundary, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:

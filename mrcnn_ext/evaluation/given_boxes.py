@@ -10,11 +10,10 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
-from pycocotools import mask as mask_util
 from torch import nn
 
 from ..errors import DataError
-from .boundary import boundary_iou, boundary_of_rle, dilation_pixels
+from .boundary import mask_and_boundary_iou
 from .mask_quality import summarize_quality
 from .records import instances_to_records
 from .results_file import ground_truth_of
@@ -101,8 +100,6 @@ def _compare(
         rle, entry = record["segmentation"], objects[index]
         ground_truth.check_mask(entry["image_id"], rle)
         truth = ground_truth.rle(entry)
-        dilation = dilation_pixels(*ground_truth.size(entry["image_id"]), boundary_dilation)
-        first, second = boundary_of_rle(rle, dilation), boundary_of_rle(truth, dilation)
-        mask_iou = float(mask_util.iou([rle], [truth], [0])[0, 0])
-        values[index] = (mask_iou, boundary_iou(first, second), entry["area"])
+        ious = mask_and_boundary_iou(rle, truth, boundary_dilation)
+        values[index] = (*ious, entry["area"])
     return values

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .boundary import mask_and_boundary_iou
+from ..evaluation.boundary import mask_and_boundary_iou
 from .error_kinds import IGNORED, RIGHT, ErrorKinds
 from .load import GroundTruth, Results
 from .scores import AREAS, Matches

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -49,6 +50,7 @@ def mask_targets(
     size: int | tuple[int, int],
     *,
     boxes_field: str = "proposal_boxes",
+    boxes: Sequence[Boxes] | None = None,
 ) -> Tensor:
     """What a mask head is to predict: ``gt_masks`` inside boxes, for all images of a batch.
 
@@ -59,6 +61,7 @@ def mask_targets(
             their ``crop_and_resize``) and boxes. Those without instances need no ``gt_masks``.
         size: (h, w) of the targets, or one number for both.
         boxes_field: the field with the Boxes.
+        boxes: other boxes than those in ``boxes_field``, one Boxes for each image.
 
     Returns:
         (R, h, w) bool for the R instances of all images in their order, on the boxes' device.
@@ -68,19 +71,17 @@ def mask_targets(
     """
     if not instances:
         raise ValueError("mask_targets needs Instances of at least one image.")
-    device = _boxes(instances[0], boxes_field).device
-    filled = [item for item in pack_gt_masks(list(instances)) if len(item) > 0]
+    if boxes is None:
+        boxes = [item.get(boxes_field) for item in instances]
+    regions = [item.tensor if isinstance(item, Boxes) else item for item in boxes]
+    device = regions[0].device
+    filled = [index for index, item in enumerate(instances) if len(item) > 0]
     if not filled:
         sides = (size, size) if isinstance(size, int) else tuple(size)
         return torch.zeros((0, *sides), dtype=torch.bool, device=device)
-    masks = [item.get("gt_masks") for item in filled]
-    boxes = [_boxes(item, boxes_field) for item in filled]
+    masks = [pack_gt_masks(instances[index]).get("gt_masks") for index in filled]
+    regions = [regions[index] for index in filled]
     if all(isinstance(item, PackedPolygonMasks) for item in masks):
-        return PackedPolygonMasks.cat(masks).crop_and_resize(torch.cat(boxes), size)
-    targets = [mask.crop_and_resize(box, size).to(device) for mask, box in zip(masks, boxes)]
+        return PackedPolygonMasks.cat(masks).crop_and_resize(torch.cat(regions), size)
+    targets = [mask.crop_and_resize(box, size).to(device) for mask, box in zip(masks, regions)]
     return torch.cat(targets)
-
-
-def _boxes(instances: Instances, field: str) -> Tensor:
-    boxes = instances.get(field)
-    return boxes.tensor if isinstance(boxes, Boxes) else boxes

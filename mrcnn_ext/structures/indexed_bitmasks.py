@@ -92,6 +92,11 @@ class IndexedBitMasks(BitMasks):
         assert len(boxes) == len(self), f"{len(boxes)} != {len(self)}"
         return bitmask_targets(self._store, boxes, mask_size, self._rows)
 
+    def area(self) -> Tensor:
+        """(N,) int64 pixels in each mask, counted once for each mask of the store."""
+        areas = self._store.flatten(1).sum(1)
+        return areas if self._rows is None else areas[self._rows]
+
     @staticmethod
     def cat(bitmasks_list: Sequence[BitMasks]) -> IndexedBitMasks:
         """All masks in their order."""

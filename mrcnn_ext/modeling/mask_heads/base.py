@@ -14,6 +14,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from ...errors import ConfigError
+from ...structures import mask_targets
 from .losses import MaskLoss
 from .regions import build_region_pooler, crop_context, enlarge_boxes, region_features
 from .scoring import MASK_SCORES, MaskIoUPredictor, free_mask_quality, mask_iou_target
@@ -200,12 +201,7 @@ class MaskHeadBase(nn.Module):
     def targets(self, inputs: MaskHeadInputs, instances: list[Instances], like: Tensor) -> Tensor:
         """(R, M, M) bool ground truth in the regions, at the size of ``like`` (…, M, M)."""
         side = like.shape[-1]
-        masks = [
-            x.gt_masks.crop_and_resize(boxes.tensor, side).to(like.device)
-            for x, boxes in zip(instances, inputs.boxes)
-            if len(x) > 0
-        ]
-        return torch.cat(masks) if masks else like.new_zeros((0, side, side), dtype=torch.bool)
+        return mask_targets(instances, side, boxes=inputs.boxes).to(like.device)
 
     def _train(self, inputs: MaskHeadInputs, instances: list[Instances]) -> dict[str, Tensor]:
         stages = self.predict(inputs)

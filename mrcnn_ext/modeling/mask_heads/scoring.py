@@ -10,6 +10,8 @@ from detectron2.structures import Instances, PolygonMasks
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...structures import IndexedBitMasks
+
 __all__ = [
     "FREE_MASK_SCORES",
     "MASK_SCORES",
@@ -136,6 +138,6 @@ def mask_iou_target(
 
 def _areas(gt_masks, like: Tensor) -> Tensor:
     """(n,) areas in pixels of PolygonMasks or BitMasks."""
-    if isinstance(gt_masks, PolygonMasks):
+    if isinstance(gt_masks, (PolygonMasks, IndexedBitMasks)):
         return torch.as_tensor(gt_masks.area(), dtype=like.dtype, device=like.device)
     return gt_masks.tensor.flatten(1).sum(1).to(like)
