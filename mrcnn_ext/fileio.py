@@ -1,14 +1,42 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and folders that one process at a time works in."""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["write_json"]
+import portalocker
+
+from .errors import DataError
+
+__all__ = ["only_process", "write_json"]
+
+
+@contextmanager
+def only_process(folder: str | os.PathLike) -> Iterator[None]:
+    """Hold ``folder``, which is made if need be, until the block or the process ends.
+
+    Raises:
+        DataError: another process holds it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = portalocker.Lock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except portalocker.LockException as error:
+        raise DataError(
+            f"another process is at work in {folder}. Wait for it or end it, or choose another folder."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_json(path: str | os.PathLike, content, indent: int | None = 1) -> None:

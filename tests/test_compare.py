@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -23,6 +24,7 @@ from mrcnn_ext.compare.results import Comparison, RunResult, collect
 from mrcnn_ext.compare.statistics import bootstrap_draws, paired_bootstrap
 from mrcnn_ext.compare.training import build_paired_model, train
 from mrcnn_ext.errors import ConfigError, DataError
+from mrcnn_ext.fileio import only_process
 from mrcnn_ext.processes import Job, JobError, read_progress, run_jobs
 from tests.helpers import run_python, timm_cfg
 
@@ -484,6 +486,15 @@ def test_the_command_says_what_is_wrong(base, capsys):
     assert "--sedes" in capsys.readouterr().err
     assert main(["--base", base, "--heads", "H", "--import", "no_such_module"]) == 1
     assert "--import no_such_module" in capsys.readouterr().err
+
+
+def test_two_processes_do_not_share_a_folder(plan, capsys):
+    folder = plan.folder(plan.variants[0], 1)
+    with only_process(folder):
+        command = [sys.executable, "-m", "mrcnn_ext.compare.run", str(folder)]
+        ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert f"another process is at work in {folder}" in ended.stderr
 
 
 # ----------------------------------------------------------------------------------------- processes

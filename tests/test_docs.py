@@ -75,6 +75,27 @@ def test_the_head_of_the_tutorial_trains_and_predicts(own_head, monkeypatch):
     assert "instances" in model.eval()(random_inputs(cfg, number=1))[0]
 
 
+def test_the_head_of_the_tutorial_with_switches(tmp_path, monkeypatch):
+    (tmp_path / "my_switched_head.py").write_text(_blocks("docs/own_head.md", "python")[2])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import my_switched_head  # noqa: F401
+    from detectron2.modeling import build_model
+
+    cfg = timm_cfg("resnet18", fpn=True)
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+    cfg.MODEL.ROI_MASK_HEAD.NAME = "MySwitchedMaskHead"
+    cfg.MODEL.ROI_MASK_HEAD.POOLER_TYPE = ""
+    cfg.MRCNN_EXT.MASK_HEAD.LOSSES = ["bce", "dice"]
+    cfg.MRCNN_EXT.MASK_HEAD.LOSS_WEIGHTS = [1.0, 1.0]
+    cfg.MRCNN_EXT.MASK_HEAD.SCORE = "mask_iou"
+    cfg.MRCNN_EXT.MASK_HEAD.CONTEXT = 1.2
+    model = build_model(cfg)
+    losses = train_step(model, random_inputs(cfg))
+    assert losses["loss_mask"] > 0 and losses["loss_mask_iou"] > 0
+    found = model.eval()(random_inputs(cfg, number=1))[0]["instances"]
+    assert len(found.mask_scores) == len(found) > 0
+
+
 def test_the_head_of_the_tutorial_runs_in_train_net(own_head):
     if not tool("train_net.py").is_file():
         pytest.skip("Detectron2 was not installed from tools/build_detectron2.py's wheel")

@@ -23,6 +23,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ..errors import ConfigError, DataError, WeightsError
+from ..fileio import only_process
 from ..processes import JobError
 from .checks import check_plan, open_folder
 from .plan import MODES, Plan, parse_variant
@@ -79,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan = _plan(args, rest)
         check_plan(plan)
         open_folder(plan)
-        _run(plan, args.only, console)
+        with only_process(plan.output):
+            _run(plan, args.only, console)
     except (ConfigError, DataError, WeightsError, JobError) as error:
         print(f"compare: {error}", file=sys.stderr)
         return 1

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
+from ..fileio import only_process
 
 __all__ = ["import_all", "main", "write_spec"]
 
@@ -57,7 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = Path((argv or sys.argv[1:])[0])
     spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
     import_all(spec["imports"])
+    try:
+        with only_process(folder):  # it may have outlived the command that started it
+            _run(folder, spec)
+    except DataError as error:
+        print(f"compare: {error}", file=sys.stderr)
+        return 1
+    return 0
 
+
+def _run(folder: Path, spec: dict) -> None:
     import cv2
     from detectron2.utils.logger import setup_logger
 
@@ -80,7 +90,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if spec["evaluate"]:
         evaluate_run(model, cfg, folder, seed=spec["seed"], variant=spec["variant"])
-    return 0
 
 
 if __name__ == "__main__":
