@@ -91,7 +91,8 @@ def test_the_head_of_the_tutorial_with_switches(tmp_path, monkeypatch):
     cfg.MRCNN_EXT.MASK_HEAD.CONTEXT = 1.2
     model = build_model(cfg)
     losses = train_step(model, random_inputs(cfg))
-    assert losses["loss_mask"] > 0 and losses["loss_mask_iou"] > 0
+    assert losses["loss_mask"] > 0
+    assert losses["loss_mask_iou"] > 0
     found = model.eval()(random_inputs(cfg, number=1))[0]["instances"]
     assert len(found.mask_scores) == len(found) > 0
 
