@@ -17,13 +17,14 @@ from mrcnn_ext.compare import checks, report, run, schedule, tables
 from mrcnn_ext.compare.__main__ import main
 from mrcnn_ext.compare.data import Checksum, PairedLoader, image_of
 from mrcnn_ext.compare.evaluation import calibration
-from mrcnn_ext.compare.objects import box_as_mask, mask_ious, true_objects
+from mrcnn_ext.compare.objects import box_as_mask, true_objects
 from mrcnn_ext.compare.pictures import choose
 from mrcnn_ext.compare.plan import Plan, parse_variant
 from mrcnn_ext.compare.results import Comparison, RunResult, collect
 from mrcnn_ext.compare.statistics import bootstrap_draws, paired_bootstrap
 from mrcnn_ext.compare.training import build_paired_model, train
 from mrcnn_ext.errors import ConfigError, DataError
+from mrcnn_ext.evaluation.boundary import mask_and_boundary_iou
 from mrcnn_ext.fileio import only_process
 from mrcnn_ext.processes import Job, JobError, read_progress, run_jobs
 from tests.helpers import run_python, timm_cfg
@@ -285,7 +286,7 @@ def test_a_filled_box_is_right_for_a_rectangle():
     crowd = {**item, "iscrowd": 1}
     (one,) = true_objects({**record, "annotations": [crowd, item]})
     assert (one.index, one.category, one.area) == (1, 2, 20 * 24)
-    assert mask_ious(box_as_mask(one), one.rle) == (1.0, 1.0)
+    assert mask_and_boundary_iou(box_as_mask(one), one.rle) == (1.0, 1.0)
 
 
 def _made_up(name: str, seed: int, ap: float, ious: list[float]) -> RunResult:

@@ -13,11 +13,11 @@ from detectron2.utils.logger import log_every_n_seconds
 from torch import nn
 
 from ..evaluation import MrcnnExtCOCOEvaluator
+from ..evaluation.boundary import mask_and_boundary_iou
 from ..fileio import write_json
 from .data import Checksum
 from .objects import (
     QUALITIES,
-    mask_ious,
     masks_at_true_boxes,
     match_detections,
     predict,
@@ -41,8 +41,12 @@ def evaluate_run(model: nn.Module, cfg, folder: Path, *, seed: int, variant: str
     name = cfg.DATASETS.TEST[0]
     records = DatasetCatalog.get(name)
     mapper = DatasetMapper(cfg, is_train=False)
-    detected = _detections(model, records, mapper, name, folder)
-    columns, masks = _true_boxes(model, records, mapper)
+    dilation = cfg.MRCNN_EXT.EVALUATION.BOUNDARY_DILATION
+    evaluator = MrcnnExtCOCOEvaluator(
+        name, _TASKS, False, str(folder / "inference"), boundary_dilation=dilation
+    )
+    detected = _detections(model, records, mapper, evaluator)
+    columns, masks = _true_boxes(model, records, mapper, dilation)
     write_json(folder / "masks.json", masks, indent=None)
     write_json(folder / "objects.json", columns, indent=None)
     result = {
@@ -58,8 +62,7 @@ def evaluate_run(model: nn.Module, cfg, folder: Path, *, seed: int, variant: str
     return result
 
 
-def _detections(model: nn.Module, records, mapper, name: str, folder: Path) -> dict:
-    evaluator = MrcnnExtCOCOEvaluator(name, _TASKS, False, str(folder / "inference"))
+def _detections(model: nn.Module, records, mapper, evaluator: MrcnnExtCOCOEvaluator) -> dict:
     evaluator.reset()
     boxes = Checksum()
     rows: list[dict[str, float]] = []
@@ -83,13 +86,15 @@ def _detections(model: nn.Module, records, mapper, name: str, folder: Path) -> d
     }
 
 
-def _true_boxes(model: nn.Module, records, mapper) -> tuple[dict[str, list], list]:
+def _true_boxes(
+    model: nn.Module, records, mapper, boundary_dilation: float
+) -> tuple[dict[str, list], list]:
     columns: dict[str, list] = {
         key: [] for key in ("image_id", "index", "category", "area", "iou", "boundary_iou")
     }
     masks = []
     for one, rle in masks_at_true_boxes(model, records, mapper):
-        iou, boundary = mask_ious(rle, one.rle)
+        iou, boundary = mask_and_boundary_iou(rle, one.rle, boundary_dilation)
         values = (one.image_id, one.index, one.category, one.area, iou, boundary)
         for key, value in zip(columns, values):
             columns[key].append(round(value, 6) if isinstance(value, float) else value)

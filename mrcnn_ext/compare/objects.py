@@ -13,11 +13,10 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from pycocotools import mask as mask_util
 from torch import nn
 
-from ..evaluation import boundary_iou, boundary_of_rle, dilation_pixels
 from ..evaluation.mask_quality import match_boxes
 from ..modeling.mask_heads.scoring import FREE_MASK_SCORES, free_mask_quality
 
-__all__ = ["TrueObject", "box_as_mask", "given_boxes", "mask_ious", "predict", "true_objects"]
+__all__ = ["TrueObject", "box_as_mask", "given_boxes", "predict", "true_objects"]
 __all__ += ["QUALITIES", "masks_at_true_boxes", "match_detections", "rles_of"]
 
 # What a mask may be scored by; "score in use" is what masks are ranked by.
@@ -136,14 +135,6 @@ def rles_of(instances: Instances) -> list[dict]:
     """Compressed RLE of each mask (bytes)."""
     masks = instances.pred_masks
     return [_encoded(mask.numpy()) for mask in masks]
-
-
-def mask_ious(first: dict, second: dict) -> tuple[float, float]:
-    """IoU and boundary IoU of two masks of an image."""
-    iou = float(mask_util.iou([first], [second], [0])[0, 0])
-    width = dilation_pixels(*first["size"])
-    boundary = boundary_iou(boundary_of_rle(first, width), boundary_of_rle(second, width))
-    return iou, boundary
 
 
 def box_as_mask(one: TrueObject) -> dict:

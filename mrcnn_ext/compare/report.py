@@ -15,12 +15,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from .. import report as report_package
 from .._version import __version__
+from ..evaluation.boundary import mask_and_boundary_iou
 from ..fileio import write_json
 from ..report.page import data_uri, shown_plot
 from . import plots, tables
 from .checks import run_settings
 from .cost import measure_costs
-from .objects import box_as_mask, mask_ious, true_objects
+from .objects import box_as_mask, true_objects
 from .pictures import COLORS as PICTURE_COLORS
 from .pictures import LEGEND, choose, draw_grid
 from .plan import Plan
@@ -103,9 +104,11 @@ def _boxes_as_masks(plan: Plan, records: list[dict]) -> dict[str, np.ndarray]:
         columns = json.loads(file.read_text(encoding="utf-8"))
     else:
         columns = {key: [] for key in ("area", "category", "iou", "boundary_iou")}
+        dilation = plan.base_config().MRCNN_EXT.EVALUATION.BOUNDARY_DILATION
         for record in records:
             for one in true_objects(record):
-                values = (one.area, one.category, *mask_ious(box_as_mask(one), one.rle))
+                ious = mask_and_boundary_iou(box_as_mask(one), one.rle, dilation)
+                values = (one.area, one.category, *ious)
                 for key, value in zip(columns, values):
                     columns[key].append(value)
         write_json(file, columns, indent=None)
