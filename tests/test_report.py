@@ -263,10 +263,11 @@ def test_keypoints(shapes, tmp_path):
         for a in truth["annotations"]
     ]
     arguments = {"annotations": shapes, "results": {"run": found}, "out": tmp_path}
-    page = make_report(**arguments)  # eleven keypoints, and no sigmas for them
-    assert json.loads(page.with_suffix(".json").read_text())["results"][0]["keypoints"] is None
+    page = make_report(**arguments)  # the category's skeleton has the stated default
+    default = json.loads(page.with_suffix(".json").read_text())["results"][0]["keypoints"]
     page = make_report(**arguments, oks_sigmas=[0.05] * 11)
     entry = json.loads(page.with_suffix(".json").read_text())["results"][0]
+    assert entry["keypoints"] == default
     assert entry["keypoints"]["AP"] == pytest.approx(1.0)
     assert 'id="keypoints"' in page.read_text(encoding="utf-8")
     with pytest.raises(ConfigError, match=r"--oks-sigmas has 3 numbers, the keypoints are 11"):

@@ -87,7 +87,8 @@ def mask_and_boundary_iou(first: dict, second: dict, ratio: float = 0.02) -> tup
     Raises:
         ValueError: an RLE is damaged.
     """
-    dilation = dilation_pixels(*first["size"], ratio)
+    height, width = first["size"]
+    dilation = dilation_pixels(height, width, ratio)
     boundaries = (boundary_of_rle(rle, dilation) for rle in (first, second))
     return float(mask_util.iou([first], [second], [0])[0, 0]), boundary_iou(*boundaries)
 

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
@@ -15,10 +16,12 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 
 from ..errors import DataError
+from ..structures import SkeletonSet
+from .class_keypoints import cut_annotations, oks_sigmas
 from .evaluate import evaluate_records
 from .records import instances_to_records
 from .samples import GroundTruth
-from .settings import COCO_SIGMAS, EvaluationSettings
+from .settings import EvaluationSettings
 
 __all__ = ["MrcnnExtCOCOEvaluator"]
 
@@ -58,7 +61,8 @@ class MrcnnExtCOCOEvaluator(COCOEvaluator):
             max_dets_per_image: detections that count in an image; None is 100, or as many as the
                 fullest image has if that is more, so that none is dropped. LVIS's style: 300.
             kpt_oks_sigmas: of the keypoints; a dict has a list for each category, by name or the
-                json's id. Empty: the metadata's "keypoint_oks_sigmas", else those of COCO's 17.
+                json's id. Empty: the metadata's "keypoint_oks_sigmas", else those of the data set's
+                skeletons, else those of COCO's 17.
             boundary_dilation: width of boundaries, as a fraction of the image's diagonal.
             lvis_style: follow LVIS's rules for "neg_category_ids" and "not_exhaustive_category_ids"
                 of the json's images, and its limit of 300 detections an image.
@@ -71,14 +75,12 @@ class MrcnnExtCOCOEvaluator(COCOEvaluator):
             DataError: the data set's json is damaged; the message names it.
         """
         metadata = MetadataCatalog.get(dataset_name)
-        sigmas = kpt_oks_sigmas or metadata.get("keypoint_oks_sigmas") or COCO_SIGMAS
         self._settings = EvaluationSettings(
             tasks=tuple(tasks) if tasks else None,
             max_dets=max_dets_per_image,
             boundary_dilation=boundary_dilation,
             lvis_style=lvis_style,
             lvis_max_per_class=lvis_max_per_class,
-            sigmas=sigmas,
             backend=backend,
         )
         try:
@@ -95,6 +97,14 @@ class MrcnnExtCOCOEvaluator(COCOEvaluator):
                 f"{metadata.get('json_file', dataset_name)}: is no COCO ground truth "
                 f"({type(error).__name__}: {error})."
             ) from error
+        categories = list(self._coco_api.cats.values())
+        sigmas = oks_sigmas(kpt_oks_sigmas, metadata, categories)
+        self._settings = replace(self._settings, sigmas=sigmas)
+        self._skeletons = SkeletonSet.from_metadata(metadata)
+        if self._skeletons is not None and self._skeletons.class_skeletons:
+            classes = metadata.get("thing_dataset_id_to_contiguous_id")
+            classes = classes or {i: i for i in self._coco_api.cats}
+            cut_annotations(list(self._coco_api.anns.values()), classes, self._skeletons)
         # Detectron2's tools print what is logged below its own name.
         self._logger = logging.getLogger("detectron2." + __name__)
 
@@ -104,7 +114,9 @@ class MrcnnExtCOCOEvaluator(COCOEvaluator):
             prediction = {"image_id": one_input["image_id"]}
             if "instances" in output:
                 instances = output["instances"].to(self._cpu_device)
-                prediction["instances"] = instances_to_records(instances, one_input["image_id"])
+                prediction["instances"] = instances_to_records(
+                    instances, one_input["image_id"], self._skeletons
+                )
             if "proposals" in output:
                 prediction["proposals"] = output["proposals"].to(self._cpu_device)
             if len(prediction) > 1:

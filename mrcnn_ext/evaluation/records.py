@@ -10,24 +10,31 @@ import os
 from detectron2.structures import BoxMode, Instances
 
 from ..errors import DataError
-from ..structures import instance_rles
+from ..structures import SkeletonSet, instance_rles
+from .class_keypoints import cut_to_class
 from .rle import rle_runs
 
 __all__ = ["instances_to_records", "read_records"]
 
 
-def instances_to_records(instances: Instances, image_id) -> list[dict]:
+def instances_to_records(
+    instances: Instances, image_id, skeletons: SkeletonSet | None = None
+) -> list[dict]:
     """A model's output for one image, without changing it.
 
     Args:
         instances: on the CPU, with "pred_boxes", "scores", "pred_classes", and optionally masks,
             "mask_scores" (n,) and "pred_keypoints" (n, K, 3).
         image_id: of the image.
+        skeletons: of the model's classes; None: all classes have all K keypoints.
 
     Returns:
         One dict a detection: "image_id", "category_id" (the model's class), "bbox" (XYWH), "score",
-        and "segmentation" (compressed RLE), "mask_score", "keypoints" (3 K numbers; as in COCO,
-        whole numbers are centres of pixels) where there is such a thing.
+        and "segmentation" (compressed RLE), "mask_score", "keypoints" (those of the class, three
+        numbers each; as in COCO, whole numbers are centres of pixels) where there is such a thing.
+
+    Raises:
+        DataError: the keypoints are not those of the skeletons.
     """
     if len(instances) == 0:
         return []
@@ -48,8 +55,10 @@ def instances_to_records(instances: Instances, image_id) -> list[dict]:
     if instances.has("pred_keypoints"):
         keypoints = instances.pred_keypoints.clone()
         keypoints[:, :, :2] -= 0.5
-        for record, points in zip(records, keypoints.flatten(1).tolist()):
-            record["keypoints"] = points
+        for record, points in zip(records, keypoints.tolist()):
+            own = cut_to_class(points, record["category_id"], skeletons)
+            if own is not None:
+                record["keypoints"] = [number for point in own for number in point]
     return records
 
 

@@ -15,10 +15,11 @@ from detectron2.utils.file_io import PathManager
 from pycocotools.coco import COCO
 
 from ..errors import DataError
+from .class_keypoints import oks_sigmas
 from .evaluate import evaluate_records
 from .records import read_records
 from .samples import GroundTruth
-from .settings import COCO_SIGMAS, EvaluationSettings
+from .settings import EvaluationSettings
 
 __all__ = ["evaluate_results_file", "ground_truth_of", "load_ground_truth"]
 
@@ -46,9 +47,9 @@ def evaluate_results_file(
         ConfigError: an argument cannot be.
     """
     path, metadata = _json_of(dataset)
-    sigmas = settings.pop("sigmas", None) or metadata.get("keypoint_oks_sigmas") or COCO_SIGMAS
-    rules = EvaluationSettings(tasks=tuple(tasks) if tasks else None, sigmas=sigmas, **settings)
     coco = load_ground_truth(path)
+    sigmas = oks_sigmas(settings.pop("sigmas", None) or (), metadata, list(coco.cats.values()))
+    rules = EvaluationSettings(tasks=tuple(tasks) if tasks else None, sigmas=sigmas, **settings)
     sizes = {image_id: (i["height"], i["width"]) for image_id, i in coco.imgs.items()}
     records = read_records(results, sizes)
     return evaluate_records(

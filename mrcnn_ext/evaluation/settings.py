@@ -9,17 +9,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import ConfigError
+from ..structures.skeleton_names import COCO_PERSON_SIGMAS
 from .matching import choose_backend
 
 __all__ = ["COCO_SIGMAS", "TASKS", "EvaluationSettings"]
 
 TASKS = ("bbox", "segm", "boundary", "mask_quality", "keypoints")
 MASK_TASKS = ("segm", "boundary", "mask_quality")
-# Of COCO's 17 keypoints, nose to ankles (cocodataset.org/#keypoints-eval).
-COCO_SIGMAS = (
-    *(0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072),
-    *(0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089, 0.089),
-)
+COCO_SIGMAS = COCO_PERSON_SIGMAS
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import numpy as np
 from detectron2.data import Metadata
 from detectron2.structures import BoxMode, Instances
 
+from ..evaluation.class_keypoints import cut_to_class
 from ..fileio import write_json
-from ..structures import instance_rles
+from ..structures import SkeletonSet, instance_rles
 
 __all__ = ["PredictionWriter"]
 
@@ -40,6 +41,7 @@ class PredictionWriter:
         ids = metadata.get("thing_dataset_id_to_contiguous_id") or {}
         self._dataset_ids = {contiguous: original for original, contiguous in ids.items()}
         self._images: list[dict] = []
+        self._skeletons = SkeletonSet.from_metadata(metadata)
 
     @property
     def num_images(self) -> int:
@@ -66,7 +68,10 @@ class PredictionWriter:
                 rle = rles[index]
                 entry["segmentation"] = {**rle, "counts": rle["counts"].decode("ascii")}
             if instances.has("pred_keypoints"):
-                entry["keypoints"] = instances.pred_keypoints[index].tolist()
+                keypoints = instances.pred_keypoints[index].tolist()
+                own = cut_to_class(keypoints, class_id, self._skeletons)
+                if own is not None:
+                    entry["keypoints"] = own
             found.append(entry)
         self._images.append({"file": name, "height": height, "width": width, "instances": found})
 
@@ -76,10 +81,21 @@ class PredictionWriter:
             "format": "mrcnn_ext predictions 1: bbox_xywh and keypoints (x, y, score) in pixels, the "
             "centre of the first pixel at 0.5; segmentation is COCO's compressed RLE",
             "classes": list(self._names) if self._names else None,
+            "keypoints": self._keypoint_names(),
             "images": self._images,
         }
         write_json(self._folder / "predictions.json", content)
         write_json(self._folder / "coco_results.json", self._coco_results(), indent=None)
+
+    def _keypoint_names(self) -> dict[str, list[str]] | None:
+        """By class, of those that have keypoints; None if no names are known."""
+        if self._skeletons is None or not self._names:
+            return None
+        skeletons = self._skeletons
+        if not skeletons.class_skeletons:
+            return {name: list(skeletons.keypoint_names) for name in self._names}
+        of_class = zip(self._names, map(skeletons.skeleton, range(skeletons.num_classes)))
+        return {name: list(one.keypoint_names) for name, one in of_class if one is not None}
 
     def summary(self) -> str:
         count = sum(len(image["instances"]) for image in self._images)

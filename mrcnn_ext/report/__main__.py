@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--score-threshold", type=float, metavar="S",
         help="of what is drawn (default: for each file the one of the highest F1)")  # fmt: skip
     add("--oks-sigmas", type=float, nargs="+", metavar="S",
-        help="of the keypoints, if they are not COCO's 17")  # fmt: skip
+        help="of the keypoints (default: the categories', or COCO's of persons)")  # fmt: skip
     add("--title", help="of the page")
     add("--import", dest="imports", action="append", default=[], metavar="MODULE",
         help="a module that registers data sets; may be given again")  # fmt: skip

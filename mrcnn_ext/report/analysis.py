@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import ConfigError, DataError
+from ..evaluation.class_keypoints import oks_sigmas
 from .derived import (
     Calibration,
     OperatingPoint,
@@ -21,11 +22,7 @@ from .error_kinds import ErrorKinds, classify_errors
 from .load import GroundTruth, Results
 from .scores import AREAS, Evaluation, evaluate, evaluate_keypoints, match_boxes
 
-__all__ = ["Analysis", "analyse", "choose_task", "oks_sigmas"]
-
-# COCO's, of the 17 keypoints of persons (pycocotools.cocoeval.Params).
-_PERSON = ".26 .25 .25 .35 .35 .79 .79 .72 .72 .62 .62 1.07 1.07 .87 .87 .89 .89"
-_PERSON_SIGMAS = np.array([float(v) / 10 for v in _PERSON.split()])
+__all__ = ["Analysis", "analyse", "choose_task"]
 
 
 @dataclass
@@ -117,22 +114,6 @@ def choose_task(truth: GroundTruth, results: Sequence[Results], task: str | None
     return task
 
 
-def oks_sigmas(number: int, given: Sequence[float] | None) -> np.ndarray | None:
-    """Sigmas for this many keypoints; COCO's for 17 of them, None if none are known.
-
-    Raises:
-        ConfigError: another number of them is given.
-    """
-    if given is None:
-        return _PERSON_SIGMAS if number == len(_PERSON_SIGMAS) else None
-    if len(given) != number or min(given) <= 0:
-        raise ConfigError(
-            f"--oks-sigmas has {len(given)} numbers, the keypoints are {number}; expected as many, "
-            "all above 0."
-        )
-    return np.asarray(given, dtype=float)
-
-
 def analyse(
     truth: GroundTruth,
     results: Results,
@@ -147,7 +128,7 @@ def analyse(
         task: "bbox" or "segm".
         max_dets: as for :func:`~.scores.evaluate`.
         score_threshold: for counting right and wrong in images; None takes that of the best F1.
-        sigmas: see :func:`oks_sigmas`.
+        sigmas: of the keypoints; None: those of the json's categories, or COCO's.
     """
     evaluation = evaluate(truth, results, task, max_dets)
     kinds = classify_errors(truth, results, evaluation.matches, task)
@@ -170,18 +151,46 @@ def analyse(
     )
 
 
-def _keypoints(truth: GroundTruth, results: Results, sigmas) -> dict[str, float] | None:
+def _keypoints(truth: GroundTruth, results: Results, given) -> dict[str, float] | None:
+    """AP of the categories with keypoints, each by its own sigmas; None without any.
+
+    Raises:
+        ConfigError: another number of sigmas is given.
+        DataError: results and ground truth differ in the number of a category's keypoints.
+    """
     if not (truth.has_keypoints and results.has_keypoints):
         return None
-    lengths = {len(d["keypoints"]) for d in results.detections}
-    lengths |= {len(a["keypoints"]) for a in truth.annotations if a.get("keypoints")}
+    sigmas = oks_sigmas(given or (), {}, truth.categories)
+    by_category: dict[int, np.ndarray] = {}
+    for category in truth.categories:
+        number = _number_of_keypoints(category, truth, results)
+        if not number:
+            continue
+        own = sigmas.get(category["id"]) if isinstance(sigmas, Mapping) else sigmas
+        if own is None:
+            continue
+        if len(own) != number or min(own) <= 0:
+            raise ConfigError(
+                f"--oks-sigmas has {len(own)} numbers, the keypoints are {number}; expected as many, "
+                "all above 0."
+            )
+        by_category[category["id"]] = np.asarray(own, dtype=float)
+    return evaluate_keypoints(truth, results, by_category) if by_category else None
+
+
+def _number_of_keypoints(category: dict, truth: GroundTruth, results: Results) -> int:
+    """Of a category that has labelled ones; 0 otherwise."""
+    own = [a for a in truth.annotations if a["category_id"] == category["id"]]
+    if not any(any(v > 0 for v in a.get("keypoints", [])[2::3]) for a in own):
+        return 0
+    found = [d for d in results.detections if d["category_id"] == category["id"]]
+    lengths = {len(entry["keypoints"]) for entry in (*own, *found) if entry.get("keypoints")}
     if len(lengths) > 1:
         raise DataError(
-            f"{results.source}: its keypoints and those of the ground truth differ in number: "
-            f"{sorted(n // 3 for n in lengths)}."
+            f"{results.source}: the keypoints of category '{category.get('name', category['id'])}' "
+            f"and those of the ground truth differ in number: {sorted(n // 3 for n in lengths)}."
         )
-    values = oks_sigmas(lengths.pop() // 3, sigmas)
-    return None if values is None else evaluate_keypoints(truth, results, values)
+    return lengths.pop() // 3
 
 
 def _without_nan(value):

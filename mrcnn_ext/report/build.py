@@ -50,7 +50,7 @@ def make_report(
         examples: how many of the worst and how many of the best images are drawn.
         score_threshold: what is counted and drawn in images; None takes, for each result file, the
             one with the highest F1.
-        oks_sigmas: of the keypoints, if they are not COCO's 17.
+        oks_sigmas: of the keypoints; None: those of the json's categories, or COCO's.
         title: of the page.
         progress: called with stage, number done, and of how many.
 

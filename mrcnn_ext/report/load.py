@@ -87,7 +87,8 @@ class Results:
         detections: with ids from 1 upwards, sorted by image id and then by falling score, which is
             the order COCOeval sees them in; ``bbox``, ``score`` and perhaps ``segmentation`` (RLE)
             and ``keypoints``.
-        has_masks, has_keypoints: every detection has them; False if there are none.
+        has_masks: every detection has one; False if there are none.
+        has_keypoints: some detection has them.
     """
 
     name: str
@@ -164,7 +165,7 @@ def load_results(name: str, results: str | os.PathLike | list[dict], truth: Grou
         source="in memory" if in_memory else source,
         detections=found,
         has_masks=bool(found) and all("segmentation" in d for d in found),
-        has_keypoints=bool(found) and all("keypoints" in d for d in found),
+        has_keypoints=any("keypoints" in d for d in found),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,23 +110,50 @@ def match_boxes(truth: GroundTruth, results: Results, max_dets: int) -> Matches:
 
 
 def evaluate_keypoints(
-    truth: GroundTruth, results: Results, sigmas: np.ndarray
+    truth: GroundTruth, results: Results, sigmas: Mapping[int, np.ndarray]
 ) -> dict[str, float]:
-    """AP by object keypoint similarity, COCO's ten numbers by name, in 0 … 1; NaN: no instance."""
+    """AP by object keypoint similarity, COCO's ten numbers by name, in 0 … 1; NaN: no instance.
+
+    Args:
+        sigmas: of each category that counts. The numbers are the means over these categories.
+    """
+    names = "AP AP50 AP75 APm APl AR AR50 AR75 ARm ARl".split()
+    stats = []
+    for category, values in sigmas.items():
+        evaluator = _keypoint_evaluator(truth, results, category, values)
+        _run(evaluator, accumulate=True)
+        _quiet(evaluator.summarize)
+        stats.append([v if v >= 0 else np.nan for v in evaluator.stats])
+    return {name: _known_mean(column) for name, column in zip(names, zip(*stats))}
+
+
+def _known_mean(values: Sequence[float]) -> float:
+    known = [value for value in values if value == value]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _keypoint_evaluator(
+    truth: GroundTruth, results: Results, category: int, sigmas: np.ndarray
+) -> COCOeval:
+    nothing = [0] * (3 * len(sigmas))
     annotations = [
-        {**a, "keypoints": a.get("keypoints") or [0] * 3 * len(sigmas)} for a in truth.annotations
+        {**a, "keypoints": a.get("keypoints") or nothing}
+        for a in truth.annotations
+        if a["category_id"] == category
     ]
     for entry in annotations:
         entry["num_keypoints"] = sum(v > 0 for v in entry["keypoints"][2::3])
-    detections = [{**d, "area": d["bbox"][2] * d["bbox"][3]} for d in results.detections]
+    detections = [
+        {**d, "area": d["bbox"][2] * d["bbox"][3]}
+        for d in results.detections
+        if d["category_id"] == category and d.get("keypoints")
+    ]
     evaluator = _quiet(
         COCOeval, coco_from(truth, annotations), coco_from(truth, detections), "keypoints"
     )
     evaluator.params.kpt_oks_sigmas = np.asarray(sigmas, dtype=float)
-    _run(evaluator, accumulate=True)
-    _quiet(evaluator.summarize)
-    names = "AP AP50 AP75 APm APl AR AR50 AR75 ARm ARl".split()
-    return {n: float(v) if v >= 0 else float("nan") for n, v in zip(names, evaluator.stats)}
+    evaluator.params.catIds = [category]
+    return evaluator
 
 
 # ----------------------------------------------------------------------------------------- helpers

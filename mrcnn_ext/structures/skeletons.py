@@ -115,8 +115,8 @@ class SkeletonSet:
         for class_id, index in enumerate(self.class_skeletons):
             if index is not None and index not in range(len(self.skeletons)):
                 raise DataError(
-                    f"class {self.describe_class(class_id)} has the skeleton number {index!r}; expected "
-                    f"0 to {len(self.skeletons) - 1}, or None for a class without keypoints."
+                    f"class {self.describe_class(class_id)} has the skeleton number {index!r}; "
+                    f"expected 0 to {len(self.skeletons) - 1}, or None for a class without keypoints."
                 )
         if self.class_names and len(self.class_names) != len(self.class_skeletons):
             raise DataError(
