@@ -56,7 +56,8 @@ class OneHotCodec(KeypointCodec):
         logits = predictions.float().flatten(0, 1).flatten(1)
         labels = labels.masked_fill(~valid, -1).flatten()
         if logits.device.type == "cpu":
-            # As Detectron2 does, so that the sum is equal to the bit. A GPU would have to be waited for.
+            # As Detectron2 does, so that the sum is equal to the bit. A GPU would have to be waited
+            # for.
             counts = valid.flatten()
             logits, labels = logits[counts], labels[counts]
         total = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
