@@ -229,6 +229,18 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     _C.KEYPOINT_HEAD.RLE.LIMIT = 1.0
 
     # ---------------------------------------------------------------------------------------------
+    # Keypoints of several classes: docs/pose/skeletons.md
+    # ---------------------------------------------------------------------------------------------
+    _C.POSE = CN()
+    # The skeletons of the model's classes: a json as SkeletonSet.save writes it, or a COCO json. "":
+    # what the metadata of the first data set of DATASETS.TRAIN (or else DATASETS.TEST) say. A file
+    # lets the model be used where its data set is not.
+    _C.POSE.SKELETONS = ""
+    # Data sets to register, each [name, COCO json, image folder]; their categories may have different
+    # keypoints. Scripts and LazyConfigs call mrcnn_ext.data.pose_datasets.register_coco_pose instead.
+    _C.POSE.DATASETS = []
+
+    # ---------------------------------------------------------------------------------------------
     # Checks and results of MODEL.META_ARCHITECTURE "MrcnnExtRCNN"
     # ---------------------------------------------------------------------------------------------
     # Look at every training image's boxes and classes before they reach the device, so that a NaN

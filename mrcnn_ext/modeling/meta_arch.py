@@ -11,6 +11,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, detector_po
 from detectron2.structures import Instances
 
 from ..config_check import check_config
+from ..data.pose_datasets import register_configured_datasets
 from ..data.shapes import configure_builtin_shapes
 from ..errors import DataError
 from ..structures import DeferredMaskInstances, DeferredMasks
@@ -51,6 +52,7 @@ class MrcnnExtRCNN(GeneralizedRCNN):
             image_size=shapes.IMAGE_SIZE,
             seed=shapes.SEED,
         )
+        register_configured_datasets(cfg)
         check_config(cfg)
         if cfg.MRCNN_EXT.EVALUATION.ENABLED:
             from ..evaluation.tool_hooks import add_evaluation_to_tool
