@@ -11,18 +11,11 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from ...data.skeletons import class_keypoints_from_config
 from ...errors import ConfigError
 from ..keypoint_codecs import KeypointCodec
 from .mask_guide import MaskGuide
 from .trunk import initialize, trunk_layers
-
-try:
-    from ...data.skeletons import class_keypoints_from_config
-except ImportError:
-
-    def class_keypoints_from_config(cfg):
-        return None
-
 
 __all__ = ["KeypointHeadBase"]
 
