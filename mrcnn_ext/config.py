@@ -183,6 +183,52 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     _C.MASK_HEAD.REFINE_MASK.STAGE_WEIGHTS = [0.5, 0.75, 0.75, 1.0]
 
     # ---------------------------------------------------------------------------------------------
+    # Keypoint heads of this package: MODEL.ROI_KEYPOINT_HEAD.NAME "MrcnnExt…KeypointHead". Its other
+    # keys keep their meaning; CONV_DIMS are the widths of the trunk. See docs/pose/heads.md.
+    # ---------------------------------------------------------------------------------------------
+    _C.KEYPOINT_HEAD = CN()
+    # MrcnnExtHeatmapKeypointHead: what a heatmap means. "one_hot" (Detectron2's: one cell is right),
+    # "gaussian" (a Gaussian around the point, decoded between cells), "udp" (the same with the box
+    # measured from the first cell's centre to the last one's), "integral" (the mean of the cells).
+    _C.KEYPOINT_HEAD.CODEC = "one_hot"
+    # Standard deviation of the Gaussian of "gaussian", "udp" and "integral", in cells of the heatmap.
+    _C.KEYPOINT_HEAD.SIGMA = 2.0
+    # Score of a keypoint, the third number of pred_keypoints. "": the codec's own, which is "max" (the
+    # height of the peak; Detectron2's for "one_hot") for heatmaps and SimCC, and "sigma" (1 minus the
+    # predicted deviation) for regression. "oks": the OKS that the spread of the prediction lets expect,
+    # with TEST.KEYPOINT_OKS_SIGMAS or .05 for each keypoint, and the box's area.
+    _C.KEYPOINT_HEAD.SCORE = ""
+    # Multiply "scores" by the mean score of an instance's keypoints; that ranks boxes and masks, too.
+    _C.KEYPOINT_HEAD.FOLD_SCORE = False
+    # Normalisation after each convolution of the trunk, "GN" for example; "": none, as in Detectron2.
+    _C.KEYPOINT_HEAD.NORM = ""
+    # Depthwise-separable convolutions in the trunk: about a ninth of its multiplications.
+    _C.KEYPOINT_HEAD.LIGHT = False
+    # Show the head the object's mask: the true one in training, the predicted one at inference. Needs
+    # MODEL.MASK_ON.
+    _C.KEYPOINT_HEAD.MASK_GUIDED = False
+    _C.KEYPOINT_HEAD.INTEGRAL = CN()
+    # CODEC "integral": factor of the cross entropy that holds heatmaps to a Gaussian; 0: the mean's
+    # distance alone is trained.
+    _C.KEYPOINT_HEAD.INTEGRAL.REGULARIZATION = 1.0
+    _C.KEYPOINT_HEAD.SIMCC = CN()
+    # MrcnnExtSimCCKeypointHead: bins of each axis.
+    _C.KEYPOINT_HEAD.SIMCC.BINS = 224
+    # Standard deviation of the targets, in bins.
+    _C.KEYPOINT_HEAD.SIMCC.SIGMA = 6.0
+    _C.KEYPOINT_HEAD.RLE = CN()
+    # MrcnnExtRegressionKeypointHead: the box is divided into so many parts along each side, whose mean
+    # features go into a fully connected layer. 1 is the paper's.
+    _C.KEYPOINT_HEAD.RLE.GRID = 7
+    # Width of that layer; 0: none.
+    _C.KEYPOINT_HEAD.RLE.FC_DIM = 1024
+    # Learn the shape of errors with a normalising flow (in training only). False: Laplace's.
+    _C.KEYPOINT_HEAD.RLE.FLOW = True
+    # Keypoints outside the box train the head, too, up to this many sides of the box from its centre
+    # (.5 is the box).
+    _C.KEYPOINT_HEAD.RLE.LIMIT = 1.0
+
+    # ---------------------------------------------------------------------------------------------
     # Keypoints of several classes: docs/pose/skeletons.md
     # ---------------------------------------------------------------------------------------------
     _C.POSE = CN()

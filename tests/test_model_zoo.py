@@ -39,7 +39,8 @@ def test_configs_are_found():
 def test_config_builds_its_model(name):
     model = _build(name)
     assert isinstance(model, MrcnnExtRCNN)
-    assert model.roi_heads.mask_on if hasattr(model.roi_heads, "mask_on") else True
+    heads = model.roi_heads
+    assert heads.mask_on or heads.keypoint_on if hasattr(heads, "mask_on") else True
 
 
 @pytest.mark.parametrize("name", LAZY)

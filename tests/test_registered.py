@@ -44,6 +44,16 @@ def _mask_head(name):
     return cfg
 
 
+def _keypoint_head(name):
+    cfg = _fpn()
+    cfg.MODEL.KEYPOINT_ON = True
+    cfg.MODEL.ROI_KEYPOINT_HEAD.NAME = name
+    cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 11
+    cfg.MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS = [16]
+    cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE = 0
+    return cfg
+
+
 # (config key, registered name) -> a config that uses it. A new name needs a line here.
 CASES = {
     ("MODEL.META_ARCHITECTURE", "MrcnnExtRCNN"): _fpn,
@@ -57,6 +67,12 @@ CASES = {
             _mask_head, f"MrcnnExt{kind}MaskHead"
         )
         for kind in ("FCN", "Wrapped", "Boundary", "Dynamic", "Deep", "PointRend", "Refine")
+    },
+    **{
+        ("MODEL.ROI_KEYPOINT_HEAD.NAME", f"MrcnnExt{kind}KeypointHead"): partial(
+            _keypoint_head, f"MrcnnExt{kind}KeypointHead"
+        )
+        for kind in ("Heatmap", "SimCC", "Regression")
     },
 }
 
@@ -76,7 +92,13 @@ def tiny_set():
 
 def _evaluate(model, cfg, folder):
     loader = build_detection_test_loader(cfg, cfg.DATASETS.TEST[0])
-    evaluator = COCOEvaluator(cfg.DATASETS.TEST[0], tasks=("bbox", "segm"), output_dir=str(folder))
+    tasks = ("bbox", "segm", "keypoints") if cfg.MODEL.KEYPOINT_ON else ("bbox", "segm")
+    evaluator = COCOEvaluator(
+        cfg.DATASETS.TEST[0],
+        tasks=tasks,
+        output_dir=str(folder),
+        kpt_oks_sigmas=[0.05] * cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS,
+    )
     return inference_on_dataset(model, loader, evaluator)
 
 
@@ -108,6 +130,7 @@ def test_registered_name(key, name, tiny_set, tmp_path):
     result = _evaluate(model, cfg, tmp_path / "first")
     assert {"bbox", "segm"} <= result.keys()
     assert "AP" in result["segm"]
+    assert ("keypoints" in result) == cfg.MODEL.KEYPOINT_ON
 
     DetectionCheckpointer(model, str(tmp_path)).save("model")
     other = build_model(cfg)

@@ -1,0 +1,289 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""The highest pixel of maps resized to their boxes, without resizing them.
+
+Detectron2 decodes a heatmap by resizing it, bicubically, to ceil(w) x ceil(h) pixels and taking the
+highest of these, box by box. Here only the pixels that can be the highest are computed, for all boxes
+at once, and the answer is the same pixel:
+
+1. Pixels within one cell of the map's highest cell are computed: separably, with small matrices.
+2. Between cells, the resized map is a bicubic patch, and such a patch nowhere exceeds the greatest of
+   its Bézier control values. Those around a cell are at most
+   v + |dx| / 4 + |dy| / 4 + |dxy| / 16, where dx, dy and dxy are central differences. A pixel can only
+   be higher than the best of step 1 if one of the four cells around it has such a bound above it.
+3. Most maps have one mode, and no other cell reaches that. Groups of rows are looked at first, with
+   bounds from their extremes; then cells of the rows that are left; then pixels around the cells that
+   are left.
+
+Boxes with fewer pixels than the map has cells, where there is nothing to save, are resized.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["bicubic_peaks"]
+
+_A = -0.75  # of torch's bicubic kernel
+# Maps that go through at once on a CPU: their temporaries stay in its cache.
+_CHUNK = 1024
+_GPU_CHUNK = 16384
+# Small boxes are resized together whose sides are within so many pixels.
+_SIZE_STEP = 24
+
+
+@torch.no_grad()
+def bicubic_peaks(maps: Tensor, widths: Tensor, heights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The highest pixel of each map after bicubic resizing to a size of its own.
+
+    It is the pixel that ``torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`` and
+    ``argmax`` give, unless two pixels differ by no more than float32's rounding.
+
+    Args:
+        maps: (R, K, H, W) float32.
+        widths, heights: (R,) int64, 1 or more: the size of a region's K maps after resizing.
+
+    Returns:
+        x, y (R, K) int64 of the pixel, and its value (R, K).
+    """
+    regions, number, height, width = maps.shape
+    pixel = torch.zeros((regions, number, 2), dtype=torch.int64, device=maps.device)
+    value = maps.new_zeros((regions, number))
+    if pixel.numel() == 0:
+        return pixel[..., 0], pixel[..., 1], value
+    sizes = torch.stack([widths, heights], dim=1)
+    small = (widths < width) | (heights < height)
+    for part in _of_similar_size(small.nonzero()[:, 0], sizes, number):
+        pixel[part], value[part] = _resize_and_find(maps[part], sizes[part])
+    large = (~small).nonzero()[:, 0]
+    whole = slice(0, regions)  # a slice of the maps is no copy of them
+    for part in _pieces(whole if len(large) == regions else large, number, maps.device):
+        found, best = _search(
+            maps[part].flatten(0, 1), sizes[part].repeat_interleave(number, dim=0)
+        )
+        pixel[part], value[part] = found.view(-1, number, 2), best.view(-1, number)
+    return pixel[..., 0], pixel[..., 1], value
+
+
+def _pieces(regions, number: int, device: torch.device) -> list:
+    """Regions (a slice from 0, or numbers) in pieces whose maps go through at once."""
+    step = max((_CHUNK if device.type == "cpu" else _GPU_CHUNK) // number, 1)
+    if isinstance(regions, slice):
+        return [slice(i, min(i + step, regions.stop)) for i in range(0, regions.stop, step)]
+    return list(regions.split(step)) if len(regions) else []
+
+
+def _of_similar_size(regions: Tensor, sizes: Tensor, number: int) -> list[Tensor]:
+    """The same, of regions that are about as wide and about as high: they are padded to one size."""
+    if len(regions) == 0:
+        return []
+    _, group = torch.unique(
+        torch.div(sizes[regions], _SIZE_STEP, rounding_mode="floor"), dim=0, return_inverse=True
+    )
+    counts = group.bincount().tolist()
+    groups = regions[group.argsort()].split(counts)
+    return [piece for part in groups for piece in _pieces(part, number, sizes.device)]
+
+
+def _search(maps: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels (N, 2) and values (N,) of maps (N, H, W), by the steps at the top of this file."""
+    extremes = _RowGroups(maps)
+    cell = extremes.highest_cell(maps)
+    everything = torch.arange(len(maps), device=maps.device)
+    pixel, value = _best_in_window(maps, everything, cell, sizes)
+    index, others = _cells_that_may_exceed(maps, extremes, value, cell)
+    if len(index) == 0:
+        return pixel, value
+    found, score = _best_in_window(maps, index, others, sizes[index])
+    better = score > value[index]
+    index, found, score = index[better], found[better], score[better]
+    best = value.scatter_reduce(0, index, score, "amax")
+    winner = score == best[index]
+    pixel[index[winner]] = found[winner]
+    return pixel, best
+
+
+def _resize_and_find(maps: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for (R, K, H, W) maps and (R, 2) sizes, by resizing all."""
+    height, width = maps.shape[2:]
+    weights_x = _matrix(sizes[:, 0], width)
+    weights_y = _matrix(sizes[:, 1], height)
+    values = weights_y[:, None] @ (maps @ weights_x.transpose(1, 2)[:, None])
+    columns, rows = values.shape[3], values.shape[2]
+    beyond_x = torch.arange(columns, device=maps.device) >= sizes[:, :1]
+    beyond_y = torch.arange(rows, device=maps.device) >= sizes[:, 1:]
+    values.masked_fill_((beyond_y[:, :, None] | beyond_x[:, None])[:, None], -math.inf)
+    value, best = values.flatten(2).max(dim=2)
+    y = torch.div(best, columns, rounding_mode="floor")
+    return torch.stack([best - y * columns, y], dim=2), value
+
+
+def _matrix(pixels: Tensor, cells: int) -> Tensor:
+    """(R, most pixels, cells) weights of a resize from so many cells to (R,) pixels."""
+    scale = cells / pixels.to(torch.float32)
+    pixel = torch.arange(int(pixels.max()), device=pixels.device)
+    source = (pixel + 0.5) * scale[:, None] - 0.5
+    taps = torch.arange(-2, cells + 2, device=pixels.device)
+    weights = _kernel(source[:, :, None] - taps)
+    # Cells beyond the border are the border's.
+    inner = weights[..., 2:-2].clone()
+    inner[..., 0] += weights[..., :2].sum(dim=2)
+    inner[..., -1] += weights[..., -2:].sum(dim=2)
+    return inner
+
+
+def _kernel(distance: Tensor) -> Tensor:
+    """torch's bicubic kernel; ``distance`` is used up."""
+    distance = distance.abs_().clamp_(max=2)  # beyond which it is 0
+    rest = distance - 1
+    outer = _A * rest * (distance - 2).square()
+    inner = -rest * (1 + distance - (_A + 2) * distance.square())
+    return torch.where(rest < 0, inner, outer)
+
+
+# ---- Pixels of a window -----------------------------------------------------------------------------
+
+
+def _best_in_window(
+    maps: Tensor, index: Tensor, cell: Tensor, sizes: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The highest of the pixels within one cell of a cell.
+
+    Args:
+        maps: (N, H, W).
+        index: (M,) which map.
+        cell: (M, 2) x, y.
+        sizes: (M, 2) width and height of the resized map.
+
+    Returns:
+        (M, 2) x, y of the pixel and its value (M,).
+    """
+    height, width = maps.shape[1:]
+    taps = torch.arange(-2, 3, device=maps.device)
+    columns = cell[:, :1] + taps
+    rows = cell[:, 1:] + taps
+    x, in_x, weights_x = _axis(columns, width, sizes[:, 0])
+    y, in_y, weights_y = _axis(rows, height, sizes[:, 1])
+    at = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None]
+    at = at + (index * (height * width))[:, None, None]
+    patch = maps.reshape(-1)[at]
+    values = weights_y @ patch @ weights_x.transpose(1, 2)  # (M, pixels in y, pixels in x)
+    values = values.masked_fill_(~(in_y[:, :, None] & in_x[:, None]), -math.inf)
+    value, best = values.flatten(1).max(dim=1)
+    best_y = torch.div(best, values.shape[2], rounding_mode="floor")
+    best_x = best - best_y * values.shape[2]
+    pixel = torch.stack(
+        [x.gather(1, best_x[:, None])[:, 0], y.gather(1, best_y[:, None])[:, 0]], dim=1
+    )
+    return pixel, value
+
+
+def _axis(taps: Tensor, cells: int, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels within one cell of a cell along one axis, whether they count, and their weights of cells.
+
+    Args:
+        taps: (M, 5) cells that may have weight; the cell itself is in the middle.
+        cells: along the axis in the map.
+        pixels: (M,) along the axis in the resized map, as many or more.
+
+    Returns:
+        pixels (M, n) int64, (M, n) bool, weights (M, n, 5).
+    """
+    middle = taps[:, 2].to(torch.float32)
+    scale = cells / pixels.to(torch.float32)
+    first = ((middle - 0.5) / scale - 0.5).ceil().long().clamp(min=0)
+    last = ((middle + 1.5) / scale - 0.5).floor().long()
+    last = torch.minimum(last, pixels - 1)
+    number = max(int((last - first).max()) + 1, 1)
+    pixel = first[:, None] + torch.arange(number, device=taps.device)
+    source = (pixel + 0.5) * scale[:, None] - 0.5
+    weights = _kernel(source[:, :, None] - taps[:, None].to(torch.float32))
+    return pixel, pixel <= last[:, None], weights
+
+
+# ---- Where else the maximum may be ------------------------------------------------------------------
+
+
+class _RowGroups:
+    """Highest and lowest cell of each few rows of maps (N, H, W)."""
+
+    def __init__(self, maps: Tensor) -> None:
+        number, height, width = maps.shape
+        self.rows = next(rows for rows in (4, 3, 2, 1) if height % rows == 0)
+        # Torch finds extremes of long contiguous pieces several times faster than those of rows.
+        pieces = maps.reshape(number, height // self.rows, self.rows * width)
+        self.highest, self.lowest = pieces.amax(dim=2), pieces.amin(dim=2)
+
+    def highest_cell(self, maps: Tensor) -> Tensor:
+        """(N, 2) x, y of the (first) highest cell."""
+        number, _, width = maps.shape
+        group = self.highest.argmax(dim=1)
+        pieces = maps.reshape(number * self.highest.shape[1], -1)
+        first = torch.arange(number, device=maps.device) * self.highest.shape[1]
+        best = pieces[first + group].argmax(dim=1)
+        row = torch.div(best, width, rounding_mode="floor")
+        return torch.stack([best - row * width, group * self.rows + row], dim=1)
+
+    def that_may_exceed(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """(F,) maps and groups that may hold a cell whose bound is above ``value`` (N,)."""
+        highest, lowest = (
+            torch.stack(
+                [torch.cat([x[:, :1], x[:, :-1]], 1), x, torch.cat([x[:, 1:], x[:, -1:]], 1)]
+            )
+            for x in (self.highest, self.lowest)
+        )
+        # Neighbours of a group's cells are in the group itself or in those beside it.
+        span = highest.amax(dim=0) - lowest.amin(dim=0)
+        bound = self.highest + (highest[1] - lowest[1]) / 4 + span / 4 + span / 8
+        index, group = (bound > value[:, None]).nonzero(as_tuple=True)
+        return index, group
+
+
+def _cells_that_may_exceed(
+    maps: Tensor, extremes: _RowGroups, value: Tensor, cell: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Cells with a pixel around them that may be above ``value``, the best of those around ``cell``.
+
+    Returns:
+        (M,) maps and (M, 2) cells x, y.
+    """
+    height, width = maps.shape[1:]
+    index, group = extremes.that_may_exceed(value)
+    rows = extremes.rows
+    neighbours = (group * rows)[:, None] + torch.arange(-1, rows + 1, device=maps.device)
+    neighbours = (index * height)[:, None] + neighbours.clamp_(0, height - 1)
+    lines = maps.reshape(-1, width)[neighbours]  # (F, rows + 2, W)
+    padded = torch.cat([lines[..., :1], lines, lines[..., -1:]], dim=2)
+    dx = padded[..., 2:] - padded[..., :-2]
+    dy = lines[:, 2:] - lines[:, :-2]
+    twist = (dx[:, 2:] - dx[:, :-2]).abs_()
+    dx = dx[:, 1:-1]
+    v = lines[:, 1:-1]
+    bound = torch.add(v, dx.abs(), alpha=0.25).add_(dy.abs(), alpha=0.25).add_(twist, alpha=1 / 16)
+    piece, row, column = (bound > value[index][:, None, None]).nonzero(as_tuple=True)
+    index = index[piece]
+    place = torch.stack([column, group[piece] * rows + row], dim=1)
+    at = (piece, row, column)
+    keep = _beside(v[at], dx[at], dy[at], twist[at], place - cell[index]) > value[index]
+    return index[keep], place[keep]
+
+
+def _beside(v: Tensor, dx: Tensor, dy: Tensor, twist: Tensor, offset: Tensor) -> Tensor:
+    """The bound of cells without the patches that touch the cell they are at (x, y) ``offset`` from.
+
+    Of a neighbour's four patches, those towards that cell are known; what is left are control values
+    on the far sides.
+    """
+    x, y = offset[:, 0], offset[:, 1]
+    away_x, away_y = (x * dx).clamp(min=0) / 4, (y * dy).clamp(min=0) / 4
+    any_x, any_y = dx.abs() / 4, dy.abs() / 4
+    beside_x = away_x + any_y  # y is 0
+    beside_y = any_x + away_y  # x is 0
+    corner = torch.maximum(beside_x, beside_y)
+    slopes = torch.where(y == 0, beside_x, torch.where(x == 0, beside_y, corner))
+    near = (x.abs() <= 1) & (y.abs() <= 1)
+    slopes = torch.where(near, slopes, any_x + any_y)
+    bound = v + slopes + twist / 16
+    return bound.masked_fill((x == 0) & (y == 0), -math.inf)

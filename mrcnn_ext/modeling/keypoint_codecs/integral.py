@@ -1,0 +1,120 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""The point is the expectation of its heatmap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ...errors import ConfigError
+from .base import KeypointCodec, inside_and_labelled
+from .coordinates import image_to_map, map_to_image
+from .gaussian import gaussian_lines
+from .scores import expected_oks_of_map, oks_falloff
+
+__all__ = ["IntegralCodec"]
+
+# In cells: at the edge of the box, "half_pixel" would ask for points beyond all cells, where no
+# expectation can be.
+_FRAME = "unit_length"
+
+
+class IntegralCodec(KeypointCodec):
+    """Soft-argmax: the decoded point is the mean of the cells under the map's softmax.
+
+    After Sun et al., "Integral Human Pose Regression", ECCV 2018: decoding is differentiable
+    (:meth:`expectation`), and the loss is the L1 distance of the expected from the true position, in
+    cells. An expectation leaves the map free to have any shape with the right mean, and every cell far
+    away pulls the mean towards the middle; so, after Nibali et al. ("Numerical Coordinate Regression
+    with Convolutional Neural Networks", 2018), the map is also held to a Gaussian around the point, by
+    cross entropy with factor ``regularization``.
+
+    Points outside the box do not count. Scores: "max", the softmax's highest cell; "oks", see
+    :func:`expected_oks_of_map`.
+    """
+
+    scores = ("max", "oks")
+
+    def __init__(
+        self,
+        *,
+        sigma: float = 2.0,
+        regularization: float = 1.0,
+        score: str = "",
+        oks_sigmas: Sequence[float] = (),
+    ) -> None:
+        """
+        Args:
+            sigma: of the Gaussian that the map is held to, in cells.
+            regularization: factor of that; 0: not at all.
+            score, oks_sigmas: see KeypointCodec.
+
+        Raises:
+            ConfigError: a value is out of range.
+        """
+        super().__init__(score=score, oks_sigmas=oks_sigmas)
+        if not sigma > 0:
+            raise ConfigError(f"MRCNN_EXT.KEYPOINT_HEAD.SIGMA is {sigma}, expected more than 0.")
+        self.sigma = sigma
+        self.regularization = regularization
+
+    def encode(self, boxes: Tensor, keypoints: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """True positions on the map, and which count.
+
+        Args:
+            boxes: (R, 4).
+            keypoints: (R, K, 3) x, y, visibility.
+            size: side S of the map.
+
+        Returns:
+            (R, K, 2) x, y in cells, 0 to S - 1; where they do not count, the middle. (R, K) bool.
+        """
+        points = keypoints[..., :2].float()
+        positions = image_to_map(points, boxes.float(), (size, size), _FRAME)
+        valid = inside_and_labelled(boxes, keypoints)
+        return torch.where(valid[..., None], positions, (size - 1) / 2), valid
+
+    def expectation(self, predictions: Tensor) -> Tensor:
+        """(R, K, 2) mean x, y in cells of (R, K, H, W) logits; differentiable."""
+        height, width = predictions.shape[2:]
+        probabilities = predictions.float().flatten(2).softmax(dim=2).unflatten(2, (height, width))
+        cells = torch.arange(max(height, width), device=predictions.device, dtype=torch.float32)
+        x = probabilities.sum(dim=2) @ cells[:width]
+        y = probabilities.sum(dim=3) @ cells[:height]
+        return torch.stack([x, y], dim=2)
+
+    def loss(
+        self,
+        predictions: Tensor,
+        boxes: Tensor,
+        keypoints: Tensor,
+        normalizer: float | None = None,
+    ) -> Tensor:
+        """L1 distance in cells plus cross entropy. ``predictions``: (R, K, S, S) logits."""
+        logits = predictions.float()
+        size = logits.shape[3]
+        positions, valid = self.encode(boxes, keypoints, size)
+        losses = (self.expectation(logits) - positions).abs().sum(dim=2)
+        if self.regularization:
+            x = gaussian_lines(positions[..., 0], size, self.sigma)
+            y = gaussian_lines(positions[..., 1], size, self.sigma)
+            expected = ((logits @ x[..., None])[..., 0] * y).sum(dim=2)
+            entropy = logits.flatten(2).logsumexp(dim=2) - expected
+            losses = losses + self.regularization * entropy
+        return self.reduce(losses, valid, normalizer)
+
+    @torch.no_grad()
+    def decode(self, predictions: Tensor, boxes: Tensor) -> Tensor:
+        """(R, K, 3) x, y, score. ``predictions``: (R, K, S, S) logits."""
+        logits, boxes = predictions.float(), boxes.float()
+        size = (logits.shape[3], logits.shape[2])
+        points = map_to_image(self.expectation(logits), boxes, size, _FRAME)
+        if self.score == "oks":
+            falloff = oks_falloff(self, boxes, points[..., 0])
+            score = expected_oks_of_map(logits, points, boxes, falloff, _FRAME)
+        else:
+            flat = logits.flatten(2)
+            score = torch.exp(flat.amax(dim=2) - flat.logsumexp(dim=2))
+        return torch.cat([points, score[..., None]], dim=2)

@@ -1,0 +1,636 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Keypoint codecs: round trips, flips, borders, and values against independent references."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.special
+import torch
+from detectron2.modeling.roi_heads.keypoint_head import keypoint_rcnn_loss
+from detectron2.structures import Boxes, Instances, Keypoints, heatmaps_to_keypoints
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import quad
+from torch.nn import functional as F
+
+from mrcnn_ext.errors import ConfigError
+from mrcnn_ext.modeling.keypoint_codecs import (
+    GaussianCodec,
+    IntegralCodec,
+    OneHotCodec,
+    RealNVP,
+    RLECodec,
+    SimCCCodec,
+    bicubic_peaks,
+    fast_heatmaps_to_keypoints,
+    image_to_map,
+    map_to_image,
+    peak_2d,
+)
+
+SIZE = 56
+BINS = (224, 224)
+BOX = torch.tensor([[30.0, 20.0, 230.0, 420.0]])  # 200 x 400
+
+
+def _codecs():
+    return [
+        OneHotCodec(),
+        GaussianCodec(),
+        GaussianCodec(frame="unit_length"),
+        IntegralCodec(),
+        SimCCCodec(),
+        RLECodec(),
+    ]
+
+
+NAMES = ["one_hot", "gaussian", "udp", "integral", "simcc", "rle"]
+each_codec = pytest.mark.parametrize("codec", _codecs(), ids=NAMES)
+
+
+def _case(regions, number=3, seed=0, outside=0.2):
+    """Boxes and keypoints, some outside, some unlabelled, some occluded."""
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.rand(regions, 2, generator=generator) * 100 - 20
+    sides = torch.exp(torch.rand(regions, 2, generator=generator) * 4 + 1.5)
+    boxes = torch.cat([corner, corner + sides], dim=1)
+    place = torch.rand(regions, number, 2, generator=generator) * (1 + 2 * outside) - outside
+    points = boxes[:, None, :2] + place * sides[:, None]
+    visibility = torch.randint(0, 3, (regions, number, 1), generator=generator).float()
+    return boxes, torch.cat([points, visibility], dim=2)
+
+
+def _random_predictions(codec, regions, number, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        values = torch.randn(regions, number, *shape, generator=generator)
+        return values.to(dtype).requires_grad_()
+
+    if isinstance(codec, SimCCCodec):
+        return draw(32), draw(48)
+    if isinstance(codec, RLECodec):
+        return draw(4)
+    return draw(14, 14)
+
+
+def _leaves(predictions):
+    return predictions if isinstance(predictions, tuple) else (predictions,)
+
+
+def _sizes(codec, size=SIZE, bins=BINS):
+    """What encode() wants to know besides boxes and keypoints."""
+    if isinstance(codec, RLECodec):
+        return ()
+    return (bins,) if isinstance(codec, SimCCCodec) else (size,)
+
+
+def _perfect(codec, boxes, keypoints):
+    """Predictions that say just what was encoded."""
+    if isinstance(codec, OneHotCodec):
+        labels, _ = codec.encode(boxes, keypoints, SIZE)
+        return F.one_hot(labels, SIZE * SIZE).float().unflatten(2, (SIZE, SIZE)) * 20
+    if isinstance(codec, IntegralCodec):
+        # Any map with that mean will do: the four cells around the point.
+        positions, _ = codec.encode(boxes, keypoints, SIZE)
+        cells = torch.arange(SIZE)
+        x, y = ((1 - (p[..., None] - cells).abs()).clamp(min=0) for p in positions.unbind(2))
+        return (y[..., None] * x[..., None, :]).clamp(min=1e-12).log()
+    if isinstance(codec, GaussianCodec):
+        return codec.encode(boxes, keypoints, SIZE)[0].clamp(min=1e-30).log()
+    if isinstance(codec, SimCCCodec):
+        x, y, _ = codec.encode(boxes, keypoints, BINS)
+        return x.clamp(min=1e-30).log(), y.clamp(min=1e-30).log()
+    positions, _ = codec.encode(boxes, keypoints)
+    return torch.cat([positions, torch.full_like(positions, -3)], dim=2)
+
+
+# ---- Round trips --------------------------------------------------------------------------------
+
+
+@each_codec
+@settings(max_examples=60, deadline=None)
+@given(place=st.tuples(st.floats(0, 1), st.floats(0, 1)))
+def test_a_perfect_prediction_decodes_to_where_the_point_is(codec, place):
+    point = BOX[:, :2] + torch.tensor([place]) * (BOX[:, 2:] - BOX[:, :2])
+    keypoints = torch.cat([point, torch.tensor([[2.0]])], dim=1)[None]
+    decoded = codec.decode(_perfect(codec, BOX, keypoints), BOX)
+    error = (decoded[0, 0, :2] - point[0]).abs()
+    # Half a cell and half a pixel is what a label of one cell and a grid of pixels can do, but at the
+    # border, where bicubic resizing overshoots.
+    border = any(not 0.02 < x < 0.98 for x in place)
+    limit = torch.tensor([200.0, 400.0]) / SIZE / (1 if border else 2) + 0.51
+    assert (error <= (limit if isinstance(codec, OneHotCodec) else 0.05)).all(), error
+
+
+@each_codec
+def test_round_trip_of_boxes_of_many_sizes(codec):
+    # Bicubic resizing, which Detectron2 decodes with, overshoots at the map's border.
+    boxes, keypoints = _case(100, outside=-0.02 if isinstance(codec, OneHotCodec) else -0.001)
+    decoded = codec.decode(_perfect(codec, boxes, keypoints), boxes)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    error = (decoded - keypoints)[..., :2].abs()
+    if isinstance(codec, OneHotCodec):
+        # In boxes with fewer pixels than cells, Detectron2's resizing may miss the one cell.
+        large = (sides > SIZE).all(dim=1)
+        limit = sides[:, None] / SIZE / 2 + 0.51
+        assert (error <= limit)[large[:, None] & (keypoints[..., 2] > 0)].all()
+    else:
+        assert (error / sides[:, None])[keypoints[..., 2] > 0].max() < 0.05 / 200
+    assert decoded.shape == (100, 3, 3)
+    score = decoded[..., 2][keypoints[..., 2] > 0]
+    assert ((score >= 0) & (score <= 1.001)).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    x=st.floats(-500, 500),
+    y=st.floats(-500, 500),
+    corner=st.tuples(st.floats(-100, 900), st.floats(-100, 900)),
+    side=st.tuples(st.floats(0.5, 900), st.floats(0.5, 900)),
+    frame=st.sampled_from(["half_pixel", "unit_length"]),
+)
+def test_coordinates_come_back_and_mirror(x, y, corner, side, frame):
+    box = torch.tensor([[*corner, corner[0] + side[0], corner[1] + side[1]]], dtype=torch.float64)
+    points = torch.tensor([[[x, y]]], dtype=torch.float64)
+    positions = image_to_map(points, box, (56, 40), frame)
+    torch.testing.assert_close(map_to_image(positions, box, (56, 40), frame), points)
+    mirrored_box = torch.stack([1000 - box[:, 2], box[:, 1], 1000 - box[:, 0], box[:, 3]], dim=1)
+    mirrored = torch.stack([1000 - points[..., 0], points[..., 1]], dim=2)
+    expected = torch.stack([55 - positions[..., 0], positions[..., 1]], dim=2)
+    actual = image_to_map(mirrored, mirrored_box, (56, 40), frame)
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-6)
+
+
+def test_where_the_frames_put_the_edges_of_a_box():
+    corners = torch.stack([BOX[:, :2], BOX[:, 2:]], dim=1)
+    half = image_to_map(corners, BOX, (56, 56), "half_pixel")
+    assert half[0].tolist() == [[-0.5, -0.5], [55.5, 55.5]]
+    unit = image_to_map(corners, BOX, (56, 56), "unit_length")
+    assert unit[0].tolist() == [[0, 0], [55, 55]]
+
+
+# ---- Flips, borders, visibility -----------------------------------------------------------------
+
+
+def _flip(boxes, keypoints, width=1024.0):
+    boxes = torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], dim=1)
+    x, rest = keypoints[..., :1], keypoints[..., 1:]
+    return boxes, torch.cat([width - x, rest], dim=2)
+
+
+@each_codec
+def test_the_code_of_a_flipped_image_is_the_flipped_code(codec):
+    boxes, keypoints = _case(50)
+    # Eighths, so that the flip is exact and a point on a cell's border is on it in both.
+    boxes, keypoints = (boxes * 8).round() / 8, (keypoints * 8).round() / 8
+    sizes = _sizes(codec)
+    straight = codec.encode(boxes, keypoints, *sizes)
+    flipped = codec.encode(*_flip(boxes, keypoints), *sizes)
+    valid = straight[-1]
+    assert torch.equal(valid, flipped[-1])
+    assert valid.any()
+    assert not valid.all()
+    first, second = straight[0][valid], flipped[0][valid]
+    if isinstance(codec, OneHotCodec):
+        # floor() puts a point on the border between cells to the right of it, in either image.
+        position = image_to_map(keypoints[..., :2], boxes, (SIZE, SIZE))[valid][:, 0] + 0.5
+        inner = (position - position.round()).abs() > 1e-3
+        assert inner.sum() > 10
+        mirrored = first // SIZE * SIZE + SIZE - 1 - first % SIZE
+        assert torch.equal(mirrored[inner], second[inner])
+    elif isinstance(codec, RLECodec):
+        torch.testing.assert_close(first * torch.tensor([-1.0, 1.0]), second)
+    elif isinstance(codec, IntegralCodec):
+        mirrored = torch.stack([SIZE - 1 - first[:, 0], first[:, 1]], dim=1)
+        torch.testing.assert_close(mirrored, second, atol=1e-4, rtol=1e-4)
+    else:
+        torch.testing.assert_close(first.flip(-1), second, atol=1e-5, rtol=1e-3)
+
+
+@each_codec
+def test_decoding_flipped_predictions_gives_flipped_keypoints(codec):
+    if isinstance(codec, OneHotCodec):
+        pytest.skip("Detectron2's argmax takes the first of two equal pixels")
+    boxes, keypoints = _case(20, outside=-0.1)
+    flipped_boxes, flipped = _flip(boxes, keypoints)
+    decoded = codec.decode(_perfect(codec, flipped_boxes, flipped), flipped_boxes)
+    back = _flip(flipped_boxes, decoded)[1]
+    expected = codec.decode(_perfect(codec, boxes, keypoints), boxes)
+    labelled = keypoints[..., 2] > 0
+    torch.testing.assert_close(back[labelled], expected[labelled], atol=2e-2, rtol=1e-3)
+
+
+@each_codec
+def test_which_points_count(codec):
+    boxes = BOX.repeat(7, 1)
+    points = torch.tensor(
+        [
+            [100.0, 100.0, 2],  # inside
+            [100.0, 100.0, 1],  # hidden
+            [100.0, 100.0, 0],  # unlabelled
+            [230.0, 420.0, 2],  # the corner
+            [30.0, 20.0, 2],  # the other corner
+            [240.0, 100.0, 2],  # a little outside
+            [700.0, 100.0, 2],  # far outside
+        ]
+    )[:, None]
+    sizes = _sizes(codec)
+    valid = codec.encode(boxes, points, *sizes)[-1][:, 0].tolist()
+    outside = isinstance(codec, RLECodec)
+    assert valid == [True, True, False, True, True, outside, False]
+
+
+@each_codec
+def test_what_does_not_count_has_no_influence(codec):
+    boxes, keypoints = _case(8)
+    size = (
+        ()
+        if isinstance(codec, RLECodec)
+        else ((14,) if not isinstance(codec, SimCCCodec) else ((32, 48),))
+    )
+    valid = codec.encode(boxes, keypoints, *size)[-1]
+    predictions = _random_predictions(codec, 8, 3)
+    loss = codec.loss(predictions, boxes, keypoints)
+    loss.backward()
+    for leaf in _leaves(predictions):
+        used = leaf.grad.flatten(2).abs().sum(2) > 0
+        assert torch.equal(used, valid)
+    moved = keypoints.clone()
+    moved[~valid] = torch.tensor([math.inf, -1e30, 0.0])
+    assert torch.equal(codec.loss(predictions, boxes, moved), loss)
+
+
+@each_codec
+def test_nothing_to_learn_from_and_no_regions(codec):
+    for regions in (0, 4):
+        boxes, keypoints = _case(regions)
+        keypoints[..., 2] = 0
+        predictions = _random_predictions(codec, regions, 3)
+        loss = codec.loss(predictions, boxes, keypoints)
+        assert loss.shape == ()
+        assert loss == 0
+        loss.backward()
+        assert all(leaf.grad is not None for leaf in _leaves(predictions))
+        assert all((leaf.grad == 0).all() for leaf in _leaves(predictions))
+        assert codec.decode(predictions, boxes).shape == (regions, 3, 3)
+
+
+@each_codec
+def test_normalizers(codec):
+    boxes, keypoints = _case(8)
+    predictions = _random_predictions(codec, 8, 3)
+    total = codec.loss(predictions, boxes, keypoints, 1.0)
+    torch.testing.assert_close(codec.loss(predictions, boxes, keypoints, 4.0), total / 4)
+    size = (
+        ()
+        if isinstance(codec, RLECodec)
+        else ((14,) if not isinstance(codec, SimCCCodec) else ((32, 48),))
+    )
+    count = codec.encode(boxes, keypoints, *size)[-1].sum()
+    torch.testing.assert_close(codec.loss(predictions, boxes, keypoints), total / count)
+
+
+@each_codec
+def test_half_precision_predictions_give_float32_results(codec):
+    boxes, keypoints = _case(4)
+    predictions = _random_predictions(codec, 4, 3, dtype=torch.bfloat16)
+    exact = [leaf.detach().float() for leaf in _leaves(predictions)]
+    exact = tuple(exact) if isinstance(predictions, tuple) else exact[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = codec.loss(predictions, boxes, keypoints)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, codec.loss(exact, boxes, keypoints), rtol=2e-2, atol=1e-3)
+    assert codec.decode(predictions, boxes).dtype == torch.float32
+
+
+@each_codec
+def test_gradients_against_finite_differences(codec):
+    boxes, keypoints = _case(2, number=2, seed=3)
+    predictions = _random_predictions(codec, 2, 2)
+    loss = codec.loss(predictions, boxes, keypoints)
+    gradients = torch.autograd.grad(loss, _leaves(predictions))
+    generator = torch.Generator().manual_seed(1)
+    steps = [torch.randn(leaf.shape, generator=generator) for leaf in _leaves(predictions)]
+
+    def at(size):
+        moved = [leaf.detach() + size * step for leaf, step in zip(_leaves(predictions), steps)]
+        moved = tuple(moved) if isinstance(predictions, tuple) else moved[0]
+        return float(codec.loss(moved, boxes, keypoints).detach())
+
+    expected = (at(1e-2) - at(-1e-2)) / 2e-2
+    actual = sum(float((g * step).sum()) for g, step in zip(gradients, steps))
+    assert actual == pytest.approx(expected, rel=2e-2, abs=2e-3)
+
+
+def test_a_box_without_area_gives_finite_numbers():
+    boxes = torch.tensor([[10.0, 10, 10, 10], [5.0, 5, 5, 50]])
+    keypoints = torch.tensor([[[10.0, 10, 2]], [[5.0, 20, 2]]])
+    for codec in _codecs():
+        predictions = _random_predictions(codec, 2, 1)
+        assert torch.isfinite(codec.loss(predictions, boxes, keypoints)), codec
+        assert torch.isfinite(codec.decode(predictions, boxes)).all(), codec
+
+
+# ---- One-hot: Detectron2's ----------------------------------------------------------------------
+
+
+def _instances(boxes, keypoints, split):
+    result = []
+    for part in (slice(0, split), slice(split, None)):
+        x = Instances((500, 500), proposal_boxes=Boxes(boxes[part]))
+        x.gt_keypoints = Keypoints(keypoints[part])
+        result.append(x)
+    return result
+
+
+@pytest.mark.parametrize("normalizer", [None, 512.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_one_hot_loss_is_detectron2s(seed, normalizer):
+    boxes, keypoints = _case(20, number=5, seed=seed)
+    logits = torch.randn(20, 5, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+    mine, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    loss = OneHotCodec().loss(mine, boxes, keypoints, normalizer)
+    expected = keypoint_rcnn_loss(theirs, _instances(boxes, keypoints, 12), normalizer)
+    assert torch.equal(loss, expected)
+    loss.backward()
+    expected.backward()
+    assert torch.equal(mine.grad, theirs.grad)
+
+
+def _peaky(regions, number, size, noise, generator):
+    """Maps as a trained head makes them: a mode, sometimes a second one, and noise."""
+    cells = torch.arange(size)
+    maps = noise * torch.randn(regions, number, size, size, generator=generator) - 3
+    for height in (10.0, 9.5):
+        centre = torch.rand(regions, number, 2, generator=generator) * size - 0.5
+        distance = (cells - centre[..., :1])[:, :, None].square()
+        distance = distance + (cells - centre[..., 1:])[..., None].square()
+        maps = maps + height * torch.exp(-distance / 8)
+    return maps
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    kind=st.sampled_from(["peaky", "noisy", "random", "bilinear", "steps"]),
+    size=st.sampled_from([56, 28, 14, 7, 5]),
+    sides=st.sampled_from([(1, 20), (20, 60), (60, 200), (5, 300)]),
+)
+def test_fast_decoding_finds_detectron2s_pixel(seed, kind, size, sides):
+    generator = torch.Generator().manual_seed(seed)
+    if kind in ("peaky", "noisy"):
+        maps = _peaky(3, 2, size, 0.1 if kind == "peaky" else 2.0, generator)
+    elif kind == "bilinear":
+        maps = torch.randn(3, 2, (size + 1) // 2, (size + 1) // 2, generator=generator)
+        maps = F.interpolate(maps, size=(size, size), mode="bilinear")
+    else:
+        maps = torch.randn(3, 2, size, size, generator=generator)
+        maps = maps.round() * 5 if kind == "steps" else maps
+    low, high = sides
+    extent = low + (high - low) * torch.rand(3, 2, generator=generator)
+    corner = torch.rand(3, 2, generator=generator) * 50 - 10
+    boxes = torch.cat([corner, corner + extent], dim=1)
+    expected = heatmaps_to_keypoints(maps, boxes)
+    actual = fast_heatmaps_to_keypoints(maps, boxes)
+    torch.testing.assert_close(actual[..., 2], expected[..., 2], atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(actual[..., 3], expected[..., 3], atol=1e-5, rtol=1e-4)
+    differ = (actual - expected)[..., :2].abs().amax(dim=2) > 1e-3
+    for r, k in differ.nonzero().tolist():
+        # Allowed for equal pixels only: the resized map there is the maximum up to rounding.
+        size_of = (extent.clamp(min=1)[r].ceil()).long().tolist()
+        resized = F.interpolate(maps[r : r + 1, k : k + 1].double(), size_of[::-1], mode="bicubic")
+        top = resized.flatten().topk(2).values
+        assert top[0] - top[1] < 1e-5
+
+
+def test_fast_decoding_of_no_regions_flat_maps_and_wide_maps():
+    assert fast_heatmaps_to_keypoints(torch.zeros(0, 3, 8, 8), torch.zeros(0, 4)).shape == (0, 3, 4)
+    flat = fast_heatmaps_to_keypoints(torch.zeros(1, 1, 56, 56), BOX)
+    assert float(flat[0, 0, 3]) == pytest.approx(1 / 3136)
+    maps = torch.randn(1, 2, 12, 30, generator=torch.Generator().manual_seed(0))
+    x, y, value = bicubic_peaks(maps, torch.tensor([70]), torch.tensor([55]))
+    resized = F.interpolate(maps, (55, 70), mode="bicubic").flatten(2)
+    assert torch.equal(y * 70 + x, resized.argmax(dim=2))
+    torch.testing.assert_close(value, resized.amax(dim=2))
+
+
+def test_traced_one_hot_decoding_is_detectron2s_own():
+    maps, boxes = torch.randn(2, 3, 14, 14), torch.tensor([[0.0, 0, 30, 40], [5, 5, 17, 60]])
+    traced = torch.jit.trace(fast_heatmaps_to_keypoints, (maps, boxes), check_trace=False)
+    other = torch.randn(2, 3, 14, 14)
+    torch.testing.assert_close(traced(other, boxes), heatmaps_to_keypoints(other, boxes))
+
+
+# ---- Gaussian, integral, SimCC, RLE: by their formulas ------------------------------------------
+
+
+@pytest.mark.parametrize("frame", ["half_pixel", "unit_length"])
+def test_gaussian_target_and_loss_by_the_formula(frame):
+    codec = GaussianCodec(sigma=1.5, frame=frame)
+    boxes, keypoints = _case(4)
+    target, valid = codec.encode(boxes, keypoints, 14)
+    logits = torch.randn(4, 3, 14, 14, dtype=torch.float64)
+    position = image_to_map(keypoints[..., :2].double(), boxes.double(), (14, 14), frame).numpy()
+    total = 0.0
+    grid = np.arange(14)
+    for r, k in valid.nonzero().tolist():
+        squares = (grid[None] - position[r, k, 0]) ** 2 + (grid[:, None] - position[r, k, 1]) ** 2
+        expected = np.exp(-squares / (2 * 1.5**2))
+        expected /= expected.sum()
+        np.testing.assert_allclose(target[r, k], expected, rtol=2e-4, atol=1e-9)
+        total -= (expected * scipy.special.log_softmax(logits[r, k].numpy())).sum()
+    assert (target[~valid] == 0).all()
+    loss = codec.loss(logits.float(), boxes, keypoints, 1.0)
+    assert float(loss) == pytest.approx(total, rel=1e-5)
+
+
+def test_peaks_of_parabolas_are_exact_and_other_surfaces_give_their_cell():
+    y, x = torch.meshgrid(torch.arange(9.0), torch.arange(12.0), indexing="ij")
+    for cx, cy, tilt in ((3.3, 4.4, 0.0), (0.2, 8.0, 0.3), (-0.4, 0.0, 0.0), (11.4, 8.3, 0.5)):
+        dx, dy = x - cx, y - cy
+        surface = -(dx * dx + 0.5 * dy * dy + tilt * dx * dy)
+        found = peak_2d(surface[None])[0].tolist()
+        assert found == pytest.approx([cx, cy], abs=1e-3)
+    spike = torch.zeros(1, 9, 12)
+    spike[0, 2, 10] = 1
+    assert (peak_2d(spike)[0] - torch.tensor([10.0, 2.0])).abs().max() <= 1
+    assert peak_2d(torch.zeros(1, 9, 12)).tolist() == [[0, 0]]
+
+
+def test_integral_expectation_and_its_gradient():
+    codec = IntegralCodec()
+    logits = torch.randn(2, 3, 7, 9, dtype=torch.float32, requires_grad=True)
+    p = scipy.special.softmax(logits.detach().double().numpy(), axis=(2, 3))
+    expected = np.stack(
+        [(p * np.arange(9)).sum((2, 3)), (p * np.arange(7)[:, None]).sum((2, 3))], axis=2
+    )
+    found = codec.expectation(logits)
+    np.testing.assert_allclose(found.detach(), expected, rtol=1e-5)
+    (gradient,) = torch.autograd.grad(found[0, 0, 0], logits)
+    by_hand = p[0, 0] * (np.arange(9) - expected[0, 0, 0])
+    np.testing.assert_allclose(gradient[0, 0], by_hand, atol=1e-6)
+    assert (gradient[1] == 0).all()
+
+
+def test_simcc_targets_and_loss_against_scipy():
+    codec = SimCCCodec(sigma=2.5)
+    boxes, keypoints = _case(5)
+    x, _, valid = codec.encode(boxes, keypoints, (32, 48))
+    lines = [torch.randn(5, 3, bins) for bins in (32, 48)]
+    total = 0.0
+    for r, k in valid.nonzero().tolist():
+        for axis, (line, bins) in enumerate(zip(lines, (32, 48))):
+            low, high = boxes[r, axis].double(), boxes[r, axis + 2].double()
+            position = float((keypoints[r, k, axis] - low) / (high - low)) * bins - 0.5
+            target = np.exp(-((np.arange(bins) - position) ** 2) / (2 * 2.5**2))
+            target /= target.sum()
+            if axis == 0:
+                np.testing.assert_allclose(x[r, k], target, rtol=1e-3, atol=1e-8)
+            softmax = scipy.special.softmax(line[r, k].double().numpy())
+            total += scipy.special.rel_entr(target, softmax).sum() / 2
+    loss = codec.loss(tuple(lines), boxes, keypoints, 1.0)
+    assert float(loss) == pytest.approx(total, rel=1e-4)
+    perfect = _perfect(codec, boxes, keypoints)
+    assert float(codec.loss(perfect, boxes, keypoints)) == pytest.approx(0, abs=1e-5)
+
+
+def test_rle_loss_without_its_flow_is_a_laplace_likelihood():
+    codec = RLECodec(residual=False)
+    boxes, keypoints = _case(5)
+    predictions = torch.randn(5, 3, 4)
+    positions, valid = codec.encode(boxes, keypoints)
+    deviation = predictions[..., 2:].sigmoid()
+    laplace = torch.distributions.Laplace(predictions[..., :2], deviation)
+    expected = -laplace.log_prob(positions).sum(dim=2)[valid].sum()
+    torch.testing.assert_close(codec.loss(predictions, boxes, keypoints, 1.0), expected)
+    assert not list(codec.parameters())
+
+
+def _trained_flow(steps=6):
+    torch.manual_seed(0)
+    flow = RealNVP(steps=steps, width=8)
+    for parameter in flow.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    return flow.double()
+
+
+def test_flow_can_be_inverted_and_knows_its_jacobian():
+    flow = _trained_flow()
+    latent = torch.randn(50, 2, dtype=torch.float64)
+    points = flow(latent)
+    back, log_determinant = flow.inverse(points)
+    torch.testing.assert_close(back, latent)
+    for index in range(5):
+        jacobian = torch.autograd.functional.jacobian(
+            lambda x: flow.inverse(x[None])[0][0], points[index]
+        )
+        expected = torch.linalg.det(jacobian).abs().log()
+        torch.testing.assert_close(log_determinant[index], expected)
+
+
+def test_flow_density_integrates_to_one():
+    flow = _trained_flow(steps=4)
+    axis = torch.linspace(-25, 25, 801, dtype=torch.float64)
+    grid = torch.cartesian_prod(axis, axis)
+    with torch.no_grad():
+        mass = flow.log_density(grid).exp().sum() * (axis[1] - axis[0]) ** 2
+    assert float(mass) == pytest.approx(1, abs=5e-3)
+    fresh = RealNVP().double()
+    points = torch.randn(9, 2, dtype=torch.float64)
+    normal = torch.distributions.Normal(0.0, 1.0).log_prob(points).sum(dim=1)
+    torch.testing.assert_close(fresh.log_density(points), normal)
+
+
+def test_rle_gradients_reach_the_flow():
+    codec = RLECodec()
+    boxes, keypoints = _case(6)
+    codec.loss(torch.randn(6, 3, 4), boxes, keypoints).backward()
+    gradients = {name: p.grad for name, p in codec.named_parameters()}
+    assert all(gradient is not None for gradient in gradients.values())
+    assert gradients["flow.scales.5.4.weight"].abs().sum() > 0
+
+
+# ---- Scores -------------------------------------------------------------------------------------
+
+
+@each_codec
+@pytest.mark.parametrize("score", ["max", "oks", "sigma", "best"])
+def test_scores_exist_or_are_refused_by_name(codec, score):
+    kind = type(codec)
+    if score not in kind.scores:
+        with pytest.raises(
+            ConfigError, match=rf"KEYPOINT_HEAD.SCORE is '{score}'.*{kind.__name__}"
+        ):
+            kind(score=score)
+        return
+    boxes, _ = _case(6)
+    decoded = kind(score=score).decode(_random_predictions(codec, 6, 3), boxes)
+    assert ((decoded[..., 2] >= 0) & (decoded[..., 2] <= 1)).all()
+
+
+def test_oks_score_of_a_map_by_brute_force():
+    codec = GaussianCodec(score="oks", oks_sigmas=[0.03, 0.1])
+    boxes = torch.tensor([[10.0, 20, 60, 140]])
+    logits = torch.randn(1, 2, 14, 14) * 2
+    decoded = codec.decode(logits, boxes)
+    p = scipy.special.softmax(logits.double().numpy(), axis=(2, 3))
+    for k, sigma in enumerate((0.03, 0.1)):
+        expected = 0.0
+        for row, column in np.ndindex(14, 14):
+            x, y = 10 + 50 * (column + 0.5) / 14, 20 + 120 * (row + 0.5) / 14
+            squares = (x - float(decoded[0, k, 0])) ** 2 + (y - float(decoded[0, k, 1])) ** 2
+            expected += p[0, k, row, column] * math.exp(
+                -squares / (2 * 50 * 120 * (2 * sigma) ** 2)
+            )
+        assert float(decoded[0, k, 2]) == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(ConfigError, match=r"KEYPOINT_OKS_SIGMAS has 3 numbers.*2 keypoints"):
+        GaussianCodec(score="oks", oks_sigmas=[0.1] * 3).decode(logits, boxes)
+
+
+def test_oks_score_of_rle_by_quadrature():
+    codec = RLECodec(score="oks", oks_sigmas=[0.05])
+    boxes = torch.tensor([[10.0, 20, 60, 140]])
+    predictions = torch.tensor([[[0.1, 0.2, -2.0, -1.0]]])
+    b = [scipy.special.expit(-2.0) * 50, scipy.special.expit(-1.0) * 120]
+    a = 1 / (2 * 50 * 120 * 0.1**2)
+    share = [quad(lambda x, s=s: np.exp(-x / s) / s * np.exp(-a * x * x), 0, np.inf)[0] for s in b]
+    found = float(codec.decode(predictions, boxes)[0, 0, 2])
+    assert found == pytest.approx(share[0] * share[1], rel=1e-4)
+
+
+def test_scores_fall_with_spread():
+    boxes = BOX.repeat(3, 1)
+    keypoints = torch.tensor([[[130.0, 200.0, 2]]]).repeat(3, 1, 1)
+    sharpness = torch.tensor([1.0, 0.3, 0.05])
+    for score in ("max", "oks"):
+        codec = GaussianCodec(score=score)
+        maps = _perfect(codec, boxes, keypoints) * sharpness[:, None, None, None]
+        values = codec.decode(maps, boxes)[:, 0, 2].tolist()
+        assert values == sorted(values, reverse=True), score
+        codec = SimCCCodec(score=score)
+        lines = [line * sharpness[:, None, None] for line in _perfect(codec, boxes, keypoints)]
+        values = codec.decode(tuple(lines), boxes)[:, 0, 2].tolist()
+        assert values == sorted(values, reverse=True), score
+    perfect = _perfect(GaussianCodec(), boxes, keypoints)
+    assert GaussianCodec().decode(perfect, boxes)[0, 0, 2] > 0.9
+
+
+# ---- Values that cannot work --------------------------------------------------------------------
+
+
+def test_words_for_wrong_values():
+    for kind, name in (
+        (GaussianCodec, "SIGMA"),
+        (IntegralCodec, "SIGMA"),
+        (SimCCCodec, "SIMCC.SIGMA"),
+    ):
+        with pytest.raises(ConfigError, match=rf"MRCNN_EXT.KEYPOINT_HEAD.{name} is 0"):
+            kind(sigma=0)
+    with pytest.raises(ConfigError, match=r"RLE.LIMIT is 0.3"):
+        RLECodec(limit=0.3)
+    with pytest.raises(ConfigError, match="coordinates of a codec are 'pixels'"):
+        GaussianCodec(frame="pixels")
