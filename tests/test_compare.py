@@ -16,12 +16,12 @@ from detectron2.engine import SimpleTrainer
 from mrcnn_ext.compare import checks, report, run, schedule, tables
 from mrcnn_ext.compare.__main__ import main
 from mrcnn_ext.compare.data import Checksum, PairedLoader, image_of
-from mrcnn_ext.compare.evaluation import calibration
-from mrcnn_ext.compare.objects import box_as_mask, true_objects
+from mrcnn_ext.compare.objects import QUALITIES, box_as_mask, true_objects
+from mrcnn_ext.compare.parts import MASK
 from mrcnn_ext.compare.pictures import choose
 from mrcnn_ext.compare.plan import Plan, parse_variant
 from mrcnn_ext.compare.results import Comparison, RunResult, collect
-from mrcnn_ext.compare.statistics import bootstrap_draws, paired_bootstrap
+from mrcnn_ext.compare.statistics import bootstrap_draws, calibration, paired_bootstrap
 from mrcnn_ext.compare.training import build_paired_model, train
 from mrcnn_ext.errors import ConfigError, DataError
 from mrcnn_ext.evaluation.boundary import mask_and_boundary_iou
@@ -175,7 +175,7 @@ def test_end_to_end_models_start_alike(base, tmp_path):
         build_paired_model(plan.config(variant, 1), seed=5).state_dict()
         for variant in plan.variants
     ]
-    shared = [k for k in states[0] if not checks.is_part_of_mask_head(k)]
+    shared = [k for k in states[0] if not MASK.owns(k)]
     assert len(shared) > 20
     assert all(torch.equal(states[0][k], states[1][k]) for k in shared)
     other = build_paired_model(plan.config(plan.variants[0], 1), seed=6).state_dict()
@@ -272,7 +272,7 @@ def test_calibration_of_known_scores():
         {"iou": 0.6, "class score": 0.7, "certainty": 0.5},
         {"iou": 1.0, "class score": 0.9, "certainty": 0.1},
     ]
-    found = calibration(rows)
+    found = calibration(rows, QUALITIES, "iou")
     assert set(found) == {"class score", "certainty"}
     assert found["class score"]["error"] == pytest.approx((0.3 + 0.1 + 0.1) / 3)
     assert found["class score"]["rank correlation"] == pytest.approx(1)

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Compare mask heads: paired trainings, one table, one page.
+"""Compare mask heads, or keypoint heads: paired trainings, one table, one page.
 
     python -m mrcnn_ext.compare --base configs/Shapes/mask_rcnn_Lite0_FPN.yaml \\
         --heads MrcnnExtFCNMaskHead wide:"MODEL.ROI_MASK_HEAD.CONV_DIM 128" \\
@@ -26,6 +26,7 @@ from ..errors import ConfigError, DataError, WeightsError
 from ..fileio import only_process
 from ..processes import JobError
 from .checks import check_plan, open_folder
+from .parts import PARTS
 from .plan import MODES, Plan, parse_variant
 from .report import update_tables, write_report
 from .run import import_all
@@ -45,6 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--base", required=True, help="yaml config of everything but the heads")
     parser.add_argument("--heads", required=True, nargs="+", metavar="HEAD", help="see above")
+    parser.add_argument(
+        "--part", choices=sorted(PARTS), default="mask", help="what is compared (default: mask)"
+    )
     parser.add_argument("--output", type=Path, default=Path("output/compare"))
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each head")
     parser.add_argument("--iterations", type=int, help="of each training (default: the config's)")
@@ -100,7 +104,7 @@ def _plan(args: argparse.Namespace, rest: list[str]) -> Plan:
         raise ConfigError(f"arguments {opts} are no KEY VALUE pairs, and no options: see --help.")
     return Plan(
         base=args.base,
-        variants=tuple(parse_variant(text) for text in heads),
+        variants=tuple(parse_variant(text, PARTS[args.part]) for text in heads),
         output=args.output,
         seeds=args.seeds,
         iterations=args.iterations,
@@ -111,6 +115,7 @@ def _plan(args: argparse.Namespace, rest: list[str]) -> Plan:
         opts=tuple(opts),
         imports=imports,
         jobs=args.jobs,
+        part=PARTS[args.part],
     )
 
 

@@ -13,15 +13,17 @@ from torch import nn
 from ..config_check import check_config
 from ..errors import ConfigError
 from ..fileio import write_json
-from .plan import Plan, Variant, flat, is_of_this_package
+from .parts import MASK, Part
+from .plan import Plan, Variant, flat
 
-__all__ = ["check_plan", "is_part_of_mask_head", "open_folder", "run_settings"]
+__all__ = ["check_plan", "open_folder", "run_settings"]
 
-# Where frozen heads may differ. Everything else would change boxes, images or schedule.
-_HEAD_KEYS = ("MODEL.ROI_MASK_HEAD.", "MODEL.POINT_HEAD.", "MRCNN_EXT.")
-_NOT_HEAD_KEYS = ("MRCNN_EXT.TIMM.", "MRCNN_EXT.SHAPES.", "MRCNN_EXT.EVALUATION.")
-# Where end-to-end trainings may not differ either: what a step sees, and how many there are.
-_DATA_KEYS = ("DATASETS.", "DATALOADER.", "INPUT.", "TEST.", *_NOT_HEAD_KEYS[1:])
+# Where end-to-end trainings may not differ: what a step sees, and how many there are. Frozen heads
+# differ in the keys of their part alone: everything else would change boxes, images or schedule.
+_DATA_KEYS = (
+    *("DATASETS.", "DATALOADER.", "INPUT.", "TEST."),
+    *("MRCNN_EXT.SHAPES.", "MRCNN_EXT.EVALUATION.", "MRCNN_EXT.POSE."),
+)
 _SCHEDULE_KEYS = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER")
 _OWN_KEYS = ("SEED", "OUTPUT_DIR")
 
@@ -45,6 +47,8 @@ def check_plan(plan: Plan) -> None:
         raise ConfigError("--detector gives a detector to freeze; it goes with --mode frozen.")
     if plan.detector and not PathManager.isfile(plan.detector):
         raise ConfigError(f"--detector: there is no file '{plan.detector}'.")
+    if plan.held_out and plan.part is not MASK:
+        raise ConfigError("--held-out leaves masks out; it goes with --part mask.")
     _check_names(plan)
     base = plan.base_config(plan.iterations)
     check_config(base)
@@ -54,15 +58,17 @@ def check_plan(plan: Plan) -> None:
         )
     shapes = None
     if plan.mode == "frozen":
-        shapes = _shared_shapes(_built(plan.detector_config(), "the detector"))
+        shapes = _shared_shapes(
+            _built(plan.detector_config(), "the detector", plan.part), plan.part
+        )
     for variant in plan.variants:
         cfg = plan.config(variant, seed=1)
         _check_keys(plan, variant, flat(base), flat(cfg))
-        model = _built(cfg, f"--heads '{variant.name}'")
-        if shapes is not None and _shared_shapes(model) != shapes:
+        model = _built(cfg, f"--heads '{variant.name}'", plan.part)
+        if shapes is not None and _shared_shapes(model, plan.part) != shapes:
             raise ConfigError(
-                f"--heads '{variant.name}': outside of its mask head, its model has other weights "
-                "than the detector; --mode frozen compares heads of one detector."
+                f"--heads '{variant.name}': outside of its {plan.part.name} head, its model has other "
+                "weights than the detector; --mode frozen compares heads of one detector."
             )
 
 
@@ -96,11 +102,6 @@ def run_settings(plan: Plan, variant: Variant, seed: int) -> dict:
     }
 
 
-def is_part_of_mask_head(name: str) -> bool:
-    """Whether a parameter, buffer or module of a model belongs to its mask head."""
-    return "mask_head" in name.split(".")
-
-
 def _compare(old: dict, new: dict, file: str) -> None:
     before, after = ({**x, **x["config"]} for x in (old, json.loads(json.dumps(new))))
     ignored = {"config", *_OWN_KEYS}
@@ -131,28 +132,32 @@ def _check_names(plan: Plan) -> None:
 
 def _check_keys(plan: Plan, variant: Variant, base: dict, own: dict) -> None:
     changed = [key for key in own if own[key] != base.get(key) and key not in _OWN_KEYS]
-    head = own["MODEL.ROI_MASK_HEAD.NAME"]
-    unread = [key for key in changed if key.startswith("MRCNN_EXT.MASK_HEAD.")]
-    if unread and not plan.held_out and not is_of_this_package(head):
+    part = plan.part
+    head = own[f"MODEL.{part.node}.NAME"]
+    unread = [key for key in changed if key.startswith(part.own_keys)]
+    if unread and not plan.held_out and not part.is_of_this_package(head):
+        example = "FCNMaskHead" if part is MASK else "HeatmapKeypointHead"
         raise ConfigError(
             f"--heads '{variant.name}' sets {unread[0]}, which {head} does not read. Name a head of "
-            f'mrcnn_ext: {variant.slug}=MrcnnExtFCNMaskHead:"KEY VALUE".'
+            f'mrcnn_ext: {variant.slug}=MrcnnExt{example}:"KEY VALUE".'
         )
     wrong = [k for k in changed if k.startswith(_DATA_KEYS) or k in _SCHEDULE_KEYS]
     why = "all heads of a comparison see the same data for as long"
     if plan.mode == "frozen" and not wrong:
-        wrong = [k for k in changed if not k.startswith(_HEAD_KEYS) or k.startswith(_NOT_HEAD_KEYS)]
-        why = "with --mode frozen, heads differ in the mask head alone"
+        wrong = [k for k in changed if not k.startswith(part.keys) or k.startswith(part.fixed)]
+        why = f"with --mode frozen, heads differ in the {part.name} head alone"
     if wrong:
         details = "; ".join(f"{k}: {base.get(k)!r} → {own[k]!r}" for k in wrong[:6])
         raise ConfigError(f"--heads '{variant.name}' changes {details}; but {why}.")
 
 
-def _built(cfg, what: str) -> nn.Module:
+def _built(cfg, what: str, part: Part) -> nn.Module:
     cfg = cfg.clone()
     cfg.MODEL.DEVICE = "cpu"
-    if not cfg.MODEL.MASK_ON:
-        raise ConfigError(f"{what}: MODEL.MASK_ON is False; there is no mask head to compare.")
+    if not cfg.MODEL[part.switch]:
+        raise ConfigError(
+            f"{what}: MODEL.{part.switch} is False; there is no {part.name} head to compare."
+        )
     try:
         check_config(cfg)
         with torch.random.fork_rng():
@@ -161,9 +166,7 @@ def _built(cfg, what: str) -> nn.Module:
         raise ConfigError(f"{what} cannot be built: {type(error).__name__}: {error}") from error
 
 
-def _shared_shapes(model: nn.Module) -> dict[str, tuple]:
+def _shared_shapes(model: nn.Module, part: Part) -> dict[str, tuple]:
     return {
-        key: tuple(value.shape)
-        for key, value in model.state_dict().items()
-        if not is_part_of_mask_head(key)
+        key: tuple(value.shape) for key, value in model.state_dict().items() if not part.owns(key)
     }

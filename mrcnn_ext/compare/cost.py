@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""What a mask head costs: parameters, FLOPs and time for 100 RoIs, all heads in one process."""
+"""What a head costs: parameters, FLOPs and time for 100 RoIs, all heads in one process."""
 
 from __future__ import annotations
 
@@ -15,40 +15,47 @@ from detectron2.structures import Boxes, Instances
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
-__all__ = ["MaskBranch", "measure_costs"]
+from .parts import MASK, Part
+
+__all__ = ["HeadBranch", "measure_costs"]
 
 NUM_ROIS = 100
 _WARM_UP, _ROUNDS = 2, 15
 
 
-class MaskBranch(nn.Module):
-    """From feature maps to masks of given boxes, pooling included, whoever pools."""
+class HeadBranch(nn.Module):
+    """From feature maps to masks or keypoints of given boxes, pooling included, whoever pools."""
 
-    def __init__(self, roi_heads: nn.Module, names: list[str], given: Instances) -> None:
+    def __init__(
+        self, roi_heads: nn.Module, names: list[str], given: Instances, part: Part
+    ) -> None:
         """
         Args:
             roi_heads: in evaluation mode.
             names: of the feature maps, in the order of :meth:`forward`'s arguments.
             given: boxes and classes of one image.
+            part: what comes out.
         """
         super().__init__()
         self.roi_heads = roi_heads
         self.names = names
         self.given = given
+        self.part = part
 
     def forward(self, *maps: torch.Tensor) -> torch.Tensor:
         given = Instances(self.given.image_size, **self.given.get_fields())
         features = dict(zip(self.names, maps))
         (output,) = self.roi_heads.forward_with_given_boxes(features, [given])  # type: ignore[operator]
-        return output.pred_masks
+        return output.pred_masks if self.part is MASK else output.pred_keypoints
 
 
 @torch.no_grad()
-def measure_costs(configs: Mapping[str, object]) -> dict[str, dict]:
+def measure_costs(configs: Mapping[str, object], part: Part = MASK) -> dict[str, dict]:
     """Build all heads and measure them in turn, so that what else the machine does hits all alike.
 
     Args:
         configs: complete configs by name.
+        part: what is measured; the other head is left out where the config bears it.
 
     Returns:
         by name: "parameters"; "milliseconds", the median of 15 rounds for 100 RoIs of one image, on
@@ -57,14 +64,14 @@ def measure_costs(configs: Mapping[str, object]) -> dict[str, dict]:
     """
     branches, maps = {}, {}
     for name, cfg in configs.items():
-        branches[name], maps[name] = _branch(cfg)
+        branches[name], maps[name] = _branch(cfg, part)
     times: dict[str, list[float]] = {name: [] for name in branches}
     for _ in range(_WARM_UP + _ROUNDS):
         for name, branch in branches.items():
             times[name].append(_seconds(branch, maps[name]))
     return {
         name: {
-            "parameters": _parameters(branch.roi_heads),
+            "parameters": _parameters(branch.roi_heads, part),
             "milliseconds": 1000 * float(np.median(times[name][_WARM_UP:])),
             "rois": NUM_ROIS,
             "threads": torch.get_num_threads(),
@@ -75,10 +82,14 @@ def measure_costs(configs: Mapping[str, object]) -> dict[str, dict]:
     }
 
 
-def _branch(cfg) -> tuple[MaskBranch, list[torch.Tensor]]:
+def _branch(cfg, part: Part) -> tuple[HeadBranch, list[torch.Tensor]]:
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.KEYPOINT_ON = False  # would be measured with it
+    # The other head would be measured with it; a keypoint head may need the masks.
+    if part is MASK:
+        cfg.MODEL.KEYPOINT_ON = False
+    else:
+        cfg.MODEL.MASK_ON = cfg.MODEL.MASK_ON and cfg.MRCNN_EXT.KEYPOINT_HEAD.MASK_GUIDED
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build_model(cfg).eval()
@@ -96,14 +107,14 @@ def _branch(cfg) -> tuple[MaskBranch, list[torch.Tensor]]:
         given.pred_boxes = Boxes(torch.cat([corners, corners + sides], dim=1).to(device))
         classes = torch.randint(cfg.MODEL.ROI_HEADS.NUM_CLASSES, (NUM_ROIS,))
         given.pred_classes = classes.to(device)
-    return MaskBranch(model.roi_heads, names, given).eval(), maps
+    return HeadBranch(model.roi_heads, names, given, part).eval(), maps
 
 
-def _parameters(roi_heads: nn.Module) -> int:
-    return sum(p.numel() for p in roi_heads.mask_head.parameters())  # type: ignore[union-attr]
+def _parameters(roi_heads: nn.Module, part: Part) -> int:
+    return sum(p.numel() for p in getattr(roi_heads, part.module).parameters())
 
 
-def _seconds(branch: MaskBranch, maps: list[torch.Tensor]) -> float:
+def _seconds(branch: HeadBranch, maps: list[torch.Tensor]) -> float:
     wait = torch.cuda.synchronize if maps[0].is_cuda else (lambda: None)
     wait()
     start = time.perf_counter()
@@ -112,7 +123,7 @@ def _seconds(branch: MaskBranch, maps: list[torch.Tensor]) -> float:
     return time.perf_counter() - start
 
 
-def _flops(branch: MaskBranch, maps: list[torch.Tensor]) -> dict:
+def _flops(branch: HeadBranch, maps: list[torch.Tensor]) -> dict:
     logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():

@@ -1,12 +1,11 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""The measures of one trained head: result.json, objects.json and masks.json in its folder."""
+"""The measures of one trained head: result.json and objects.json in its folder, and what it drew."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, DatasetMapper
 from detectron2.utils.logger import log_every_n_seconds
@@ -16,50 +15,63 @@ from ..evaluation import MrcnnExtCOCOEvaluator
 from ..evaluation.boundary import mask_and_boundary_iou
 from ..fileio import write_json
 from .data import Checksum
-from .objects import (
-    QUALITIES,
-    masks_at_true_boxes,
-    match_detections,
-    predict,
-    true_objects,
-)
-from .statistics import mean, rank_correlation
-from .training import mask_head
+from .keypoint_evaluation import evaluate_keypoints
+from .objects import QUALITIES, masks_at_true_boxes, match_detections, predict, true_objects
+from .parts import MASK, Part
+from .statistics import calibration, number_or_none
 
-__all__ = ["calibration", "evaluate_run"]
+__all__ = ["evaluate_masks", "evaluate_run"]
 
 _TASKS = ("bbox", "segm", "boundary")
 
 
-def evaluate_run(model: nn.Module, cfg, folder: Path, *, seed: int, variant: str) -> dict:
+def evaluate_run(
+    model: nn.Module, cfg, folder: Path, *, seed: int, variant: str, part: Part = MASK
+) -> dict:
     """Evaluate on the config's test set.
 
     Returns:
         what result.json holds: see docs/compare.md.
     """
     model.eval()
-    name = cfg.DATASETS.TEST[0]
-    records = DatasetCatalog.get(name)
+    records = DatasetCatalog.get(cfg.DATASETS.TEST[0])
     mapper = DatasetMapper(cfg, is_train=False)
-    dilation = cfg.MRCNN_EXT.EVALUATION.BOUNDARY_DILATION
-    evaluator = MrcnnExtCOCOEvaluator(
-        name, _TASKS, False, str(folder / "inference"), boundary_dilation=dilation
-    )
-    detected = _detections(model, records, mapper, evaluator)
-    columns, masks = _true_boxes(model, records, mapper, dilation)
-    write_json(folder / "masks.json", masks, indent=None)
+    evaluate = evaluate_masks if part is MASK else evaluate_keypoints
+    detected, columns = evaluate(model, cfg, records, mapper, folder)
     write_json(folder / "objects.json", columns, indent=None)
     result = {
         "variant": variant,
         "seed": seed,
-        "head": cfg.MODEL.ROI_MASK_HEAD.NAME,
-        "parameters": sum(p.numel() for p in mask_head(model).parameters()),
+        "head": cfg.MODEL[part.node].NAME,
+        "parameters": sum(p.numel() for p in part.head(model).parameters()),
         "training": json.loads((folder / "training.json").read_text(encoding="utf-8")),
         "evaluation threads": torch.get_num_threads(),
         **detected,
     }
     write_json(folder / "result.json", result)  # the last: a run that has it is finished
     return result
+
+
+def evaluate_masks(
+    model: nn.Module, cfg, records: list[dict], mapper, folder: Path
+) -> tuple[dict, dict[str, list]]:
+    """Detections, and masks at the true boxes; writes masks.json.
+
+    Returns:
+        what result.json gets, and the columns of objects.json.
+    """
+    dilation = cfg.MRCNN_EXT.EVALUATION.BOUNDARY_DILATION
+    evaluator = MrcnnExtCOCOEvaluator(
+        cfg.DATASETS.TEST[0],
+        _TASKS,
+        False,
+        str(folder / "inference"),
+        boundary_dilation=dilation,
+    )
+    detected = _detections(model, records, mapper, evaluator)
+    columns, masks = _true_boxes(model, records, mapper, dilation)
+    write_json(folder / "masks.json", masks, indent=None)
+    return detected, columns
 
 
 def _detections(model: nn.Module, records, mapper, evaluator: MrcnnExtCOCOEvaluator) -> dict:
@@ -77,12 +89,12 @@ def _detections(model: nn.Module, records, mapper, evaluator: MrcnnExtCOCOEvalua
     scores = evaluator.evaluate()
     return {
         "ap": {
-            f"{task}/{key}": _number(value)
+            f"{task}/{key}": number_or_none(value)
             for task in _TASKS
             for key, value in scores.get(task, {}).items()
         },
         "boxes found": boxes.value,
-        "calibration": calibration(rows),
+        "calibration": calibration(rows, QUALITIES, "iou"),
     }
 
 
@@ -100,30 +112,3 @@ def _true_boxes(
             columns[key].append(round(value, 6) if isinstance(value, float) else value)
         masks.append({"size": rle["size"], "counts": rle["counts"].decode("ascii")})
     return columns, masks
-
-
-def _number(value: float) -> float | None:
-    """As json has it: None for NaN."""
-    return None if value != value else float(value)
-
-
-def calibration(rows: list[dict[str, float]]) -> dict[str, dict]:
-    """How well each quality tells the mask's IoU.
-
-    Args:
-        rows: with "iou" and some of ``QUALITIES``, one for each matched detection.
-
-    Returns:
-        by quality: "error", the mean of \\|quality - IoU\\|; "rank correlation", Spearman's, None
-        where there is none; "number".
-    """
-    out = {}
-    for kind in QUALITIES:
-        pairs = np.array([(r[kind], r["iou"]) for r in rows if kind in r]).reshape(-1, 2)
-        if len(pairs):
-            out[kind] = {
-                "error": mean(np.abs(pairs[:, 0] - pairs[:, 1])),
-                "rank correlation": _number(rank_correlation(pairs[:, 0], pairs[:, 1])),
-                "number": len(pairs),
-            }
-    return out

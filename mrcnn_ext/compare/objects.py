@@ -17,7 +17,8 @@ from ..evaluation.mask_quality import match_boxes
 from ..modeling.mask_heads.scoring import FREE_MASK_SCORES, free_mask_quality
 
 __all__ = ["TrueObject", "box_as_mask", "given_boxes", "predict", "true_objects"]
-__all__ += ["QUALITIES", "masks_at_true_boxes", "match_detections", "rles_of"]
+__all__ += ["QUALITIES", "box_ious", "masks_at_true_boxes", "match_detections", "rles_of"]
+__all__ += ["segmentation_rle"]
 
 # What a mask may be scored by; "score in use" is what masks are ranked by.
 QUALITIES = ("class score", "mean_foreground", "certainty", "mask_iou", "score in use")
@@ -59,7 +60,7 @@ def true_objects(record: dict) -> list[TrueObject]:
         if item.get("iscrowd", 0) or segmentation is None or len(segmentation) == 0:
             continue
         box = BoxMode.convert(item["bbox"], item["bbox_mode"], BoxMode.XYXY_ABS)
-        rle = _to_rle(segmentation, record["height"], record["width"])
+        rle = segmentation_rle(segmentation, record["height"], record["width"])
         one = TrueObject(
             record["image_id"], index, item["category_id"], [float(v) for v in box], rle
         )
@@ -68,7 +69,8 @@ def true_objects(record: dict) -> list[TrueObject]:
     return found
 
 
-def _to_rle(segmentation, height: int, width: int) -> dict:
+def segmentation_rle(segmentation, height: int, width: int) -> dict:
+    """Compressed RLE of polygons, an RLE of either kind, or a dense mask."""
     if isinstance(segmentation, list):
         return mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
     if isinstance(segmentation, dict) and isinstance(segmentation["counts"], list):
@@ -82,7 +84,7 @@ def _encoded(mask: np.ndarray) -> dict:
     return mask_util.encode(np.asfortranarray(mask.astype(np.uint8)))
 
 
-def given_boxes(inputs: dict, objects: Sequence[TrueObject]) -> Instances:
+def given_boxes(inputs: dict, objects: Sequence) -> Instances:
     """Boxes and classes of objects in the pixels of the network's input."""
     height, width = inputs["image"].shape[1:]
     given = Instances((height, width))
@@ -181,7 +183,7 @@ def match_detections(output: Instances, objects: Sequence[TrueObject]) -> list[d
         wanted = [x for x in objects if x.category == category]
         if not len(chosen) or not rles:
             continue
-        overlaps = _box_ious(output.pred_boxes.tensor.numpy()[chosen], [x.box for x in wanted])
+        overlaps = box_ious(output.pred_boxes.tensor.numpy()[chosen], [x.box for x in wanted])
         scores = output.scores.numpy()[chosen]
         for row, column in match_boxes(overlaps, scores, np.zeros(len(wanted), bool), 0.5):
             place = int(chosen[row])
@@ -200,7 +202,8 @@ def _qualities(output: Instances, place: int) -> dict[str, float]:
     return values
 
 
-def _box_ious(first: np.ndarray, second: Sequence[Sequence[float]]) -> np.ndarray:
+def box_ious(first: np.ndarray, second: Sequence[Sequence[float]]) -> np.ndarray:
+    """(A, B) IoUs of boxes x0, y0, x1, y1."""
     a, b = (np.asarray(x, dtype=np.float64).reshape(-1, 4).copy() for x in (first, second))
     for boxes in (a, b):
         boxes[:, 2:] -= boxes[:, :2]

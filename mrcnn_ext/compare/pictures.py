@@ -17,7 +17,7 @@ from ..report.draw import legend_strip, sheet
 from .objects import TrueObject, true_objects
 from .results import Comparison
 
-__all__ = ["Choice", "choose", "draw_grid"]
+__all__ = ["SIDE", "Choice", "choose", "crop_window", "cut_window", "draw_grid"]
 
 COLORS = {"right": "#2fa84f", "false_positive": "#e02b2b", "false_negative": "#3d7eff"}
 LEGEND = (
@@ -25,9 +25,9 @@ LEGEND = (
     ("false_positive", "in the mask only"),
     ("false_negative", "in the truth only"),
 )
-_LEVELS = {"hard": 0.1, "medium": 0.5, "easy": 0.9}  # quantiles of the baseline's boundary IoU
+_LEVELS = {"hard": 0.1, "medium": 0.5, "easy": 0.9}  # quantiles of the baseline's measure
 _LEAST_AREA = 20**2  # what is smaller shows nothing
-_SIDE = 220  # pixels of a panel
+SIDE = 220  # pixels of a panel
 _MARGIN = 1.35  # sides of the crop by sides of the box
 
 
@@ -39,8 +39,10 @@ class Choice:
     level: str
 
 
-def choose(objects: dict[str, np.ndarray], per_level: int = 2) -> list[Choice]:
-    """Objects around the 10th, 50th and 90th percentile of the baseline's boundary IoU.
+def choose(
+    objects: dict[str, np.ndarray], per_level: int = 2, measure: str = "boundary_iou"
+) -> list[Choice]:
+    """Objects around the 10th, 50th and 90th percentile of a measure of the baseline.
 
     Of those with an area of at least 400 pixels; from each image one at most, of each level from
     different classes if there are any. The choice follows from the baseline's first run alone.
@@ -48,7 +50,7 @@ def choose(objects: dict[str, np.ndarray], per_level: int = 2) -> list[Choice]:
     rows = np.flatnonzero(objects["area"] >= _LEAST_AREA)
     if not len(rows):
         rows = np.arange(len(objects["area"]))
-    values = objects["boundary_iou"][rows]
+    values = objects[measure][rows]
     chosen: list[Choice] = []
     used: set[int] = set()
     for level, quantile in _LEVELS.items():
@@ -102,34 +104,35 @@ def draw_grid(
 
 def _row(record: dict, one: TrueObject, predicted: dict, scores: dict, title: str) -> np.ndarray:
     image = np.ascontiguousarray(read_image(record["file_name"], "RGB"))
-    window = _window(one.box, image.shape[:2])
-    crop = _cut(image, window, cv2.INTER_CUBIC)
-    truth = _cut(mask_util.decode(one.rle), window, cv2.INTER_LINEAR)
+    window = crop_window(one.box, image.shape[:2])
+    crop = cut_window(image, window, cv2.INTER_CUBIC)
+    truth = cut_window(mask_util.decode(one.rle), window, cv2.INTER_LINEAR)
     panels, captions = [crop, _compared(crop, truth, truth)], [title, "truth"]
     for name, rle in predicted.items():
-        mask = _cut(mask_util.decode(rle), window, cv2.INTER_LINEAR)
+        mask = cut_window(mask_util.decode(rle), window, cv2.INTER_LINEAR)
         panels.append(_compared(crop, mask, truth))
         captions.append(f"{100 * scores[name]:.0f} {name}")
-    nothing = np.zeros((0, len(panels) * (_SIDE + 8) - 8, 3), dtype=np.uint8)
+    nothing = np.zeros((0, len(panels) * (SIDE + 8) - 8, 3), dtype=np.uint8)
     return sheet(panels, captions, nothing)
 
 
-def _window(box: Sequence[float], size: tuple[int, ...]) -> tuple[float, float, float]:
+def crop_window(box: Sequence[float], size: tuple[int, ...]) -> tuple[float, float, float]:
     """Left, top and side of a square around the box."""
     x0, y0, x1, y1 = box
     side = max(x1 - x0, y1 - y0, 8.0) * _MARGIN
     return (x0 + x1 - side) / 2, (y0 + y1 - side) / 2, side
 
 
-def _cut(picture: np.ndarray, window: tuple[float, float, float], kind: int) -> np.ndarray:
+def cut_window(picture: np.ndarray, window: tuple[float, float, float], kind: int) -> np.ndarray:
+    """The window, SIDE pixels wide; ``kind``: an interpolation of OpenCV. Masks stay masks."""
     left, top, side = window
-    scale = _SIDE / side
+    scale = SIDE / side
     # cv2 counts from the centres of pixels, boxes from their corners
     offset = scale * (0.5 - np.array([left, top])) - 0.5
     matrix = np.array([[scale, 0, offset[0]], [0, scale, offset[1]]])
     source = picture.astype(np.float32) if picture.ndim == 2 else picture
     fill = (245, 245, 245) if picture.ndim == 3 else 0
-    cut = cv2.warpAffine(source, matrix, (_SIDE, _SIDE), flags=kind, borderValue=fill)
+    cut = cv2.warpAffine(source, matrix, (SIDE, SIDE), flags=kind, borderValue=fill)
     return cut if picture.ndim == 3 else (cut >= 0.5).astype(np.uint8)
 
 

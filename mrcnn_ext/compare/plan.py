@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
 
 from ..data.shapes import configure_builtin_shapes
 from ..errors import ConfigError
-from ..modeling.mask_heads import MaskHeadBase
 from ..prediction import load_config
+from .parts import MASK, Part
 
-__all__ = ["MODES", "Plan", "Variant", "flat", "is_of_this_package", "parse_variant"]
+__all__ = ["MODES", "Plan", "Variant", "flat", "parse_variant"]
 
 MODES = ("frozen", "end_to_end")
 _FCN_HEAD = "MrcnnExtFCNMaskHead"
@@ -45,7 +44,7 @@ class Variant:
         return re.sub(r"[^\w.+-]+", "_", self.name).strip("_")
 
 
-def parse_variant(text: str) -> Variant:
+def parse_variant(text: str, part: Part = MASK) -> Variant:
     """``HEAD``, ``NAME=HEAD``, ``NAME=FILE.yaml``, each perhaps with ``:KEY VALUE …``; or
     ``NAME:KEY VALUE …`` for the base config's head.
 
@@ -64,14 +63,14 @@ def parse_variant(text: str) -> Variant:
         if target.endswith(".py"):
             raise ConfigError(f"--heads '{text}': a comparison takes yaml configs only.")
         return Variant(name or Path(target).stem, config=target, opts=opts)
-    if target in ROI_MASK_HEAD_REGISTRY:
+    if target in part.registry:
         return Variant(name or _default_name(target, opts), head=target, opts=opts)
     if name or not opts or target.endswith("Head"):
-        known = sorted(key for key, _ in ROI_MASK_HEAD_REGISTRY)
+        known = sorted(key for key, _ in part.registry)
         near = difflib.get_close_matches(target, known, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ConfigError(
-            f"--heads '{text}': nobody registered a mask head '{target}'.{hint} There are: "
+            f"--heads '{text}': nobody registered a {part.name} head '{target}'.{hint} There are: "
             f"{', '.join(known)}. Heads of your own: --import FILE_OR_MODULE."
         )
     return Variant(target, opts=opts)
@@ -99,6 +98,7 @@ class Plan:
         opts: KEY VALUE … for all trainings.
         imports: modules or files that register heads and data sets.
         jobs: trainings at a time.
+        part: what is compared.
     """
 
     base: str
@@ -113,6 +113,7 @@ class Plan:
     opts: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
     jobs: int = 1
+    part: Part = MASK
 
     @property
     def baseline(self) -> Variant:
@@ -141,7 +142,7 @@ class Plan:
         """Of the training of the frozen detector: the base config, held-out masks left out."""
         cfg = self.base_config(self.detector_iterations)
         head = cfg.MODEL.ROI_MASK_HEAD
-        if self.held_out and not is_of_this_package(head.NAME):
+        if self.held_out and not MASK.is_of_this_package(head.NAME):
             head.NAME = _FCN_HEAD  # knows which classes train it; otherwise the same head
         self._hold_out(cfg)
         cfg.SEED = 1
@@ -157,17 +158,17 @@ class Plan:
         source = variant.config or self.base
         shared = [*self._schedule(source, self.iterations), *self.opts]
         if variant.head:
-            shared += ["MODEL.ROI_MASK_HEAD.NAME", variant.head]
+            shared += [f"MODEL.{self.part.node}.NAME", variant.head]
         cfg = load_config(source, shared)
         self._register_shapes(cfg)
         try:
             cfg.merge_from_list(list(variant.opts))
         except (KeyError, AssertionError, ValueError) as error:
             raise ConfigError(f"--heads '{variant.name}': {error}") from error
-        pools_itself = _pools_itself(cfg)
-        if pools_itself and "MODEL.ROI_MASK_HEAD.POOLER_TYPE" not in variant.opts:
+        given = "MODEL.ROI_MASK_HEAD.POOLER_TYPE" in variant.opts
+        if self.part is MASK and _pools_itself(cfg) and not given:
             cfg.MODEL.ROI_MASK_HEAD.POOLER_TYPE = ""
-        if self.held_out and not is_of_this_package(cfg.MODEL.ROI_MASK_HEAD.NAME):
+        if self.held_out and not MASK.is_of_this_package(cfg.MODEL.ROI_MASK_HEAD.NAME):
             raise ConfigError(
                 f"--held-out: {cfg.MODEL.ROI_MASK_HEAD.NAME} cannot leave classes out. Wrap it: "
                 f'{variant.slug}=MrcnnExtWrappedMaskHead:"MRCNN_EXT.MASK_HEAD.WRAPPED '
@@ -202,7 +203,9 @@ class Plan:
 
     def settings(self) -> dict:
         """What must be the same for all that is in the folder."""
+        part = {} if self.part is MASK else {"part": self.part.name}
         return {
+            **part,
             "mode": self.mode,
             "held out": list(self.held_out),
             "detector": self.detector,
@@ -257,17 +260,10 @@ def _plain(value):
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def is_of_this_package(head: str) -> bool:
-    """Whether a registered mask head has the switches of ``MRCNN_EXT.MASK_HEAD``."""
-    if head not in ROI_MASK_HEAD_REGISTRY:
-        return False
-    return issubclass(ROI_MASK_HEAD_REGISTRY.get(head), MaskHeadBase)
-
-
 def _pools_itself(cfg) -> bool:
     name = cfg.MODEL.ROI_MASK_HEAD.NAME
-    if not is_of_this_package(name):
+    if not MASK.is_of_this_package(name):
         return False
     node = cfg.MRCNN_EXT.MASK_HEAD
     asked = node.CONTEXT != 1 or bool(node.POOLER_LEVELS)
-    return asked or ROI_MASK_HEAD_REGISTRY.get(name).needs_maps
+    return asked or MASK.registry.get(name).needs_maps

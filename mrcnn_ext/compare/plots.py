@@ -12,17 +12,25 @@ from .statistics import mean, spread
 
 __all__ = ["plot_accuracy_and_cost", "plot_differences", "plot_sizes"]
 
-_MEASURES = (("iou", "IoU"), ("boundary_iou", "boundary IoU"))
+# At the true boxes; the second is also plotted over cost, beside the AP.
+_MEASURES = {
+    "mask": (("iou", "IoU"), ("boundary_iou", "boundary IoU")),
+    "keypoint": (("error", "error, % of \N{SQUARE ROOT}area"), ("oks", "OKS")),
+}
+_AP = {"mask": ("segm/AP", "mask AP"), "keypoint": ("keypoints/AP", "keypoint AP")}
 
 
 def plot_accuracy_and_cost(c: Comparison) -> Figure:
-    """Boundary IoU at the true boxes and mask AP over time for 100 RoIs; bars are over seeds."""
+    """A measure at the true boxes and AP over time for 100 RoIs; bars are over seeds."""
     figure = Figure(figsize=(11.3, 3.8), layout="constrained")
     panels = figure.subplots(1, 2)
-    for axis, measure in zip(panels, ("boundary IoU at the true boxes, %", "mask AP, %")):
+    column, title = _MEASURES[c.part][1]
+    metric, ap = _AP[c.part]
+    for axis, label_of_axis in zip(panels, (f"{title} at the true boxes, %", f"{ap}, %")):
         for name in c.done:
             cost = c.costs.get(name, {}).get("milliseconds")
-            values = c.ap(name, "segm/AP") if "AP" in measure else c.iou(name, "boundary_iou")
+            is_ap = axis is panels[1]
+            values = c.ap(name, metric) if is_ap else c.at_true_boxes(name, column)
             numbers = list(values.values())
             if cost is None or not numbers:
                 continue
@@ -32,7 +40,7 @@ def plot_accuracy_and_cost(c: Comparison) -> Figure:
             axis.errorbar(
                 cost, mean(numbers), error, fmt="o", ms=8, capsize=3, color=color, label=label
             )
-        axis.set(xlabel="ms for 100 RoIs, pooling included", ylabel=measure)
+        axis.set(xlabel="ms for 100 RoIs, pooling included", ylabel=label_of_axis)
         axis.margins(0.15)
         axis.set_xlim(0, axis.get_xlim()[1])
         axis.set_ylim(max(0, axis.get_ylim()[0]), axis.get_ylim()[1])
@@ -42,15 +50,15 @@ def plot_accuracy_and_cost(c: Comparison) -> Figure:
 
 
 def plot_sizes(c: Comparison) -> Figure:
-    """IoU and boundary IoU by size, for sizes that occur; lines are standard deviations over seeds."""
+    """Two measures at the true boxes by size, for sizes that occur; lines: deviation over seeds."""
     figure = Figure(figsize=(11.3, 3.8), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    panels = figure.subplots(1, 2, sharey=c.part == "mask")
     width = 0.8 / max(1, len(c.done))
     first = next(iter(c.runs[c.done[0]].values())).objects
     areas = [area for area in AREAS if c.chosen(first, area).any()]
-    for axis, (measure, title) in zip(panels, _MEASURES):
+    for axis, (measure, title) in zip(panels, _MEASURES[c.part]):
         for place, name in enumerate(c.done):
-            values = [list(c.iou(name, measure, area).values()) for area in areas]
+            values = [list(c.at_true_boxes(name, measure, area).values()) for area in areas]
             at = np.arange(len(areas)) + (place - (len(c.done) - 1) / 2) * width
             errors = [spread(v) for v in values] if len(values[0]) > 1 else None
             color = line_color(c.names.index(name))
@@ -72,9 +80,9 @@ def plot_differences(c: Comparison) -> Figure:
     others = [name for name in c.done if name != c.baseline]
     figure = Figure(figsize=(11.3, 1.2 + 0.45 * len(others)), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    for axis, (measure, title) in zip(panels, _MEASURES):
+    for axis, (measure, title) in zip(panels, _MEASURES[c.part]):
         for row, name in enumerate(others):
-            found = c.iou_difference(name, measure)
+            found = c.difference(name, measure)
             if found is None:
                 continue
             color = line_color(c.names.index(name))

@@ -15,13 +15,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from .. import report as report_package
 from .._version import __version__
+from ..data.skeletons import skeletons_of_dataset
 from ..evaluation.boundary import mask_and_boundary_iou
 from ..fileio import write_json
 from ..report.page import data_uri, shown_plot
 from . import plots, tables
 from .checks import run_settings
 from .cost import measure_costs
+from .keypoint_pictures import KEYPOINT_COLORS, KEYPOINT_LEGEND, draw_keypoint_grid
 from .objects import box_as_mask, true_objects
+from .parts import MASK
 from .pictures import COLORS as PICTURE_COLORS
 from .pictures import LEGEND, choose, draw_grid
 from .plan import Plan
@@ -71,7 +74,8 @@ def _comparison(plan: Plan) -> tuple[Comparison, dict | None]:
         )
     stored = _stored_costs(plan)
     comparison.costs = stored["heads"] if stored else {}
-    return comparison, _boxes_as_masks(plan, records) if comparison.done else None
+    with_boxes = bool(comparison.done) and plan.part is MASK
+    return comparison, _boxes_as_masks(plan, records) if with_boxes else None
 
 
 # ------------------------------------------------------------------------------------------- costs
@@ -94,7 +98,7 @@ def _stored_costs(plan: Plan) -> dict | None:
 
 def _measure(plan: Plan) -> None:
     if _stored_costs(plan) is None:
-        heads = measure_costs({v.name: plan.config(v, 1) for v in plan.variants})
+        heads = measure_costs({v.name: plan.config(v, 1) for v in plan.variants}, plan.part)
         write_json(plan.output / "costs.json", {"key": _cost_key(plan), "heads": heads})
 
 
@@ -124,7 +128,9 @@ def _write_tables(plan: Plan, c: Comparison, box: dict | None) -> list[tables.Na
     if c.warnings:
         text = "\n".join(f"> {line}" for line in c.warnings) + "\n\n" + text
     part = plan.output / ".results.md"
-    part.write_text(f"# Comparison of mask heads, {plan.mode}\n\n{text}", encoding="utf-8")
+    part.write_text(
+        f"# Comparison of {plan.part.name} heads, {plan.mode}\n\n{text}", encoding="utf-8"
+    )
     part.replace(plan.output / "results.md")
     write_json(
         plan.output / "results.json",
@@ -146,7 +152,7 @@ def _write_page(plan: Plan, c: Comparison, made: list[tables.NamedTable]) -> Non
     folder.mkdir(exist_ok=True)
     shown = {}
     if c.done:
-        shown["sizes"] = shown_plot(folder, "sizes", lambda: plots.plot_sizes(c), "IoU by size")
+        shown["sizes"] = shown_plot(folder, "sizes", lambda: plots.plot_sizes(c), "by size")
     if any(name in c.costs for name in c.done):
         shown["cost"] = shown_plot(
             folder,
@@ -175,9 +181,15 @@ def _write_page(plan: Plan, c: Comparison, made: list[tables.NamedTable]) -> Non
         tables=made,
         plots=shown,
         grid=grid,
-        legend=[(text, PICTURE_COLORS[kind]) for kind, text in LEGEND],
+        legend=_legend(plan),
     )
     (plan.output / "report.html").write_text(text, encoding="utf-8")
+
+
+def _legend(plan: Plan) -> list[tuple[str, str]]:
+    if plan.part is MASK:
+        return [(text, PICTURE_COLORS[kind]) for kind, text in LEGEND]
+    return [(text, KEYPOINT_COLORS[kind]) for kind, text in KEYPOINT_LEGEND]
 
 
 def _grid(plan: Plan, c: Comparison, folder: Path) -> str | None:
@@ -186,11 +198,17 @@ def _grid(plan: Plan, c: Comparison, folder: Path) -> str | None:
         return None
     seed = min(c.runs[c.baseline])
     records = DatasetCatalog.get(plan.base_config(plan.iterations).DATASETS.TEST[0])
-    picture = draw_grid(c, records, choose(c.runs[c.baseline][seed].objects), seed)
+    objects = c.runs[c.baseline][seed].objects
+    if plan.part is MASK:
+        picture = draw_grid(c, records, choose(objects), seed)
+    else:
+        skeletons = skeletons_of_dataset(plan.base_config().DATASETS.TEST[0])
+        choices = choose(objects, measure="oks")
+        picture = draw_keypoint_grid(c, records, choices, skeletons, seed)
     if picture is None:
         return None
     done, data = cv2.imencode(".png", np.ascontiguousarray(picture[:, :, ::-1]))
     if not done:
         raise OSError("OpenCV cannot write PNG")
-    (folder / "masks.png").write_bytes(data.tobytes())
+    (folder / f"{plan.part.name}s.png").write_bytes(data.tobytes())
     return data_uri(data.tobytes(), "png")

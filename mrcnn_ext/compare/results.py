@@ -52,6 +52,7 @@ class Comparison:
         unseen: held-out classes' ids.
         class_names: of the test set.
         warnings: what a reader must know.
+        part: "mask" or "keypoint".
     """
 
     names: list[str]
@@ -61,6 +62,7 @@ class Comparison:
     unseen: list[int] = field(default_factory=list)
     class_names: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    part: str = "mask"
 
     @property
     def baseline(self) -> str:
@@ -90,7 +92,7 @@ class Comparison:
         """Differences of the seeds that both have."""
         return [values[s] - base[s] for s in sorted(values) if s in base]
 
-    # ---- IoU: one number an object -----------------------------------------------------------------
+    # ---- At the true boxes: one number an object ---------------------------------------------------
 
     def chosen(self, objects: dict, area: str = "all", classes: Sequence[int] | None = None):
         """(N,) bool: objects of a size and of some classes."""
@@ -98,16 +100,16 @@ class Comparison:
         keep = (objects["area"] >= low) & (objects["area"] < high)
         return keep if classes is None else keep & np.isin(objects["category"], list(classes))
 
-    def iou(
+    def at_true_boxes(
         self, name: str, measure: str, area: str = "all", classes: Sequence[int] | None = None
     ) -> dict[int, float]:
-        """By seed: mean "iou" or "boundary_iou" at the true boxes, in percent."""
+        """By seed: the mean of a column of objects.json, in percent."""
         out = {}
         for seed, run in self.runs[name].items():
             out[seed] = 100 * mean(run.objects[measure][self.chosen(run.objects, area, classes)])
         return out
 
-    def iou_difference(
+    def difference(
         self, name: str, measure: str, area: str = "all", classes: Sequence[int] | None = None
     ) -> Interval | None:
         """To the baseline, object by object, in points; None without a common seed."""
@@ -146,7 +148,7 @@ def collect(plan: Plan) -> Comparison:
         run = _read(plan, variant, seed)
         if run is not None:
             runs[variant.name][seed] = run
-    comparison = Comparison([v.name for v in plan.variants], runs, plan.seeds)
+    comparison = Comparison([v.name for v in plan.variants], runs, plan.seeds, part=plan.part.name)
     _check_pairs(plan, comparison)
     return comparison
 

@@ -73,11 +73,13 @@ def _run(folder: Path, spec: dict) -> None:
 
     from ..prediction import load_config
     from .evaluation import evaluate_run
+    from .parts import PARTS
     from .training import load_trained, train
 
     setup_logger(str(folder / "log.txt"))
     cv2.setNumThreads(1)
     cfg = load_config(str(folder / "config.yaml"))
+    part = PARTS[spec.get("part", "mask")]
     if (folder / "training.json").is_file():
         model = load_trained(cfg, folder)
     else:
@@ -87,9 +89,10 @@ def _run(folder: Path, spec: dict) -> None:
             detector=spec["detector"],
             folder=folder,
             frozen=spec["frozen"],
+            part=part,
         )
     if spec["evaluate"]:
-        evaluate_run(model, cfg, folder, seed=spec["seed"], variant=spec["variant"])
+        evaluate_run(model, cfg, folder, seed=spec["seed"], variant=spec["variant"], part=part)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import spearmanr
 
-__all__ = ["Interval", "bootstrap_draws", "mean", "paired_bootstrap", "rank_correlation", "spread"]
+__all__ = [
+    "Interval",
+    "bootstrap_draws",
+    "calibration",
+    "mean",
+    "number_or_none",
+    "paired_bootstrap",
+    "rank_correlation",
+    "spread",
+]
 
 
 @dataclass(frozen=True)
@@ -90,3 +99,34 @@ def paired_bootstrap(
     values = total[objects > 0] / objects[objects > 0]
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(differences.mean()), float(low), float(high))
+
+
+def number_or_none(value: float) -> float | None:
+    """As json has it: None for NaN."""
+    return None if value != value else float(value)
+
+
+def calibration(
+    rows: Sequence[dict[str, float]], qualities: Sequence[str], truth: str
+) -> dict[str, dict]:
+    """How well each score tells what something is worth.
+
+    Args:
+        rows: with the key ``truth`` and some of ``qualities``, one for each matched detection.
+        qualities: names of scores.
+        truth: what they are compared with, "iou" for example.
+
+    Returns:
+        by quality: "error", the mean of \\|quality - truth\\|; "rank correlation", Spearman's, None
+        where there is none; "number".
+    """
+    out = {}
+    for kind in qualities:
+        pairs = np.array([(r[kind], r[truth]) for r in rows if kind in r]).reshape(-1, 2)
+        if len(pairs):
+            out[kind] = {
+                "error": mean(np.abs(pairs[:, 0] - pairs[:, 1])),
+                "rank correlation": number_or_none(rank_correlation(pairs[:, 0], pairs[:, 1])),
+                "number": len(pairs),
+            }
+    return out

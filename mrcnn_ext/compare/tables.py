@@ -3,20 +3,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..report.plots import line_color
 from ..report.tables import Cell, Table
+from .cells import NONE, ap_cell, cost_cell, head_cell, measure_cell, text_of
+from .keypoint_objects import KEYPOINT_QUALITIES
+from .keypoint_tables import keypoint_ap, keypoint_main, keypoint_sizes
 from .objects import QUALITIES
 from .results import AREAS, Comparison
-from .statistics import Interval, mean, spread
+from .statistics import mean
 
 __all__ = ["BOX_ROW", "NamedTable", "as_json", "as_markdown", "as_rich", "make_tables"]
 
 BOX_ROW = "(box as mask)"
-_NONE = "\N{EN DASH}"
 # Operators that fvcore does not count and that cost little: of each element, of indices
 _TRIVIAL = {
     *("add", "sub", "mul", "div", "rsub", "neg", "sqrt", "log2", "exp", "sigmoid", "clamp", "abs"),
@@ -55,78 +55,24 @@ def make_tables(comparison: Comparison, box: dict | None = None) -> list[NamedTa
     Args:
         box: "iou" and "boundary_iou" of the filled true boxes, with the columns of objects.json.
     """
+    if comparison.part == "keypoint":
+        made = [part(comparison) for part in (keypoint_main, keypoint_ap, keypoint_sizes)]
+        tables = [NamedTable(title, note, table) for title, note, table in made]
+        return [*tables, _costs(comparison), _scores(comparison, KEYPOINT_QUALITIES, "OKS")]
     tables = [_main(comparison, box), _ap(comparison), _sizes(comparison, box)]
     if comparison.unseen:
         tables.insert(1, _seen_unseen(comparison, box, _IOUS, "at the true boxes"))
         tables.insert(2, _seen_unseen(comparison, box, _MAIN, "average precision"))
-    return [*tables, _costs(comparison), _scores(comparison)]
+    return [*tables, _costs(comparison), _scores(comparison, QUALITIES, "IoU")]
 
 
-# ------------------------------------------------------------------------------------------- cells
-
-
-def _text(values: Sequence[float], digits: int = 1) -> str:
-    good = [v for v in values if v is not None and not math.isnan(v)]
-    if not good:
-        return _NONE
-    text = f"{mean(good):.{digits}f}"
-    return f"{text} ± {spread(good):.{digits}f}" if len(good) > 1 else text
-
-
-def _trend(value: float, sure: bool) -> str:
-    if not sure or round(value, 1) == 0:
-        return "same"
-    return "better" if value > 0 else "worse"
-
-
-def _ap_cell(c: Comparison, name: str, metric: str, classes=None) -> Cell:
-    own = c.ap(name, metric, classes)
-    values = list(own.values())
-    cell = Cell(_text(values), mean(values) if values else None)
-    if name != c.baseline and c.runs.get(c.baseline):
-        pairs = [d for d in c.paired(own, c.ap(c.baseline, metric, classes)) if not math.isnan(d)]
-        if pairs:
-            cell.delta = f"{mean(pairs):+.1f}"
-            cell.delta += f" ± {spread(pairs):.1f}" if len(pairs) > 1 else ""
-            # Coloured if every seed says so: no test, only a hint
-            cell.trend = _trend(mean(pairs), len({d > 0 for d in pairs}) == 1)
-    return cell
-
-
-def _iou_cell(c: Comparison, name: str, measure: str, area: str = "all", classes=None) -> Cell:
-    values = list(c.iou(name, measure, area, classes).values())
-    cell = Cell(_text(values), mean(values) if values else None)
-    difference = c.iou_difference(name, measure, area, classes)
-    if difference is not None and not math.isnan(difference.value):
-        cell.delta = interval_text(difference)
-        cell.trend = _trend(difference.value, difference.excludes_zero)
-    return cell
-
-
-def interval_text(interval: Interval) -> str:
-    return f"{interval.value:+.1f} [{interval.low:+.1f}, {interval.high:+.1f}]"
+# ------------------------------------------------------------------------------------------ tables
 
 
 def _box_cell(c: Comparison, box: dict, measure: str, area: str = "all", classes=None) -> Cell:
     values = box[measure][c.chosen(box, area, classes)]
-    return Cell(_text([100 * mean(values)]), 100 * mean(values))
+    return Cell(text_of([100 * mean(values)]), 100 * mean(values))
 
-
-def _head_cell(c: Comparison, name: str) -> Cell:
-    return Cell(name, name, color=line_color(c.names.index(name)))
-
-
-def _cost_cell(c: Comparison, name: str, key: str, digits: int, scale: float = 1.0) -> Cell:
-    value, base = (c.costs.get(n, {}).get(key) for n in (name, c.baseline))
-    if value is None:
-        return Cell(_NONE)
-    cell = Cell(f"{scale * value:.{digits}f}", scale * value)
-    if name != c.baseline and base:
-        cell.delta, cell.trend = f"\N{MULTIPLICATION SIGN} {value / base:.2f}", "same"
-    return cell
-
-
-# ------------------------------------------------------------------------------------------ tables
 
 _MAIN = (("segm/AP", "mask AP"), ("boundary/AP", "boundary AP"))
 _IOUS = (("iou", "IoU"), ("boundary_iou", "boundary IoU"))
@@ -139,17 +85,17 @@ def _main(c: Comparison, box: dict | None) -> NamedTable:
     for name in c.names:
         seeds = Cell(f"{len(c.runs[name])}/{c.seeds}", len(c.runs[name]))
         if not c.runs[name]:
-            rows.append([_head_cell(c, name), *[Cell(_NONE)] * 7, seeds])
+            rows.append([head_cell(c, name), *[Cell(NONE)] * 7, seeds])
             continue
-        cells = [_ap_cell(c, name, metric) for metric, _ in _MAIN]
-        cells += [_iou_cell(c, name, measure) for measure, _ in _IOUS]
-        cells.append(_cost_cell(c, name, "parameters", 2, 1e-6))
-        cells.append(_cost_cell(c, name, "gflops", 2))
-        cells.append(_cost_cell(c, name, "milliseconds", 1))
-        rows.append([_head_cell(c, name), *cells, seeds])
+        cells = [ap_cell(c, name, metric) for metric, _ in _MAIN]
+        cells += [measure_cell(c, name, measure) for measure, _ in _IOUS]
+        cells.append(cost_cell(c, name, "parameters", 2, 1e-6))
+        cells.append(cost_cell(c, name, "gflops", 2))
+        cells.append(cost_cell(c, name, "milliseconds", 1))
+        rows.append([head_cell(c, name), *cells, seeds])
     if box is not None:
         cells = [_box_cell(c, box, measure) for measure, _ in _IOUS]
-        rows.append([Cell(BOX_ROW), Cell(_NONE), Cell(_NONE), *cells, *[Cell(_NONE)] * 4])
+        rows.append([Cell(BOX_ROW), Cell(NONE), Cell(NONE), *cells, *[Cell(NONE)] * 4])
     note = (
         f"Mean ± standard deviation over seeds; under it the difference to {c.baseline}. AP: mean ± "
         "standard deviation of the differences of each seed. IoU, at the true boxes: with a 95 % "
@@ -162,13 +108,13 @@ def _main(c: Comparison, box: dict | None) -> NamedTable:
 def _seen_unseen(c: Comparison, box: dict | None, metrics: Sequence, title: str) -> NamedTable:
     unseen = c.unseen
     seen = [k for k in range(len(c.class_names)) if k not in unseen]
-    rows: list[list[Cell]] = [[_head_cell(c, name)] for name in c.done]
+    rows: list[list[Cell]] = [[head_cell(c, name)] for name in c.done]
     filled = [Cell(BOX_ROW)]
     for metric, _ in metrics:
         for classes in (seen, unseen):
             is_ap = "/" in metric
             for row, name in zip(rows, c.done):
-                make = _ap_cell if is_ap else _iou_cell
+                make = ap_cell if is_ap else measure_cell
                 row.append(make(c, name, metric, classes=classes))
             if box is not None and not is_ap:
                 filled.append(_box_cell(c, box, metric, classes=classes))
@@ -187,7 +133,7 @@ def _ap(c: Comparison) -> NamedTable:
         *(("segm/APs", "small"), ("segm/APm", "medium"), ("segm/APl", "large")),
         *(("boundary/AP", "boundary AP"), ("bbox/AP", "box AP")),
     ]
-    rows = [[_head_cell(c, n), *(_ap_cell(c, n, m) for m, _ in metrics)] for n in c.done]
+    rows = [[head_cell(c, n), *(ap_cell(c, n, m) for m, _ in metrics)] for n in c.done]
     note = (
         "COCO's AP in percent. The same box AP for all heads says that the same boxes were found."
     )
@@ -199,8 +145,8 @@ def _sizes(c: Comparison, box: dict | None) -> NamedTable:
     columns = ["head", *(sizes * 2)]
     rows = []
     for name in c.done:
-        cells = [_iou_cell(c, name, m, area) for m, _ in _IOUS for area in sizes]
-        rows.append([_head_cell(c, name), *cells])
+        cells = [measure_cell(c, name, m, area) for m, _ in _IOUS for area in sizes]
+        rows.append([head_cell(c, name), *cells])
     note = "At the true boxes, by area of the true mask: below 32², below 96² pixels, and above."
     if c.done:
         objects = next(iter(c.runs[c.done[0]].values())).objects
@@ -227,13 +173,13 @@ def _costs(c: Comparison) -> NamedTable:
         memory = [m / 2**20 for m in c.training(name, "peak memory")]
         rows.append(
             [
-                _head_cell(c, name),
-                _cost_cell(c, name, "parameters", 2, 1e-6),
-                _cost_cell(c, name, "gflops", 2),
-                _cost_cell(c, name, "milliseconds", 1),
-                Cell(_text(seconds, 0), mean(seconds)),
-                Cell(_text(memory, 0), mean(memory)),
-                Cell(uncounted or _NONE),
+                head_cell(c, name),
+                cost_cell(c, name, "parameters", 2, 1e-6),
+                cost_cell(c, name, "gflops", 2),
+                cost_cell(c, name, "milliseconds", 1),
+                Cell(text_of(seconds, 0), mean(seconds)),
+                Cell(text_of(memory, 0), mean(memory)),
+                Cell(uncounted or NONE),
             ]
         )
     columns = ["head", "M par.", "GFLOPs", "ms", "training ms", "MiB", "not in GFLOPs"]
@@ -255,10 +201,10 @@ def _costs(c: Comparison) -> NamedTable:
     return NamedTable("Cost", note, Table(columns, rows))
 
 
-def _scores(c: Comparison) -> NamedTable:
+def _scores(c: Comparison, qualities: Sequence[str], truth: str) -> NamedTable:
     rows = []
     for name in c.done:
-        for quality in QUALITIES:
+        for quality in qualities:
             errors = c.calibration(name, quality, "error")
             ranks = c.calibration(name, quality, "rank correlation")
             if not errors:
@@ -266,20 +212,20 @@ def _scores(c: Comparison) -> NamedTable:
             numbers = c.calibration(name, quality, "number")
             rows.append(
                 [
-                    _head_cell(c, name),
+                    head_cell(c, name),
                     Cell(quality),
-                    Cell(_text(errors, 3), mean(errors)),
-                    Cell(_text(ranks, 3), mean(ranks)),
+                    Cell(text_of(errors, 3), mean(errors)),
+                    Cell(text_of(ranks, 3), mean(ranks)),
                     Cell(f"{mean(numbers):.0f}", mean(numbers)),
                 ]
             )
     note = (
-        "What tells how good a mask is: mean |score - IoU| (less is better) and Spearman's rank "
-        "correlation with the IoU (more is better), over detections whose box matches an object of "
-        "their class by an IoU of 0.5."
+        f"What tells how good a {c.part} is: mean |score - {truth}| (less is better) and Spearman's "
+        f"rank correlation with the {truth} (more is better), over detections whose box matches an "
+        "object of their class by an IoU of 0.5."
     )
-    columns = ["head", "score", "|score - IoU|", "rank correlation", "detections"]
-    return NamedTable("Mask scores", note, Table(columns, rows))
+    columns = ["head", "score", f"|score - {truth}|", "rank correlation", "detections"]
+    return NamedTable(f"{c.part.capitalize()} scores", note, Table(columns, rows))
 
 
 # ------------------------------------------------------------------------------------------- forms
@@ -297,7 +243,7 @@ def as_rich(named: NamedTable):
     for index, title in enumerate(_titles(named.table)):
         # Numbers stay whole; names give way
         is_number = all(
-            row[index].value is not None or row[index].text == _NONE for row in named.table.rows
+            row[index].value is not None or row[index].text == NONE for row in named.table.rows
         )
         whole = index > 0 and is_number
         table.add_column(

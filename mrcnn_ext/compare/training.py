@@ -21,11 +21,10 @@ from torch import nn
 
 from ..errors import WeightsError
 from ..fileio import write_json
-from .checks import is_part_of_mask_head
 from .data import Checksum, PairedLoader, mixed_seed
+from .parts import MASK, Part
 
-__all__ = ["FrozenShell", "build_paired_model", "load_all_but_mask_head", "load_trained"]
-__all__ += ["mask_head", "train"]
+__all__ = ["FrozenShell", "build_paired_model", "load_all_but_head", "load_trained", "train"]
 
 _CHECKPOINTS = (
     10  # so many in a training; what is trained after the last is lost by an interruption
@@ -33,17 +32,17 @@ _CHECKPOINTS = (
 _LINES = 100  # of metrics.json, for progress
 
 
-def build_paired_model(cfg, seed: int) -> nn.Module:
-    """A model whose random weights outside of the mask head do not depend on the mask head.
+def build_paired_model(cfg, seed: int, part: Part = MASK) -> nn.Module:
+    """A model whose random weights outside of the compared head do not depend on that head.
 
-    The mask head's own weights follow from the seed. All others are those of the same model without
-    a mask head: else a head that draws more numbers would change the layers that are built after it.
+    The head's own weights follow from the seed. All others are those of the same model without such
+    a head: else a head that draws more numbers would change the layers that are built after it.
     """
     seed_all_rng(mixed_seed(seed, 0))
     model = build_model(cfg)
     bare = cfg.clone()
     bare.defrost()
-    bare.MODEL.MASK_ON = False
+    bare.MODEL[part.switch] = False
     seed_all_rng(mixed_seed(seed, 0))
     shared = build_model(bare).state_dict()
     own = {key: value for key, value in model.state_dict().items() if key not in shared}
@@ -51,23 +50,23 @@ def build_paired_model(cfg, seed: int) -> nn.Module:
     return model
 
 
-def load_all_but_mask_head(model: nn.Module, weights: str, *, complete: bool) -> None:
-    """Load weights; the mask head keeps its own, whatever the file has.
+def load_all_but_head(model: nn.Module, weights: str, *, complete: bool, part: Part = MASK) -> None:
+    """Load weights; the compared head keeps its own, whatever the file has.
 
     Args:
         weights: whatever Detectron2's checkpointer reads; "": nothing is loaded.
-        complete: everything but the mask head must be there.
+        complete: everything but that head must be there.
 
     Raises:
         WeightsError: something is not, or has another shape.
     """
     if not weights:
         return
-    own = {k: v.clone() for k, v in model.state_dict().items() if is_part_of_mask_head(k)}
+    own = {k: v.clone() for k, v in model.state_dict().items() if part.owns(k)}
     checkpointer = _Noting(model)
     checkpointer.load(weights, checkpointables=[])
     model.load_state_dict({**model.state_dict(), **own})
-    lacking = [key for key in checkpointer.lacking if not is_part_of_mask_head(key)]
+    lacking = [key for key in checkpointer.lacking if not part.owns(key)]
     if complete and lacking:
         raise WeightsError(
             f"{weights}: {lacking[0]} is missing or has another shape (as have {len(lacking) - 1} "
@@ -84,30 +83,28 @@ class _Noting(DetectionCheckpointer):
         super()._log_incompatible_keys(incompatible)
 
 
-def mask_head(model: nn.Module) -> nn.Module:
-    """The module that masks come from."""
-    return model.roi_heads.mask_head  # type: ignore[union-attr,return-value]
-
-
 class FrozenShell(nn.Module):
-    """A model of which the mask head alone is trained, and the checksum of what that head sees.
+    """A model of which the compared head alone is trained, and the checksum of what that head sees.
 
     The rest computes as in training (it samples proposals), but without gradients, and without what
     norms and dropout do in training.
 
     Attributes:
-        proposals: checksum of the boxes and classes that reached the mask head.
+        proposals: checksum of the boxes and classes that reached the head.
     """
 
-    def __init__(self, model: nn.Module, proposals: Checksum, frozen: bool) -> None:
+    def __init__(
+        self, model: nn.Module, proposals: Checksum, frozen: bool, part: Part = MASK
+    ) -> None:
         super().__init__()
         self.model = model
         self.frozen = frozen
+        self.part = part
         self.proposals = proposals
         for name, parameter in model.named_parameters():
-            if frozen and not is_part_of_mask_head(name):
+            if frozen and not part.owns(name):
                 parameter.requires_grad_(False)
-        mask_head(model).register_forward_pre_hook(self._note)
+        part.head(model).register_forward_pre_hook(self._note)
 
     def train(self, mode: bool = True) -> FrozenShell:
         super().train(mode)
@@ -115,7 +112,7 @@ class FrozenShell(nn.Module):
             self.model.backbone.eval()  # type: ignore[operator,union-attr]
             for name, module in self.model.named_modules():
                 # Only leaves: RPN and RoI heads, which hold them, must still sample as in training
-                if not is_part_of_mask_head(name) and not list(module.children()):
+                if not self.part.owns(name) and not list(module.children()):
                     module.eval()
         return self
 
@@ -156,7 +153,9 @@ class _Seconds(HookBase):
         self.values = list(state["values"])
 
 
-def train(cfg, *, seed: int, detector: str, folder: Path, frozen: bool) -> nn.Module:
+def train(
+    cfg, *, seed: int, detector: str, folder: Path, frozen: bool, part: Part = MASK
+) -> nn.Module:
     """Train to the end, from the last checkpoint if there is one; write training.json.
 
     An interrupted training ends with the same weights as one that was not, on a CPU to the last bit.
@@ -166,17 +165,18 @@ def train(cfg, *, seed: int, detector: str, folder: Path, frozen: bool) -> nn.Mo
         seed: of the run.
         detector: weights of the detector for a frozen one; "" takes MODEL.WEIGHTS.
         folder: of the run.
-        frozen: train the mask head alone.
+        frozen: train the compared head alone.
+        part: what is compared.
 
     Returns:
         the trained model.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model = build_paired_model(cfg, seed)
-    load_all_but_mask_head(model, detector or cfg.MODEL.WEIGHTS, complete=frozen)
+    model = build_paired_model(cfg, seed, part)
+    load_all_but_head(model, detector or cfg.MODEL.WEIGHTS, complete=frozen, part=part)
     seen, proposals, seconds = Checksum(), Checksum(), _Seconds()
-    before = _weights_checksum(model)
-    shell = FrozenShell(model, proposals, frozen)
+    before = _weights_checksum(model, part)
+    shell = FrozenShell(model, proposals, frozen, part)
     optimizer = build_optimizer(cfg, model)
     scheduler = build_lr_scheduler(cfg, optimizer)
     parts: dict = {"optimizer": optimizer, "scheduler": scheduler, "seconds": seconds}
@@ -211,7 +211,7 @@ def train(cfg, *, seed: int, detector: str, folder: Path, frozen: bool) -> nn.Mo
         {
             "iterations": stop,
             "weights before": before,
-            "weights after": _weights_checksum(model),
+            "weights after": _weights_checksum(model, part),
             "images seen": seen.value,
             "proposals seen": proposals.value,
             "seconds per iteration": float(np.median(seconds.values)) if seconds.values else None,
@@ -231,13 +231,13 @@ def load_trained(cfg, folder: Path) -> nn.Module:
     return model
 
 
-def _weights_checksum(model: nn.Module) -> dict[str, int]:
-    """Of the mask head, and of everything else."""
-    sums = {"mask head": Checksum(), "rest": Checksum()}
+def _weights_checksum(model: nn.Module, part: Part) -> dict[str, int]:
+    """Of the compared head, and of everything else."""
+    head = f"{part.name} head"
+    sums = {head: Checksum(), "rest": Checksum()}
     for key, value in model.state_dict().items():
-        part = "mask head" if is_part_of_mask_head(key) else "rest"
-        sums[part].add(value.detach().cpu().numpy())
-    return {part: checksum.value for part, checksum in sums.items()}
+        sums[head if part.owns(key) else "rest"].add(value.detach().cpu().numpy())
+    return {name: checksum.value for name, checksum in sums.items()}
 
 
 def _cut_metrics(file: Path, start: int) -> None:
