@@ -267,7 +267,8 @@ def _cells_of_groups(
     height, width = maps.shape[1:]
     neighbours = (group * rows)[:, None] + torch.arange(-1, rows + 1, device=maps.device)
     neighbours = (index * height)[:, None] + neighbours.clamp_(0, height - 1)
-    lines = maps.reshape(-1, width)[neighbours]  # (F, rows + 2, W)
+    lines = maps.reshape(-1, width).index_select(0, neighbours.flatten())
+    lines = lines.view(-1, rows + 2, width)
     dx = _central_differences(lines)
     dy = lines[:, 2:] - lines[:, :-2]
     twist = dx[:, 2:] - dx[:, :-2]
@@ -276,8 +277,11 @@ def _cells_of_groups(
     limit = value[index]
     # Groups first: to compare and list every cell would take as long as all of the above.
     piece = (bound.flatten(1).amax(dim=1) > limit).nonzero()[:, 0]
-    which, row, column = (bound[piece] > limit[piece, None, None]).nonzero(as_tuple=True)
-    piece = piece[which]
+    # One flat list: three lists of coordinates take twice as long.
+    near = (bound[piece] > limit[piece, None, None]).flatten().nonzero()[:, 0]
+    line = torch.div(near, width, rounding_mode="floor")
+    which = torch.div(line, rows, rounding_mode="floor")
+    piece, row, column = piece[which], line - which * rows, near - line * width
     index = index[piece]
     place = torch.stack([column, group[piece] * rows + row], dim=1)
     differences = dx[piece, row + 1, column], dy[piece, row, column], twist[piece, row, column]
