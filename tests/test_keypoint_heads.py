@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyCall, instantiate
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_keypoint_head, build_model
+from detectron2.modeling import ROI_KEYPOINT_HEAD_REGISTRY, build_keypoint_head, build_model
 from detectron2.modeling.roi_heads import KRCNNConvDeconvUpsampleHead
 from detectron2.structures import BitMasks, Boxes, Instances, Keypoints
 
@@ -21,7 +23,8 @@ from mrcnn_ext.modeling.keypoint_heads import (
     MrcnnExtRegressionKeypointHead,
     MrcnnExtSimCCKeypointHead,
 )
-from tests.helpers import random_inputs, timm_cfg, train_step
+from tests.helpers import REPO, random_inputs, timm_cfg, train_step
+from tests.keypoint_head_learning import train_keypoint_head
 
 NUM_KEYPOINTS = 5
 HEADS = {
@@ -446,3 +449,42 @@ def test_words_for_wrong_keys():
     arguments = MrcnnExtHeatmapKeypointHead.from_config(_cfg("Heatmap one_hot"), _shape())
     with pytest.raises(ConfigError, match=r"loss normalizer.*'seen'"):
         MrcnnExtHeatmapKeypointHead(**{**arguments, "loss_normalizer": "seen"})
+
+
+# ---- The example of the document --------------------------------------------------------------------
+
+
+def test_codec_and_head_of_the_document_train_and_predict():
+    text = (REPO / "docs" / "pose" / "heads.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    names: dict = {}
+    exec("\n".join(blocks), names)
+    cfg = _cfg("Heatmap one_hot")
+    cfg.MODEL.ROI_KEYPOINT_HEAD.NAME = "MyL1KeypointHead"
+    try:
+        model = build_model(cfg)
+    finally:
+        ROI_KEYPOINT_HEAD_REGISTRY._obj_map.pop("MyL1KeypointHead")
+    batch = _inputs(cfg)
+    assert train_step(model, batch)["loss_keypoint"] > 0
+    with torch.no_grad():
+        found = model.eval()(batch[:1])[0]["instances"]
+    assert found.pred_keypoints.shape[1:] == (NUM_KEYPOINTS, 3)
+
+
+# ---- What they learn --------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_small_regions_gain_from_codecs_that_do_not_round():
+    errors = {
+        name: train_keypoint_head(name, side=24).error for name in ("one_hot", "gaussian", "simcc")
+    }
+    assert errors["gaussian"] <= 0.8 * errors["one_hot"], errors
+    assert errors["simcc"] <= errors["one_hot"], errors
+
+
+@pytest.mark.slow
+def test_regression_knows_where_it_is_wrong():
+    quality = train_keypoint_head("rle", side=24)
+    assert quality.spearman > 0.4, quality

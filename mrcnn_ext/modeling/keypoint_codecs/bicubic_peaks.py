@@ -14,7 +14,7 @@ at once, and the answer is the same pixel:
    bounds from their extremes; then cells of the rows that are left; then pixels around the cells that
    are left.
 
-Boxes with fewer pixels than the map has cells, where there is nothing to save, are resized.
+Boxes with fewer pixels than the map has cells, where there is little to save, are resized.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ _A = -0.75  # of torch's bicubic kernel
 # Maps that go through at once on a CPU: their temporaries stay in its cache.
 _CHUNK = 1024
 _GPU_CHUNK = 16384
+# Groups of rows that are looked at together, for the same reason.
+_GROUPS = 1024
 # Small boxes are resized together whose sides are within so many pixels.
 _SIZE_STEP = 24
 
@@ -249,25 +251,52 @@ def _cells_that_may_exceed(
     Returns:
         (M,) maps and (M, 2) cells x, y.
     """
-    height, width = maps.shape[1:]
     index, group = extremes.that_may_exceed(value)
-    rows = extremes.rows
+    at_once = _GROUPS if maps.device.type == "cpu" else max(len(index), 1)
+    parts = [
+        _cells_of_groups(maps, extremes.rows, value, cell, *part)
+        for part in zip(index.split(at_once), group.split(at_once))
+    ]
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+def _cells_of_groups(
+    maps: Tensor, rows: int, value: Tensor, cell: Tensor, index: Tensor, group: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same among the cells of some groups of rows, (F,) maps and groups."""
+    height, width = maps.shape[1:]
     neighbours = (group * rows)[:, None] + torch.arange(-1, rows + 1, device=maps.device)
     neighbours = (index * height)[:, None] + neighbours.clamp_(0, height - 1)
-    lines = maps.reshape(-1, width)[neighbours]  # (F, rows + 2, W)
-    padded = torch.cat([lines[..., :1], lines, lines[..., -1:]], dim=2)
-    dx = padded[..., 2:] - padded[..., :-2]
+    lines = maps.reshape(-1, width).index_select(0, neighbours.flatten())
+    lines = lines.view(-1, rows + 2, width)
+    dx = _central_differences(lines)
     dy = lines[:, 2:] - lines[:, :-2]
-    twist = (dx[:, 2:] - dx[:, :-2]).abs_()
-    dx = dx[:, 1:-1]
-    v = lines[:, 1:-1]
-    bound = torch.add(v, dx.abs(), alpha=0.25).add_(dy.abs(), alpha=0.25).add_(twist, alpha=1 / 16)
-    piece, row, column = (bound > value[index][:, None, None]).nonzero(as_tuple=True)
+    twist = dx[:, 2:] - dx[:, :-2]
+    bound = torch.add(lines[:, 1:-1], dx[:, 1:-1].abs(), alpha=0.25)
+    bound.add_(dy.abs(), alpha=0.25).add_(twist.abs_(), alpha=1 / 16)
+    limit = value[index]
+    # Groups first: to compare and list every cell would take as long as all of the above.
+    piece = (bound.flatten(1).amax(dim=1) > limit).nonzero()[:, 0]
+    # One flat list: three lists of coordinates take twice as long.
+    near = (bound[piece] > limit[piece, None, None]).flatten().nonzero()[:, 0]
+    line = torch.div(near, width, rounding_mode="floor")
+    which = torch.div(line, rows, rounding_mode="floor")
+    piece, row, column = piece[which], line - which * rows, near - line * width
     index = index[piece]
     place = torch.stack([column, group[piece] * rows + row], dim=1)
-    at = (piece, row, column)
-    keep = _beside(v[at], dx[at], dy[at], twist[at], place - cell[index]) > value[index]
+    differences = dx[piece, row + 1, column], dy[piece, row, column], twist[piece, row, column]
+    offset = place - cell[index]
+    keep = _beside(lines[piece, row + 1, column], *differences, offset) > value[index]
     return index[keep], place[keep]
+
+
+def _central_differences(lines: Tensor) -> Tensor:
+    """v(x + 1) - v(x - 1) along the last axis, the last cells of which go on beyond its ends."""
+    result = torch.empty_like(lines)
+    torch.sub(lines[..., 2:], lines[..., :-2], out=result[..., 1:-1])
+    torch.sub(lines[..., 1], lines[..., 0], out=result[..., 0])
+    torch.sub(lines[..., -1], lines[..., -2], out=result[..., -1])
+    return result
 
 
 def _beside(v: Tensor, dx: Tensor, dy: Tensor, twist: Tensor, offset: Tensor) -> Tensor:

@@ -175,7 +175,6 @@ class KeypointHeadBase(nn.Module):
     def _attach(self, predictions, instances: list[Instances]) -> None:
         boxes = torch.cat([x.pred_boxes.tensor for x in instances])
         keypoints = self.codec.decode(predictions, boxes)
-        counted = None
         if self.class_keypoints is not None:
             counted = self.class_keypoints[torch.cat([x.pred_classes for x in instances])]
             middle = (

@@ -69,4 +69,7 @@ class MrcnnExtRegressionKeypointHead(KeypointHeadBase):
         """(R, K, 4) mean x, y in sides of the box from its centre, logits of the deviations."""
         x = self.fc(self.pool(features).flatten(1))
         shape = (len(x), self.num_keypoints, 2)
-        return torch.cat([self.mean(x).view(shape), self.deviation(x).view(shape)], dim=2)
+        # Half precision would round positions to a 500th of the box.
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(self.mean.weight.dtype)
+            return torch.cat([self.mean(x).view(shape), self.deviation(x).view(shape)], dim=2)
