@@ -1,14 +1,21 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import (
+    create_keypoint_hflip_indices,
+    transform_instance_annotations,
+)
 from detectron2.evaluation import COCOEvaluator
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -349,3 +356,62 @@ def test_visible_fraction_holds(monkeypatch):
             assert visible == thing.visible
             if thing.category >= 0:
                 assert visible >= MIN_VISIBLE_FRACTION * thing.area
+
+
+# ------------------------------------------------------------------------------------------ pose set
+
+
+@pytest.fixture(scope="module")
+def pose_records(tmp_path_factory):
+    spec = ShapesSpec("train", 12, 128, 0, "pose")
+    name = "mrcnn_ext_test_pose"
+    shapes.register_shapes(name, spec, tmp_path_factory.mktemp("pose"))
+    yield DatasetCatalog.get(name), MetadataCatalog.get(name)
+    DatasetCatalog.pop(name)
+    MetadataCatalog.pop(name)
+
+
+def test_pose_set_has_keypoints_of_each_class_in_their_slots(pose_records):
+    records, metadata = pose_records
+    assert metadata.thing_classes == ["figure", "crane", "blob"]
+    content = json.loads(Path(metadata.json_file).read_text())
+    lengths = {(a["category_id"], len(a["keypoints"])) for a in content["annotations"]}
+    assert lengths == {(1, 33), (2, 18), (3, 0)}
+    seen = set()
+    for record in records:
+        for annotation in record["annotations"]:
+            points = np.reshape(annotation["keypoints"], (-1, 3))
+            assert points.shape == (17, 3)
+            labelled = np.flatnonzero(points[:, 2])
+            own = metadata.mrcnn_ext_skeletons.slots(annotation["category_id"])
+            assert set(labelled) <= set(own)
+            mask = mask_util.decode(annotation["segmentation"]).astype(bool)
+            for x, y, v in points[labelled]:
+                assert bool(mask[int(y), int(x)]) == (v == 2)
+                seen.add(int(v))
+    assert seen == {1, 2}
+
+
+def test_pose_set_is_mirrored_class_by_class(pose_records):
+    """Detectron2's own mapper and flip, of keypoints that it takes for one set of 17."""
+    records, metadata = pose_records
+    indices = create_keypoint_hflip_indices([metadata.name])
+    for record in records:
+        width = record["width"]
+        flip = T.HFlipTransform(width)
+        for annotation in record["annotations"]:
+            before = np.reshape(annotation["keypoints"], (-1, 3))
+            turned = transform_instance_annotations(
+                copy.deepcopy(annotation),
+                T.TransformList([flip]),
+                (record["height"], width),
+                keypoint_hflip_indices=indices,
+            )["keypoints"]
+            for slot, name in enumerate(metadata.keypoint_names):
+                swap = {"left": "right", "right": "left"}
+                side = next((s for s in swap if f"/{s}_" in name), None)
+                partner = name.replace(side, swap[side]) if side else name
+                other = metadata.keypoint_names.index(partner)
+                if before[other, 2]:
+                    expected = (width - before[other, 0], before[other, 1], before[other, 2])
+                    np.testing.assert_allclose(turned[slot], expected)

@@ -20,8 +20,9 @@ from pycocotools import mask as mask_util
 
 from ...errors import ConfigError, DataError
 from ...paths import cache_root
-from .figure import SHAPES_KEYPOINT_FLIP_MAP, SHAPES_KEYPOINT_NAMES, SHAPES_SKELETON
-from .scene import SHAPES_CLASSES, Scene, render_scene
+from ..pose_datasets import load_coco_pose
+from .kinds import KINDS, SceneKind
+from .scene import Scene, render_scene
 
 __all__ = [
     "ShapesSpec",
@@ -37,7 +38,6 @@ logger = logging.getLogger(__name__)
 # Part of the folder's name: raise it with any change to the pictures, so that no old ones are used.
 _FORMAT = 1
 _SPLITS = ("train", "val")
-_SKELETON_COLORS = ((255, 153, 51), (0, 204, 102), (51, 153, 255))  # left, right, middle; RGB
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class ShapesSpec:
         num_images: a smaller set is the beginning of a larger one.
         image_size: longer side in pixels, 64 to 4096.
         seed: 0 or more.
+        kind: "shapes", or "pose": two articulated classes and one without keypoints.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -58,8 +59,13 @@ class ShapesSpec:
     num_images: int
     image_size: int = 320
     seed: int = 0
+    kind: str = "shapes"
 
     def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ConfigError(
+                f"kind {self.kind!r} of a synthetic data set: expected {list(KINDS)}."
+            )
         if self.split not in _SPLITS:
             raise ConfigError(f"split {self.split!r} of a synthetic data set: expected {_SPLITS}.")
         for name, low, high in (
@@ -78,7 +84,10 @@ class ShapesSpec:
     def folder(self, root: str | os.PathLike | None = None) -> Path:
         """Where the set lies: a folder below ``root``, by default this package's cache."""
         base = Path(root) if root is not None else cache_root() / "shapes"
-        name = f"{self.split}_{self.num_images}x{self.image_size}px_seed{self.seed}_v{_FORMAT}"
+        start = "" if self.kind == "shapes" else f"{self.kind}_"
+        name = (
+            f"{start}{self.split}_{self.num_images}x{self.image_size}px_seed{self.seed}_v{_FORMAT}"
+        )
         return base / name
 
 
@@ -127,7 +136,7 @@ def _generate(spec: ShapesSpec, folder: Path) -> None:
             "info": {"description": "mrcnn_ext synthetic shapes", "version": str(_FORMAT)},
             "images": images,
             "annotations": annotations,
-            "categories": _categories(),
+            "categories": _categories(KINDS[spec.kind]),
         }
         (work / "annotations.json").write_text(json.dumps(content))
         work.chmod(0o755)  # mkdtemp's are for their owner alone; a shared cache is for all
@@ -142,21 +151,22 @@ def _make_image(spec: ShapesSpec, index: int, folder: Path) -> tuple[dict, list[
     aspect = float(np.exp(rng.uniform(np.log(0.75), np.log(4 / 3))))
     width = spec.image_size if aspect >= 1 else round(spec.image_size * aspect)
     height = spec.image_size if aspect <= 1 else round(spec.image_size / aspect)
-    scene = render_scene(rng, height, width)
+    kind = KINDS[spec.kind]
+    scene = render_scene(rng, height, width, kind)
     name = f"{index + 1:06d}.jpg"
     quality = [cv2.IMWRITE_JPEG_QUALITY, 95]
     if not cv2.imwrite(str(folder / name), scene.image[:, :, ::-1], quality):
         raise OSError(f"{folder / name} was not written")
     image = {"id": index + 1, "file_name": name, "height": height, "width": width}
-    return image, _annotations(scene, index + 1)
+    return image, _annotations(scene, index + 1, kind)
 
 
-def _annotations(scene: Scene, image_id: int) -> list[dict]:
+def _annotations(scene: Scene, image_id: int, kind: SceneKind) -> list[dict]:
     out = []
     for category, mask, keypoints in zip(scene.categories, scene.masks, scene.keypoints):
         rle = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
-        # Detectron2 asks all annotations of a data set for the same number of keypoints.
-        points = np.zeros((len(SHAPES_KEYPOINT_NAMES), 3))
+        own = kind.skeletons.num_keypoints if kind.flat_keypoints else 0
+        points = np.zeros((own, 3))
         if keypoints is not None:
             points = keypoints.copy()
             # COCO's keypoints name pixels: continuous 0.5 is its 0. Detectron2 adds the 0.5 back.
@@ -176,12 +186,15 @@ def _annotations(scene: Scene, image_id: int) -> list[dict]:
     return out
 
 
-def _categories() -> list[dict]:
-    categories: list[dict] = [{"id": i + 1, "name": name} for i, name in enumerate(SHAPES_CLASSES)]
-    index = {name: i + 1 for i, name in enumerate(SHAPES_KEYPOINT_NAMES)}
-    figure = categories[SHAPES_CLASSES.index("figure")]
-    figure["keypoints"] = list(SHAPES_KEYPOINT_NAMES)
-    figure["skeleton"] = [[index[a], index[b]] for a, b in SHAPES_SKELETON]
+def _categories(kind: SceneKind) -> list[dict]:
+    categories: list[dict] = []
+    for index, name in enumerate(kind.class_names):
+        category: dict = {"id": index + 1, "name": name}
+        skeleton = kind.skeletons.skeleton(index)
+        if skeleton is not None:
+            category["keypoints"] = list(skeleton.keypoint_names)
+            category["skeleton"] = [[a + 1, b + 1] for a, b in skeleton.edge_indices]
+        categories.append(category)
     return categories
 
 
@@ -201,7 +214,10 @@ def load_shapes(
         # A COCOEvaluator that came before has put its own copy of the annotations there.
         if metadata.get("json_file") is None:
             metadata.json_file = str(annotations)
-    return load_coco_json(str(annotations), str(images), name)
+    kind = KINDS[spec.kind]
+    if kind.flat_keypoints:
+        return load_coco_json(str(annotations), str(images), name)
+    return load_coco_pose(annotations, images, kind.skeletons, name)
 
 
 def register_shapes(name: str, spec: ShapesSpec, root: str | os.PathLike | None = None) -> None:
@@ -211,25 +227,21 @@ def register_shapes(name: str, spec: ShapesSpec, root: str | os.PathLike | None 
         if name in catalog.list():
             catalog.pop(name)
     DatasetCatalog.register(name, lambda: load_shapes(spec, root, name))
-    left, right, middle = _SKELETON_COLORS
-    MetadataCatalog.get(name).set(
+    kind = KINDS[spec.kind]
+    metadata = MetadataCatalog.get(name)
+    metadata.set(
         evaluator_type="coco",
-        thing_classes=list(SHAPES_CLASSES),
-        thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(SHAPES_CLASSES))},
-        keypoint_names=list(SHAPES_KEYPOINT_NAMES),
-        keypoint_flip_map=list(SHAPES_KEYPOINT_FLIP_MAP),
-        keypoint_connection_rules=[
-            (a, b, left if b.startswith("left") else right if b.startswith("right") else middle)
-            for a, b in SHAPES_SKELETON
-        ],
+        thing_classes=list(kind.class_names),
+        thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(kind.class_names))},
     )
+    kind.skeletons.set_metadata(metadata)
 
 
 _builtin: dict[str, ShapesSpec] = {}
 
 
 def register_builtin_shapes() -> None:
-    """Register ``mrcnn_ext_shapes_train`` and ``mrcnn_ext_shapes_val``, unless they are."""
+    """Register ``mrcnn_ext_shapes_train`` … and ``mrcnn_ext_shapes_pose_val``, unless they are."""
     if not _builtin:
         configure_builtin_shapes()
 
@@ -237,14 +249,16 @@ def register_builtin_shapes() -> None:
 def configure_builtin_shapes(
     *, num_train: int = 400, num_val: int = 100, image_size: int = 320, seed: int = 0
 ) -> None:
-    """Set what the two built-in sets are made of; see :class:`ShapesSpec`.
+    """Set what the built-in sets, those of shapes and those of poses, are made of; see ShapesSpec.
 
     Raises:
         ConfigError: a value is out of its range.
     """
+    numbers = {"train": num_train, "val": num_val}
     specs = {
-        "mrcnn_ext_shapes_train": ShapesSpec("train", num_train, image_size, seed),
-        "mrcnn_ext_shapes_val": ShapesSpec("val", num_val, image_size, seed),
+        f"mrcnn_ext_shapes_{start}{split}": ShapesSpec(split, number, image_size, seed, kind)
+        for kind, start in (("shapes", ""), ("pose", "pose_"))
+        for split, number in numbers.items()
     }
     for name, spec in specs.items():
         # Metadata of an unchanged set stays as it is: others may have added to it.

@@ -11,7 +11,9 @@ __all__ = [
     "SHAPES_KEYPOINT_FLIP_MAP",
     "SHAPES_KEYPOINT_NAMES",
     "SHAPES_SKELETON",
+    "direction",
     "figure",
+    "limb",
 ]
 
 # The figure faces the viewer: its left arm is on the right side of the picture.
@@ -48,13 +50,13 @@ SHAPES_SKELETON: tuple[tuple[str, str], ...] = (
 )
 
 
-def _direction(degrees: float) -> np.ndarray:
+def direction(degrees: float) -> np.ndarray:
     """Unit vector; 0 points down, positive angles to the right of the picture (y grows down)."""
     angle = np.deg2rad(degrees)
     return np.array([np.sin(angle), np.cos(angle)])
 
 
-def _limb(start: np.ndarray, end: np.ndarray, r0: float, r1: float) -> np.ndarray:
+def limb(start: np.ndarray, end: np.ndarray, r0: float, r1: float) -> np.ndarray:
     """A limb with round ends and radii ``r0``, ``r1``: a tapered capsule."""
     axis = (end - start) / np.linalg.norm(end - start)
     normal = np.array([-axis[1], axis[0]])
@@ -78,17 +80,17 @@ def figure(rng: np.random.Generator) -> Outline:
     for side, name in ((1, "left"), (-1, "right")):
         upper = rng.uniform(20, 150)
         shoulder = neck + (side * 0.08, 0.02)
-        elbow = neck + (side * 0.1, 0.02) + 0.33 * _direction(side * upper)
-        hand = elbow + 0.32 * _direction(side * (upper + rng.uniform(-60, 95)))
+        elbow = neck + (side * 0.1, 0.02) + 0.33 * direction(side * upper)
+        hand = elbow + 0.32 * direction(side * (upper + rng.uniform(-60, 95)))
         thigh = rng.uniform(4, 55)
-        knee = waist + (side * 0.07, 0.02) + 0.36 * _direction(side * thigh)
-        foot = knee + 0.38 * _direction(side * (thigh + rng.uniform(-55, 25)))
+        knee = waist + (side * 0.07, 0.02) + 0.36 * direction(side * thigh)
+        foot = knee + 0.38 * direction(side * (thigh + rng.uniform(-55, 25)))
         limbs += [(shoulder, elbow, thin * 1.2, thin), (elbow, hand, thin, thin * 0.9)]
         limbs += [(waist, knee, thin * 1.6, thin * 1.2), (knee, foot, thin * 1.2, thin)]
         points.update({f"{name}_elbow": elbow, f"{name}_hand": hand})
         points.update({f"{name}_knee": knee, f"{name}_foot": foot})
     angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     skull = head + np.stack([0.16 * np.cos(angles), 0.18 * np.sin(angles)], axis=1)
-    parts = [(_limb(*limb),) for limb in limbs] + [(skull,)]
+    parts = [(limb(*one),) for one in limbs] + [(skull,)]
     keypoints = np.stack([points[name] for name in SHAPES_KEYPOINT_NAMES])
     return Outline(tuple(parts), keypoints)

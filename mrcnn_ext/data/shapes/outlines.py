@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .crane import crane
 from .figure import figure
 from .raster import Outline
 
@@ -124,10 +125,11 @@ DISTRACTORS: tuple[Callable[[Rng], Outline], ...] = (_disc, _polygon, _bar)
 def random_outline(make: Callable[[Rng], Outline], rng: Rng) -> Outline:
     """An outline by ``make``, squeezed and turned at random, normalised to a longer side of 1.
 
-    The figure stands upright within 35 degrees, or its left and right could not be told.
+    What has a left and a right stands upright within 35 degrees, or they could not be told.
     """
-    turn = rng.uniform(-np.pi, np.pi) if make is not figure else rng.uniform(-0.6, 0.6)
-    squeeze = np.diag([1.0, rng.uniform(0.65, 1.0)] if make is not figure else [1.0, 1.0])
+    upright = make in (figure, crane)
+    turn = rng.uniform(-0.6, 0.6) if upright else rng.uniform(-np.pi, np.pi)
+    squeeze = np.diag([1.0, 1.0] if upright else [1.0, rng.uniform(0.65, 1.0)])
     cos, sin = np.cos(turn), np.sin(turn)
     matrix = np.array([[cos, -sin], [sin, cos]]) @ squeeze
     return make(rng).transformed(matrix, np.zeros(2)).normalized()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from . import texture
+from .kinds import SHAPES_KIND, SceneKind
 from .outlines import DISTRACTORS, SHAPES, random_outline
 from .raster import Outline, coverage
 
@@ -19,13 +20,12 @@ SHAPES_CLASSES: tuple[str, ...] = tuple(SHAPES)
 # everything of a class that is in the picture is annotated.
 MIN_VISIBLE_PIXELS = 12
 MIN_VISIBLE_FRACTION = 0.15
-_SMALLEST = 6.0  # pixels, longer side
 _ATTEMPTS = 16
 
 
 @dataclass
 class _Placed:
-    category: int  # index into SHAPES_CLASSES; -1 for things without a label
+    category: int  # index into the kind's classes; -1 for things without a label
     outline: Outline
     area: int  # pixels of the whole object, also outside the image
     visible: int  # pixels that can be seen
@@ -39,7 +39,7 @@ class Scene:
 
     Attributes:
         image: uint8 (H, W, 3), RGB.
-        categories: per object the index into SHAPES_CLASSES.
+        categories: per object the index into the kind's classes.
         masks: bool (N, H, W): the visible part of each object; no two overlap.
         keypoints: per object None, or float64 (K, 3): x, y in continuous coordinates (the centre of
             the first pixel is 0.5, 0.5) and COCO's visibility 0, 1 or 2.
@@ -53,22 +53,26 @@ class Scene:
 
 @dataclass
 class _Canvas:
+    kind: SceneKind
     image: np.ndarray
     owner: np.ndarray  # int16 (H, W): which object is on top; -1 is the background
     placed: list[_Placed] = field(default_factory=list)
 
 
-def render_scene(rng: np.random.Generator, height: int, width: int) -> Scene:
-    """Compose a picture: background, clutter, 3 to 14 objects over one another, thin bars on top.
+def render_scene(
+    rng: np.random.Generator, height: int, width: int, kind: SceneKind = SHAPES_KIND
+) -> Scene:
+    """Compose a picture: background, clutter, objects over one another, thin bars on top.
 
-    The longer side of an object is log-uniform from 6 pixels to half of the image's longer side.
+    The longer side of an object is log-uniform from the kind's smallest to half of the image's longer
+    side.
     """
     image = texture.background(rng, height, width)
-    canvas = _Canvas(image, np.full((height, width), -1, dtype=np.int16))
+    canvas = _Canvas(kind, image, np.full((height, width), -1, dtype=np.int16))
     for _ in range(rng.integers(2, 8)):
         _add(canvas, rng, -1)
-    for _ in range(rng.integers(3, 15)):
-        _add(canvas, rng, int(rng.integers(len(SHAPES_CLASSES))))
+    for _ in range(rng.integers(*kind.number)):
+        _add(canvas, rng, int(rng.integers(len(kind.classes))))
     for _ in range(rng.integers(0, 3)):
         _add(canvas, rng, -1)
     kept = [(i, p) for i, p in enumerate(canvas.placed) if p.category >= 0]
@@ -87,9 +91,10 @@ def _add(canvas: _Canvas, rng: np.random.Generator, category: int) -> None:
     if category < 0:
         make = DISTRACTORS[int(rng.integers(len(DISTRACTORS)))]
     else:
-        make = SHAPES[SHAPES_CLASSES[category]]
+        make = canvas.kind.classes[canvas.kind.class_names[category]]
     for _ in range(_ATTEMPTS):
-        size = float(np.exp(rng.uniform(np.log(_SMALLEST), np.log(max(height, width) / 2))))
+        smallest, largest = canvas.kind.smallest, max(height, width) / 2
+        size = float(np.exp(rng.uniform(np.log(min(smallest, largest)), np.log(largest))))
         center = _center(canvas, rng)
         outline = random_outline(make, rng).transformed(np.eye(2) * size, center)
         x0, y0, x1, y1 = outline.bounds()
