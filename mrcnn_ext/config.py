@@ -261,8 +261,8 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     # script that runs gets a build_evaluator and a build_hooks that add it and the hooks below.
     # Detectron2 itself is left as it is. All keys here have no effect otherwise.
     _C.EVALUATION.ENABLED = False
-    # Of "bbox", "segm", "boundary", "mask_quality" and "keypoints"; an empty list takes all that the
-    # predictions have what is needed for.
+    # Of "bbox", "segm", "boundary", "mask_quality", "keypoints" and "pck"; an empty list takes all that
+    # the predictions have what is needed for.
     _C.EVALUATION.TASKS = []
     # Detections that count in an image. 0 takes 100, or TEST.DETECTIONS_PER_IMAGE if that is more
     # (LVIS: 300), so that nothing that the model reports is cut off.
@@ -275,6 +275,9 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     # LVIS's style only: AP fixed, so many detections per class in the whole data set instead of a
     # limit per image; 10000 in the paper. 0 keeps the limit per image.
     _C.EVALUATION.LVIS_MAX_PER_CLASS = 0
+    # Two keypoints whose distance is the unit of PCK, ["neck", "waist"] for example; empty: the square
+    # root of the box's area.
+    _C.EVALUATION.PCK_REFERENCE = []
     # "auto" takes faster-coco-eval where it is installed; "faster_coco_eval"; "pycocotools". The
     # numbers are the same.
     _C.EVALUATION.BACKEND = "auto"

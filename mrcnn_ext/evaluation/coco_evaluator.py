@@ -49,13 +49,14 @@ class MrcnnExtCOCOEvaluator(COCOEvaluator):
         boundary_dilation: float = 0.02,
         lvis_style: bool = False,
         lvis_max_per_class: int = 0,
+        pck_reference: Sequence[str] = (),
         backend: str = "auto",
     ) -> None:
         """
         Args:
             dataset_name: a registered data set, with metadata "json_file" or in Detectron2's format.
-            tasks: of "bbox", "segm", "boundary", "mask_quality", "keypoints"; None takes those that
-                the predictions have what is needed for.
+            tasks: of "bbox", "segm", "boundary", "mask_quality", "keypoints", "pck"; None takes those
+                that the predictions have what is needed for.
             distributed: collect predictions from all processes and evaluate in the main one.
             output_dir: where instances_predictions.pth and coco_instances_results.json are written.
             max_dets_per_image: detections that count in an image; None is 100, or as many as the
@@ -68,6 +69,8 @@ class MrcnnExtCOCOEvaluator(COCOEvaluator):
                 of the json's images, and its limit of 300 detections an image.
             lvis_max_per_class: AP fixed: so many detections per class in the data set count (10000
                 in the paper) instead of so many per image.
+            pck_reference: names of two keypoints whose distance is the unit of PCK; empty: the square
+                root of the box's area.
             backend: "auto", "faster_coco_eval" or "pycocotools". Both give the same numbers.
 
         Raises:
@@ -81,6 +84,7 @@ class MrcnnExtCOCOEvaluator(COCOEvaluator):
             boundary_dilation=boundary_dilation,
             lvis_style=lvis_style,
             lvis_max_per_class=lvis_max_per_class,
+            pck_reference=tuple(pck_reference),
             backend=backend,
         )
         try:

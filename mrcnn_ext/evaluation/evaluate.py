@@ -15,6 +15,7 @@ from .mask_quality import mask_quality
 from .matching import Curves, choose_backend, match
 from .metrics import no_predictions, summarize
 from .overlaps import Overlaps
+from .pck import keypoint_quality
 from .samples import Detections, GroundTruth, Pair
 from .settings import MASK_TASKS, EvaluationSettings
 
@@ -32,7 +33,7 @@ def tasks_of(records: list[dict]) -> list[str]:
     if any("segmentation" in record for record in records):
         tasks += MASK_TASKS
     if any("keypoints" in record for record in records):
-        tasks.append("keypoints")
+        tasks += ["keypoints", "pck"]
     return tasks
 
 
@@ -74,6 +75,9 @@ def evaluate_records(
         if task == "mask_quality":
             results[task] = mask_quality(overlaps)
             continue
+        if task == "pck":
+            results[task] = keypoint_quality(overlaps, names, settings.pck_reference)
+            continue
         if task == "keypoints":
             curves = _keypoint_curves(overlaps, settings)
         else:
@@ -86,7 +90,7 @@ def evaluate_records(
 
 
 def _check_fields(detections: Detections, tasks: list[str]) -> None:
-    needed = {"bbox": "bbox", **dict.fromkeys(MASK_TASKS, "segmentation")}
+    needed = {"bbox": "bbox", "pck": "bbox", **dict.fromkeys(MASK_TASKS, "segmentation")}
     for task in (task for task in tasks if task in needed):  # keypoints: those of some classes
         for entry in detections.entries:
             if needed[task] not in entry["record"]:

@@ -35,8 +35,8 @@ def evaluate_results_file(
     Args:
         dataset: a COCO json, or the name of a registered data set that has one.
         results: predictions, with the categories' ids of that json.
-        tasks: of "bbox", "segm", "boundary", "mask_quality", "keypoints"; None takes those that the
-            file has what is needed for.
+        tasks: of "bbox", "segm", "boundary", "mask_quality", "keypoints", "pck"; None takes those that
+            the file has what is needed for.
         settings: other arguments of ``EvaluationSettings``.
 
     Returns:

@@ -14,7 +14,7 @@ from .matching import choose_backend
 
 __all__ = ["COCO_SIGMAS", "TASKS", "EvaluationSettings"]
 
-TASKS = ("bbox", "segm", "boundary", "mask_quality", "keypoints")
+TASKS = ("bbox", "segm", "boundary", "mask_quality", "keypoints", "pck")
 MASK_TASKS = ("segm", "boundary", "mask_quality")
 COCO_SIGMAS = COCO_PERSON_SIGMAS
 
@@ -24,14 +24,14 @@ class EvaluationSettings:
     """Rules of an evaluation.
 
     Args:
-        tasks: of "bbox", "segm", "boundary", "mask_quality", "keypoints"; None takes those that the
-            predictions have what is needed for.
+        tasks: of ``TASKS``; None takes those that the predictions have what is needed for.
         max_dets: detections per image, and of one category in it; None is 100, or as many as the
             fullest image has if that is more (300 in LVIS's style).
         boundary_dilation: width of boundaries, as a fraction of the image's diagonal.
         lvis_style: follow LVIS's rules, see ``lvis.py``.
         lvis_max_per_class: AP fixed: so many detections per class instead of ``max_dets`` per image.
         sigmas: of the keypoints; a dict has a list for each category's name or id.
+        pck_reference: two keypoints whose distance is PCK's unit, see ``pck.py``.
         backend: "auto", "faster_coco_eval" or "pycocotools".
 
     Raises:
@@ -44,6 +44,7 @@ class EvaluationSettings:
     lvis_style: bool = False
     lvis_max_per_class: int = 0
     sigmas: Sequence[float] | Mapping = field(default=COCO_SIGMAS)
+    pck_reference: Sequence[str] = ()
     backend: str = "auto"
 
     def __post_init__(self) -> None:
@@ -56,6 +57,11 @@ class EvaluationSettings:
             raise ConfigError(
                 f"boundary_dilation is {self.boundary_dilation}; expected a fraction of the image's "
                 "diagonal, for example 0.02."
+            )
+        reference = self.pck_reference
+        if isinstance(reference, str) or len(reference) not in (0, 2):
+            raise ConfigError(
+                f"pck_reference is {reference!r}; expected the names of two keypoints, or none."
             )
         choose_backend(self.backend)
 

@@ -135,6 +135,7 @@ def build_coco_evaluator(
             boundary_dilation=keys.BOUNDARY_DILATION,
             lvis_style=lvis,
             lvis_max_per_class=keys.LVIS_MAX_PER_CLASS,
+            pck_reference=tuple(keys.PCK_REFERENCE),
             backend=keys.BACKEND,
         )
     except ConfigError as error:

@@ -1,0 +1,117 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""How near keypoints are where the box is right: PCK and the mean distance.
+
+PCK, the percentage of correct keypoints, counts those within a part of a length of the object: of the
+box (Yang and Ramanan, "Articulated Human Detection with Flexible Mixtures of Parts", TPAMI 2013; here
+the square root of its area) or of the distance between two keypoints, such as a head (PCKh:
+Andriluka et al., "2D Human Pose Estimation: New Benchmark and State of the Art Analysis", CVPR 2014).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from .mask_quality import match_boxes
+from .overlaps import Overlaps
+
+__all__ = ["PCK_THRESHOLDS", "keypoint_quality"]
+
+PCK_THRESHOLDS = (0.05, 0.1, 0.2)
+_SHOWN = 0.1  # of single classes and keypoints
+
+
+def keypoint_quality(
+    overlaps: Overlaps, class_names: Sequence[str], reference: Sequence[str] = ()
+) -> dict[str, float]:
+    """Of detections whose box matches an object of their class (IoU 0.5 or more, best score first).
+
+    Args:
+        overlaps: of detections and ground truth.
+        class_names: one a category.
+        reference: names of two keypoints whose distance is the unit of length, for objects that have
+            both labelled (and apart); others do not count. Empty: the square root of the box's area.
+
+    Returns:
+        "PCK@0.05", "PCK@0.1", "PCK@0.2": labelled keypoints that are so near, in percent; "error" and
+        "median_error": their distances in percent of the unit; "found": objects with labelled
+        keypoints that have a match, in percent; "matches": their number. "PCK@0.1-<class>" where there
+        are several classes, and "PCK@0.1-<class>/<keypoint>" where names are known. NaN where there is
+        nothing.
+    """
+    distances: dict[tuple[str, str], list[float]] = {}
+    objects_seen = found = 0
+    for pair, objects in overlaps.ground_truth.by_pair.items():
+        category = overlaps.ground_truth.categories[pair[1] - 1]
+        names = category.get("keypoints") or []
+        units = {i: _unit(o, names, reference) for i, o in enumerate(objects)}
+        units = {i: unit for i, unit in units.items() if unit}
+        objects_seen += len(units)
+        for entry, column in _matches(overlaps, pair, units):
+            found += 1
+            points = _points(objects[column])
+            own = np.reshape(entry["record"]["keypoints"], (-1, 3))[: len(points)]
+            distance = np.linalg.norm(own[:, :2] - points[:, :2], axis=1) / units[column]
+            for slot in np.flatnonzero(points[:, 2] > 0):
+                name = names[slot] if slot < len(names) else ""
+                key = (class_names[pair[1] - 1], name)
+                distances.setdefault(key, []).append(float(distance[slot]))
+    results = _summary(distances)
+    results["found"] = 100 * found / objects_seen if objects_seen else float("nan")
+    results["matches"] = float(found)
+    return results
+
+
+def _matches(overlaps: Overlaps, pair, units: Mapping[int, float]) -> list[tuple[dict, int]]:
+    entries = overlaps.detections.by_pair.get(pair, [])
+    entries_with = [entry for entry in entries if entry["record"].get("keypoints")]
+    if not entries_with or not units:
+        return []
+    crowds = np.array([e["iscrowd"] for e in overlaps.ground_truth.by_pair[pair]], dtype=bool)
+    scores = np.array([entry["record"]["score"] for entry in entries])
+    matches = match_boxes(overlaps.boxes(pair), scores, crowds, 0.5)
+    return [
+        (entries[row], column)
+        for row, column in matches
+        if column in units and entries[row]["record"].get("keypoints")
+    ]
+
+
+def _points(entry: dict) -> np.ndarray:
+    """(K, 3) of an object of the ground truth; K may be 0."""
+    return np.reshape(entry["annotation"].get("keypoints") or [], (-1, 3)).astype(float)
+
+
+def _unit(entry: dict, names: Sequence[str], reference: Sequence[str]) -> float:
+    """Pixels of the unit of length; 0 for an object that does not count."""
+    points = _points(entry)
+    if entry["iscrowd"] or not (points[:, 2] > 0).any():
+        return 0.0
+    if not reference:
+        return float(np.sqrt(max(entry["bbox"][2], 0) * max(entry["bbox"][3], 0)))
+    if not set(reference) <= set(names):
+        return 0.0
+    first, second = (points[names.index(name)] for name in reference)
+    if not (first[2] > 0 and second[2] > 0):
+        return 0.0
+    return float(np.linalg.norm(first[:2] - second[:2]))
+
+
+def _summary(distances: Mapping[tuple[str, str], Sequence[float]]) -> dict[str, float]:
+    every = np.array([value for values in distances.values() for value in values])
+    results = {f"PCK@{t:g}": _percent(every <= t) for t in PCK_THRESHOLDS}
+    results["error"] = _percent(every)
+    results["median_error"] = float(100 * np.median(every)) if every.size else float("nan")
+    classes = dict.fromkeys(name for name, _ in distances)
+    for name in classes if len(classes) > 1 else ():
+        own = np.concatenate([v for (c, _), v in distances.items() if c == name])
+        results[f"PCK@{_SHOWN:g}-{name}"] = _percent(own <= _SHOWN)
+    for (name, keypoint), values in distances.items():
+        if keypoint:
+            results[f"PCK@{_SHOWN:g}-{name}/{keypoint}"] = _percent(np.array(values) <= _SHOWN)
+    return results
+
+
+def _percent(values: np.ndarray) -> float:
+    return float(100 * np.mean(values)) if values.size else float("nan")
