@@ -3,8 +3,8 @@
 
     python -m mrcnn_ext.evaluation.sigmas first.json second.json --output with_sigmas.json
 
-COCO's sigma of a keypoint is the root of the mean of d² / s²: d is the distance of an annotation from the
-true place, s² the object's area (cocodataset.org/#keypoints-eval). The true place is not known; of k
+COCO's sigma of a keypoint is the root of the mean of d² / s²: d is the distance of an annotation from
+the true place, s² the object's area (cocodataset.org/#keypoints-eval). The true place is not known; of k
 annotations of a keypoint, the squared distances from their mean add up to k - 1 times what they are
 on average from the truth. With a single file there is nothing to measure, and every keypoint gets the
 default.
@@ -182,9 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         content = load_coco(args.files[0])
         _print(console, found, {c["id"]: c["name"] for c in content["categories"]})
         if len(args.files) == 1:
-            console.print(
-                f"One file says nothing of sigmas: every one is the default, {DEFAULT_SIGMA}."
-            )
+            console.print(f"One file tells no sigmas: every one is the default, {DEFAULT_SIGMA}.")
         if args.output:
             for category in content["categories"]:
                 if category["id"] in found:
