@@ -4,10 +4,10 @@
     python -m mrcnn_ext.evaluation.sigmas first.json second.json --output with_sigmas.json
 
 COCO's sigma of a keypoint is the root of the mean of d² / s²: d is the distance of an annotation from
-the true place, s² the object's area (cocodataset.org/#keypoints-eval). The true place is not known; of k
-annotations of a keypoint, the squared distances from their mean add up to k - 1 times what they are
-on average from the truth. With a single file there is nothing to measure, and every keypoint gets the
-default.
+the true place, s² the object's area (cocodataset.org/#keypoints-eval). The true place is not known;
+of k annotations of a keypoint, the squared distances from their mean add up to k - 1 times what they
+are on average from the truth. With a single file there is nothing to measure, and every keypoint gets
+the default.
 
 Exit code 0: done; 1: the message says what is wrong.
 """
