@@ -1,11 +1,11 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""The LazyConfig of each mask head makes the model that its yaml makes."""
+"""LazyConfigs make the models that the yaml files of the same name make."""
 
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_mask_head
+from detectron2.modeling import build_mask_head, build_model
 
 from mrcnn_ext.prediction import load_config
 from tests.helpers import REPO
@@ -40,3 +40,16 @@ def test_lazy_config_is_the_yaml(name):
         k: v.shape for k, v in weights.items()
     }
     head.load_state_dict(weights)
+
+
+def test_lazy_pose_config_is_the_yaml():
+    folder = REPO / "configs" / "COCO-PersonSubset"
+    expected = build_model(load_config(str(folder / "pose_Lite0_FPN_cpu.yaml")))
+    model = instantiate(LazyConfig.load(str(folder / "pose_Lite0_FPN_cpu.py")).model)
+    weights = expected.state_dict()
+    assert {k: v.shape for k, v in model.state_dict().items()} == {
+        k: v.shape for k, v in weights.items()
+    }
+    heads = [m.roi_heads.keypoint_head for m in (model, expected)]
+    assert type(heads[0]) is type(heads[1])
+    assert _settings(heads[0]) == _settings(heads[1])
