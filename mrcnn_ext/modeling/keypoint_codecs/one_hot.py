@@ -14,6 +14,8 @@ from .scores import expected_oks_of_map, oks_falloff
 
 __all__ = ["OneHotCodec", "fast_heatmaps_to_keypoints"]
 
+_GPU_CHUNK = 16384  # maps that go through at once
+
 
 class OneHotCodec(KeypointCodec):
     """A classification of the map's cells (He et al., "Mask R-CNN", sec. 5), as in Detectron2.
@@ -105,8 +107,13 @@ def fast_heatmaps_to_keypoints(maps: Tensor, rois: Tensor) -> Tensor:
 
 def _sum_of_exp(maps: Tensor, shift: Tensor) -> Tensor:
     """(N,) sums of exp(map - shift) over (N, H, W) maps, Detectron2's measure of a peak."""
-    # Some maps at a time, so that a CPU's cache holds them
-    chunk = 32 if maps.device.type == "cpu" else max(len(maps), 1)
-    pairs = zip(maps.flatten(1).split(chunk), shift[:, None].split(chunk))
-    parts = [(cells - peak).exp_().sum(dim=1) for cells, peak in pairs]
-    return torch.cat(parts) if parts else maps.new_zeros(0)
+    # Some maps at a time and in one place, so that they stay in a CPU's cache
+    cells = maps.flatten(1)
+    chunk = min(48 if maps.device.type == "cpu" else _GPU_CHUNK, max(len(maps), 1))
+    buffer = cells.new_empty((chunk, cells.shape[1]))
+    result = torch.empty_like(shift)
+    for first in range(0, len(cells), chunk):
+        part = slice(first, first + chunk)
+        shifted = torch.sub(cells[part], shift[part, None], out=buffer[: len(cells[part])])
+        torch.sum(shifted.exp_(), dim=1, out=result[part])
+    return result
