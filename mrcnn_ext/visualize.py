@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from pycocotools import mask as mask_util
 
 from .errors import DataError
+from .visualize_pose import LEAST_SCORE, draw_poses
 
 __all__ = [
     "contact_sheet",
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 _LEGIBLE = 640  # pixels of the longer side below which a picture is enlarged before drawing on it
-_ALPHA = 0.4
+_ALPHA, _ALPHA_WITH_POSE = 0.4, 0.22
 _CAPTION_HEIGHT = 30
 _LIGHT = 245
 
@@ -78,7 +79,8 @@ def draw_instances(
     if instances.has("pred_keypoints"):
         points = instances.pred_keypoints
         keypoints = np.asarray(getattr(points, "tensor", points))[order]
-    return _draw(image, metadata, scale, boxes[order], labels, masks, keypoints)
+    classes = instances.pred_classes.numpy()[order]
+    return _draw(image, metadata, scale, boxes[order], labels, masks, keypoints, classes)
 
 
 def draw_ground_truth(
@@ -116,7 +118,10 @@ def draw_ground_truth(
     if annotations and all("keypoints" in a for a in annotations):
         keypoints = np.array([a["keypoints"] for a in annotations]).reshape(len(labels), -1, 3)
     try:
-        return _draw(image, metadata, scale, boxes[order], labels, masks, keypoints)
+        classes = np.array([a["category_id"] for a in annotations], dtype=int)
+        return _draw(
+            image, metadata, scale, boxes[order], labels, masks, keypoints, classes, truth=True
+        )
     except ValueError as error:  # DataError of a mask's size; pycocotools' of a broken RLE
         raise DataError(f"image {dataset_dict.get('file_name')}: {error}") from error
 
@@ -221,6 +226,8 @@ def _draw(
     labels: list[str],
     masks: Iterable | None,
     keypoints: np.ndarray | None,
+    classes: np.ndarray,
+    truth: bool = False,
 ) -> np.ndarray:
     if scale is None:
         scale = max(1.0, _LEGIBLE / max(image.shape[:2]))
@@ -232,16 +239,19 @@ def _draw(
         np.array(image) if scale == 1 else cv2.resize(image, (width, height), interpolation=kind)
     )
     colors = [_color(index) for index in range(len(labels))]
-    for mask, color in zip(masks or (), colors):
+    posed = np.zeros(len(labels), dtype=bool)
+    if keypoints is not None:
+        posed = (keypoints[:, :, 2] >= LEAST_SCORE).any(axis=1)
+    for mask, color, has_pose in zip(masks or (), colors, posed):
         if mask is not None:
-            _blend(canvas, _to_array(mask, size), color)
-    visualizer = Visualizer(canvas, _drawable(metadata, keypoints))
+            alpha = _ALPHA_WITH_POSE if has_pose else _ALPHA
+            _blend(canvas, _to_array(mask, size), color, alpha)
     boxes = np.asarray(boxes) * scale
-    visualizer.overlay_instances(
-        boxes=boxes,
-        keypoints=None if keypoints is None else keypoints * (scale, scale, 1.0),
-        assigned_colors=colors,
-    )
+    if keypoints is not None:
+        points = np.asarray(keypoints, dtype=float) * (scale, scale, 1.0)
+        draw_poses(canvas, points, classes, boxes, colors, metadata, truth=truth)
+    visualizer = Visualizer(canvas, metadata or Metadata())
+    visualizer.overlay_instances(boxes=boxes, assigned_colors=colors)
     _write_labels(visualizer, boxes, labels)
     return np.ascontiguousarray(visualizer.get_output().get_image()[:, :, :3])
 
@@ -259,7 +269,7 @@ def _write_labels(visualizer: Visualizer, boxes: np.ndarray, labels: list[str]) 
         visualizer.draw_text(label, (x, y), font_size=font, color="w", horizontal_alignment="left")
 
 
-def _blend(canvas: np.ndarray, mask: np.ndarray, color: np.ndarray) -> None:
+def _blend(canvas: np.ndarray, mask: np.ndarray, color: np.ndarray, alpha: float) -> None:
     """Tint the mask's pixels and no others; Visualizer's polygons would fill holes."""
     height, width = canvas.shape[:2]
     if mask.shape != (height, width):
@@ -267,7 +277,7 @@ def _blend(canvas: np.ndarray, mask: np.ndarray, color: np.ndarray) -> None:
     line = 2 * max(1, round(max(height, width) / 800)) + 1
     edge = (mask > cv2.erode(mask, np.ones((line, line), np.uint8))).astype(bool)
     inside = mask.astype(bool)
-    canvas[inside] = (1 - _ALPHA) * canvas[inside] + _ALPHA * 255 * color
+    canvas[inside] = (1 - alpha) * canvas[inside] + alpha * 255 * color
     canvas[edge] = 255 * color
 
 
@@ -296,15 +306,6 @@ def _to_array(mask, size: tuple[int, ...]) -> np.ndarray:
     if array.shape != tuple(size):
         raise DataError(f"a mask has (height, width) {array.shape}, its image {tuple(size)}.")
     return np.ascontiguousarray(array > 0.5, dtype=np.uint8)
-
-
-def _drawable(metadata, keypoints: np.ndarray | None) -> Metadata:
-    """What Visualizer needs of ``metadata``; names that do not fit the keypoints are left out."""
-    names = metadata.get("keypoint_names") if metadata is not None else None
-    if not names or keypoints is None or len(names) != keypoints.shape[1]:
-        return Metadata()
-    rules = metadata.get("keypoint_connection_rules") or []
-    return Metadata(keypoint_names=names, keypoint_connection_rules=rules)
 
 
 def _class_name(metadata, index: int) -> str:

@@ -13,6 +13,7 @@ from pycocotools import mask as mask_util
 
 from mrcnn_ext.data.shapes import SHAPES_KEYPOINT_NAMES, SHAPES_SKELETON
 from mrcnn_ext.errors import DataError
+from mrcnn_ext.structures import Skeleton, SkeletonSet
 from mrcnn_ext.visualize import (
     _score_label,
     contact_sheet,
@@ -21,6 +22,7 @@ from mrcnn_ext.visualize import (
     draw_instances,
     plot_training_curves,
 )
+from mrcnn_ext.visualize_pose import draw_poses
 
 METADATA = Metadata(
     thing_classes=["disc", "square"],
@@ -185,6 +187,53 @@ def test_keypoints_are_drawn_with_and_without_a_skeleton(metadata):
     without = draw_instances(_gray(), _instances(), metadata, scale=1.0)
     picture = draw_instances(_gray(), _instances(keypoints=True), metadata, scale=1.0)
     assert (without != picture).any()
+
+
+def _pose(third: float, slots=(0, 1, 2), metadata=METADATA, class_id: int = 0) -> np.ndarray:
+    """A canvas with the crown, neck and waist of a figure, one above the other."""
+    canvas = _gray()
+    points = np.zeros((1, len(SHAPES_KEYPOINT_NAMES), 3))
+    for slot in slots:
+        points[0, slot] = (130.5, 40.5 + 60 * slot, third)
+    box = np.array([[80.0, 20, 180, 190]])
+    draw_poses(canvas, points, np.array([class_id]), box, [np.array([1.0, 0, 0])], metadata,
+               truth=third >= 1)  # fmt: skip
+    return canvas
+
+
+def test_limbs_points_and_what_is_hidden_or_unsure():
+    visible, hidden = _pose(2), _pose(1)
+    assert tuple(visible[70, 130]) == (255, 0, 0)  # between crown and neck, in the object's colour
+    assert tuple(visible[40, 130]) == (255, 255, 255)  # a filled point
+    assert tuple(hidden[40, 130]) == (25, 25, 25)  # a hollow one
+    sure, unsure, nothing = _pose(0.9), _pose(0.1), _pose(0.01)
+    assert tuple(sure[40, 130]) == (255, 255, 255)
+    assert tuple(unsure[40, 130]) == (25, 25, 25)
+    widths = [(picture[70, 100:160] != 128).any(axis=1).sum() for picture in (sure, unsure)]
+    assert widths[0] > widths[1] > 0
+    assert not _changed(nothing).any()
+    assert not _changed(_pose(0.0)).any()
+    assert tuple(_pose(2, slots=(0, 2))[100, 130]) == (128, 128, 128)  # no limb between them
+
+
+def test_sides_have_shades_and_classes_their_own_slots():
+    left, right = _pose(2, slots=(1, 3)), _pose(2, slots=(1, 4))  # neck and an elbow
+    assert left.astype(int).sum() > right.astype(int).sum()
+    skeletons = SkeletonSet(
+        (
+            Skeleton("bar", ("a", "b"), edges=(("a", "b"),)),
+            Skeleton("dot", SHAPES_KEYPOINT_NAMES[:9]),
+        ),
+        (0, 1, None),
+    )
+    metadata = Metadata(mrcnn_ext_skeletons=skeletons)
+    bar = _pose(2, metadata=metadata, class_id=0)
+    assert tuple(bar[70, 130]) == (255, 0, 0)
+    assert tuple(bar[160, 130]) == (128, 128, 128)  # the third slot is another class's
+    dot = _pose(2, metadata=metadata, class_id=1)
+    assert tuple(dot[160, 130]) == (255, 255, 255)
+    assert tuple(dot[40, 130]) == (128, 128, 128)
+    assert not _changed(_pose(2, metadata=metadata, class_id=2)).any()
 
 
 @pytest.mark.parametrize("form", ["polygon", "rle"])
