@@ -114,6 +114,7 @@ def _config(file: str):
     from detectron2.config import get_cfg
 
     from ..config import add_mrcnn_ext_config
+    from .pose_datasets import register_configured_datasets
     from .shapes import configure_builtin_shapes
 
     cfg = get_cfg()
@@ -123,6 +124,7 @@ def _config(file: str):
     except Exception as error:  # of yaml, of the file system, of yacs
         raise ConfigError(f"--config-file {file}: {type(error).__name__}: {error}.") from error
     configure_builtin_shapes(**{k.lower(): v for k, v in cfg.MRCNN_EXT.SHAPES.items()})
+    register_configured_datasets(cfg)
     return cfg
 
 

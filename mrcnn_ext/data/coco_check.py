@@ -19,6 +19,8 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from ..errors import DataError
+from ..structures.skeleton_json import category_skeleton
+from ..structures.skeletons import Skeleton
 from .coco_check_fields import Finding, box_findings, keypoint_findings, mask_findings
 
 __all__ = ["Problem", "check_coco", "check_coco_json", "count_coco", "load_coco"]
@@ -120,7 +122,8 @@ def check_coco(
 
         problems += check_metadata(data, metadata)
     problems += _images(data["images"], os.fspath(image_root), decode_images, report)
-    problems += _Annotations(data).problems(report)
+    laid_out = metadata is not None and metadata.get("mrcnn_ext_skeletons") is not None
+    problems += _Annotations(data, laid_out).problems(report)
     return problems
 
 
@@ -200,6 +203,14 @@ def _skeleton(category: dict, problem: Callable[..., Problem]) -> Iterator[Probl
         if len(ends) != 2 or not all(isinstance(k, int) and 1 <= k <= len(keypoints) for k in ends):
             text = f"category {name!r}: skeleton has {edge}; two numbers from 1 to {len(keypoints)}"
             yield problem("skeleton-index", text + " (counted from 1) are expected")
+            return
+    try:
+        fields = category_skeleton(category)
+        if fields is not None:
+            Skeleton(**fields)
+    except DataError as error:
+        if not _duplicates([str(k) for k in keypoints]):  # which has been said
+            yield problem("skeleton", str(error))
 
 
 # ----------------------------------------------------------------------------------------- images
@@ -283,10 +294,18 @@ def _size(image: dict) -> tuple[int, int] | None:
 # ------------------------------------------------------------------------------------ annotations
 
 
+_STACK = (
+    ": Detectron2 cannot stack them (for keypoints of several classes, register the json by "
+    "MRCNN_EXT.POSE.DATASETS)"
+)
+
+
 class _Annotations:
     """What is known of all annotations together, and the checks of each."""
 
-    def __init__(self, data: dict):
+    def __init__(self, data: dict, laid_out: bool = False):
+        """``laid_out``: the loader gives all instances the keypoints of all classes."""
+        self.laid_out = laid_out
         self.annotations: list = data["annotations"]
         self.sizes = {_key(i): _size(i) for i in _dicts(data["images"])}
         self.keypoints = {
@@ -388,13 +407,14 @@ class _Annotations:
     def _keypoints(self, annotation: dict, size) -> Iterator[Finding]:
         if not annotation.get("keypoints"):
             crowd = annotation.get("iscrowd", 0) != 0  # training never sees those
-            if not crowd and _key(annotation, "image_id") in self.with_keypoints:
+            misses = not self.laid_out and _key(annotation, "image_id") in self.with_keypoints
+            if not crowd and misses:
                 text = "keypoints is missing, but other instances of this image have it"
-                yield "error", "keypoints-missing", text + ": Detectron2 cannot stack them"
+                yield "error", "keypoints-missing", text + _STACK
             return
         expected = self.keypoints.get(_key(annotation, "category_id"))
         yield from keypoint_findings(annotation, expected, size)
         length = self._length(annotation)
-        if length and length != self.length:
+        if length and length != self.length and not self.laid_out:
             text = f"keypoints has {length} numbers, most have {self.length}"
-            yield "error", "keypoints-mixed", text + ": Detectron2 cannot stack them"
+            yield "error", "keypoints-mixed", text + _STACK

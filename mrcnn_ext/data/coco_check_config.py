@@ -34,13 +34,21 @@ def _metadata(data: dict, metadata) -> Iterator[Problem]:
     points = list(metadata.get("keypoint_names") or [])
     if not points:
         return
+    skeletons = metadata.get("mrcnn_ext_skeletons")
+    names = _class_names(data)
     for category in _keypoint_categories(data):
         found = [str(name) for name in category["keypoints"]]
-        if found != points:
+        expected = points
+        name = str(category.get("name"))
+        place = names.index(name) if name in names else len(names)
+        if skeletons is not None and place < skeletons.num_classes:
+            skeleton = skeletons.skeleton(place)
+            expected = [] if skeleton is None else list(skeleton.keypoint_names)
+        if found != expected:
             yield _error(
                 "metadata-keypoints",
-                f"keypoint_names in the metadata of '{metadata.name}' is [{_shorten(points)}] "
-                f"({len(points)}), category {category.get('name')!r} of the json has "
+                f"keypoint_names in the metadata of '{metadata.name}' is [{_shorten(expected)}] "
+                f"({len(expected)}), category {category.get('name')!r} of the json has "
                 f"[{_shorten(found)}] ({len(found)})",
             )
     yield from _flips(points, metadata)
@@ -85,7 +93,7 @@ def check_with_config(data: dict, cfg, metadata=None) -> list[Problem]:
     if cfg.MODEL.MASK_ON:
         problems += _masks(instances, cfg, trains)
     if cfg.MODEL.KEYPOINT_ON:
-        problems += _keypoints(data, instances, cfg, tests)
+        problems += _keypoints(data, instances, cfg, tests, metadata)
         if trains and metadata is not None:
             problems += _keypoint_metadata(metadata)
     return problems
@@ -117,8 +125,11 @@ def _masks(instances: list[dict], cfg, trains: bool) -> Iterator[Problem]:
         )
 
 
-def _keypoints(data: dict, instances: list[dict], cfg, tests: bool) -> Iterator[Problem]:
+def _keypoints(data: dict, instances: list[dict], cfg, tests: bool, metadata) -> Iterator[Problem]:
     counts = {len(category["keypoints"]) for category in _keypoint_categories(data)}
+    skeletons = None if metadata is None else metadata.get("mrcnn_ext_skeletons")
+    if skeletons is not None:
+        counts = {skeletons.num_keypoints}
     annotated = [a["keypoints"] for a in instances if isinstance(a.get("keypoints"), list)]
     counts |= {len(k) // 3 for k in annotated if k and not counts}
     if not any(annotated):
@@ -132,12 +143,16 @@ def _keypoints(data: dict, instances: list[dict], cfg, tests: bool) -> Iterator[
             "config-num-keypoints",
             f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is {expected}, the data set has {count}",
         )
+    own = cfg.get("MRCNN_EXT")
+    if own is not None and own.EVALUATION.ENABLED and not len(cfg.TEST.KEYPOINT_OKS_SIGMAS):
+        return  # this package's evaluator takes the data set's
     sigmas = len(cfg.TEST.KEYPOINT_OKS_SIGMAS) or 17  # empty stands for those of COCO persons
     if tests and counts and sigmas not in counts:
         yield _error(
             "config-oks-sigmas",
             f"TEST.KEYPOINT_OKS_SIGMAS has {len(cfg.TEST.KEYPOINT_OKS_SIGMAS)} numbers (none: COCO's "
-            f"17), the data set has {max(counts)} keypoints; COCO's evaluation needs one for each",
+            f"17), the data set has {max(counts)} keypoints; COCO's evaluation needs one for each "
+            "(MRCNN_EXT.EVALUATION.ENABLED: True takes the data set's own)",
         )
 
 

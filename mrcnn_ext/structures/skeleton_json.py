@@ -134,7 +134,7 @@ def _entry(path, entry) -> dict:
         )
     flip_map = entry.get("flip_map")
     if flip_map is None:
-        flip_map = mirrored_pairs([n for n in entry["keypoints"] if isinstance(n, str)])
+        flip_map = mirrored_pairs(entry["keypoints"])
     return {
         "name": entry["name"],
         "keypoint_names": entry["keypoints"],

@@ -37,6 +37,7 @@ def mirrored_pairs(names: Sequence[str]) -> Pairs:
     "left" and "right" count anywhere in a name and in any case ("left_eye", "EyeLeft"); "l" and
     "r" as words of their own alone ("l_eye", "Paw R").
     """
+    names = [name for name in names if isinstance(name, str)]  # others are no names
     known = set(names)
     pairs: list[tuple[str, str]] = []
     paired: set[str] = set()
