@@ -239,9 +239,9 @@ def _draw(
         np.array(image) if scale == 1 else cv2.resize(image, (width, height), interpolation=kind)
     )
     colors = [_color(index) for index in range(len(labels))]
-    posed = np.zeros(len(labels), dtype=bool)
+    posed = [False] * len(labels)
     if keypoints is not None:
-        posed = (keypoints[:, :, 2] >= LEAST_SCORE).any(axis=1)
+        posed = [bool((own[:, 2] >= LEAST_SCORE).any()) for own in keypoints]
     for mask, color, has_pose in zip(masks or (), colors, posed):
         if mask is not None:
             alpha = _ALPHA_WITH_POSE if has_pose else _ALPHA

@@ -74,13 +74,13 @@ def _skeleton_of(skeletons: SkeletonSet | None, class_id: int, keypoints: np.nda
     """Slots, edges between them and the side of each (1 left, -1 right, 0 neither) of a class."""
     if skeletons is None:
         return slice(None), (), [0] * len(keypoints)
+    skeleton, slots = None, range(0)
     if not skeletons.class_skeletons:  # of classes nothing is known
         skeleton, slots = skeletons.skeletons[0], range(len(skeletons.skeletons[0]))
-    elif class_id < skeletons.num_classes and skeletons.skeleton(class_id) is not None:
+    elif class_id < skeletons.num_classes:
         skeleton, slots = skeletons.skeleton(class_id), skeletons.slots(class_id)
-    else:
+    if skeleton is None:
         return slice(0, 0), (), []
-    assert skeleton is not None
     names = [name.lower() for name in skeleton.keypoint_names]
     sides = [("left" in name) - ("right" in name) for name in names]
     return slice(slots.start, slots.stop), skeleton.edge_indices, sides
