@@ -42,7 +42,9 @@ def test_report_is_complete_and_serialisable(monkeypatch):
         ("MODEL.META_ARCHITECTURE", "MrcnnExtRCNN"),
     } <= names
     assert all(r["what"] and "`" not in r["what"] for r in report["registered"])
-    assert report["datasets"] == ["mrcnn_ext_shapes_train", "mrcnn_ext_shapes_val"]
+    assert report["datasets"] == [
+        f"mrcnn_ext_shapes_{kind}{split}" for kind in ("pose_", "") for split in ("train", "val")
+    ]
     assert {k["name"] for k in report["kernels"]} == {"_C_cpu", "_C_cuda"}
     assert all(k["reason"] for k in report["kernels"])
     assert not any("DETECTRON2_ENV_MODULE" in line for line in report["advice"])
