@@ -185,7 +185,7 @@ def test_limits_and_sigmas_come_from_the_config():
     cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.05] * 11
     settings = build_coco_evaluator(cfg, name)._settings
     assert settings.max_dets == 250
-    assert list(settings.sigmas) == [0.05] * 11
+    assert settings.sigmas == {8: (0.05,) * 11}  # of the one class with keypoints, by its id
     cfg.MRCNN_EXT.EVALUATION.LVIS_STYLE = True
     assert build_coco_evaluator(cfg, name)._settings.max_dets == 300
     cfg.MRCNN_EXT.EVALUATION.MAX_DETECTIONS = 40
