@@ -37,6 +37,7 @@ __all__ = [
 
 _LEGIBLE = 640  # pixels of the longer side below which a picture is enlarged before drawing on it
 _ALPHA, _ALPHA_WITH_POSE = 0.4, 0.22
+_SMALL_LABELS = 0.7  # where faces and limbs should be seen
 _CAPTION_HEIGHT = 30
 _LIGHT = 245
 
@@ -247,19 +248,29 @@ def _draw(
             alpha = _ALPHA_WITH_POSE if has_pose else _ALPHA
             _blend(canvas, _to_array(mask, size), color, alpha)
     boxes = np.asarray(boxes) * scale
+    if any(posed):  # thinner than Visualizer's, and under the limbs
+        _draw_boxes(canvas, boxes, colors)
     if keypoints is not None:
         points = np.asarray(keypoints, dtype=float) * (scale, scale, 1.0)
         draw_poses(canvas, points, classes, boxes, colors, metadata, truth=truth)
     visualizer = Visualizer(canvas, metadata or Metadata())
-    visualizer.overlay_instances(boxes=boxes, assigned_colors=colors)
-    _write_labels(visualizer, boxes, labels)
+    if not any(posed):
+        visualizer.overlay_instances(boxes=boxes, assigned_colors=colors)
+    _write_labels(visualizer, boxes, labels, _SMALL_LABELS if any(posed) else 1.0)
     return np.ascontiguousarray(visualizer.get_output().get_image()[:, :, :3])
 
 
-def _write_labels(visualizer: Visualizer, boxes: np.ndarray, labels: list[str]) -> None:
+def _draw_boxes(canvas: np.ndarray, boxes: np.ndarray, colors: list[np.ndarray]) -> None:
+    for (x0, y0, x1, y1), color in zip(np.round(boxes).astype(int).tolist(), colors):
+        cv2.rectangle(canvas, (x0, y0), (x1, y1), (255 * color).tolist(), 1)
+
+
+def _write_labels(
+    visualizer: Visualizer, boxes: np.ndarray, labels: list[str], size: float
+) -> None:
     """Labels of one size; Visualizer's own are half as large for small objects, and cut at edges."""
     height, width = visualizer.output.height, visualizer.output.width
-    font = max(10.0, math.sqrt(height * width) / 90)  # points, of 100 / 72 pixels
+    font = size * max(10.0, math.sqrt(height * width) / 90)  # points, of 100 / 72 pixels
     line, character = 1.9 * font, 0.82 * font  # pixels
     for (x0, y0, _, y1), label in zip(boxes.tolist(), labels):
         if y1 - y0 < 2 * line:  # would cover a small object: under it, or else over it

@@ -8,16 +8,19 @@ filled point is visible, or predicted with some certainty; a hollow one is hidde
 
 from __future__ import annotations
 
+import re
+
 import cv2
 import numpy as np
 
-from .structures import SkeletonSet
+from .structures import Skeleton, SkeletonSet
 
 __all__ = ["LEAST_SCORE", "draw_poses"]
 
 LEAST_SCORE = 0.05  # what scores less is not drawn; Detectron2's value
 _SURE = 0.3  # from here on points are filled
 _RIM = (25, 25, 25)
+_LEFT, _RIGHT = (re.compile(rf"{word}|(?<![a-z]){word[0]}(?![a-z])") for word in ("left", "right"))
 _SHIFT = 4  # fractional bits of cv2's coordinates
 
 
@@ -49,16 +52,21 @@ def draw_poses(
         points = own[slots]
         certainty = points[:, 2] / 2 if truth else np.clip(points[:, 2], 0, 1)
         drawn = certainty > 0 if truth else certainty >= LEAST_SCORE
+        drawn &= np.isfinite(points).all(axis=1)
         filled = certainty == 1 if truth else certainty >= _SURE
         width = _line_width(box)
+        limbs = []
         for a, b in edges:
             if drawn[a] and drawn[b]:
-                part = (
-                    1.0 if truth else 0.4 + 0.6 * min(1.0, min(certainty[a], certainty[b]) / _SURE)
-                )
-                _limb(
-                    canvas, points[a], points[b], width * part, _shade(color, sides[b] or sides[a])
-                )
+                sure = 1.0 if truth else min(1.0, min(certainty[a], certainty[b]) / _SURE)
+                limbs.append((a, b, width * (0.4 + 0.6 * sure)))
+        # All rims before all limbs: that of one does not cut through another.
+        for a, b, line in limbs:
+            rim = max(1, round(line)) + 2 * max(1, round(line / 3))
+            _limb(canvas, points[a], points[b], rim, _RIM)
+        for a, b, line in limbs:
+            color_of_side = _shade(color, sides[b] or sides[a])
+            _limb(canvas, points[a], points[b], max(1, round(line)), color_of_side)
         for index in np.flatnonzero(drawn):
             _point(canvas, points[index], width, _shade(color, sides[index]), bool(filled[index]))
 
@@ -81,9 +89,13 @@ def _skeleton_of(skeletons: SkeletonSet | None, class_id: int, keypoints: np.nda
         skeleton, slots = skeletons.skeleton(class_id), skeletons.slots(class_id)
     if skeleton is None:
         return slice(0, 0), (), []
+    return slice(slots.start, slots.stop), skeleton.edge_indices, _sides(skeleton)
+
+
+def _sides(skeleton: Skeleton) -> list[int]:
+    """Of each keypoint, by its name; l and r count as words of their own, as for flips."""
     names = [name.lower() for name in skeleton.keypoint_names]
-    sides = [("left" in name) - ("right" in name) for name in names]
-    return slice(slots.start, slots.stop), skeleton.edge_indices, sides
+    return [bool(_LEFT.search(name)) - bool(_RIGHT.search(name)) for name in names]
 
 
 def _line_width(box: np.ndarray) -> float:
@@ -104,11 +116,8 @@ def _fixed(point: np.ndarray) -> tuple[int, int]:
     return int(x), int(y)
 
 
-def _limb(canvas: np.ndarray, a: np.ndarray, b: np.ndarray, width: float, color) -> None:
-    line = max(1, round(width))
-    rim = line + 2 * max(1, round(width / 3))
-    for thickness, paint in ((rim, _RIM), (line, color)):
-        cv2.line(canvas, _fixed(a), _fixed(b), paint, thickness, cv2.LINE_AA, _SHIFT)
+def _limb(canvas: np.ndarray, a: np.ndarray, b: np.ndarray, thickness: int, color) -> None:
+    cv2.line(canvas, _fixed(a), _fixed(b), color, thickness, cv2.LINE_AA, _SHIFT)
 
 
 def _point(canvas: np.ndarray, point: np.ndarray, width: float, color, filled: bool) -> None:

@@ -83,6 +83,26 @@ def test_objects_are_matched_by_their_boxes_where_ids_differ(truth, tmp_path):
     assert [one.value for one in by_box] == pytest.approx([one.value for one in by_id])
 
 
+def test_ids_that_agree_by_chance_do_not_make_objects_the_same(truth, tmp_path):
+    first, second = _annotator(truth, 1), _annotator(truth, 2)
+    by_id = estimate_sigmas(_write(tmp_path, first, second))[4]
+    # The second annotator began every image with the other object, and numbered from 1, too.
+    pairs = zip(second["annotations"][1::2], second["annotations"][0::2])
+    second["annotations"] = [entry for pair in pairs for entry in pair]
+    for number, entry in enumerate(second["annotations"], 1):
+        entry["id"] = number
+    found = estimate_sigmas(_write(tmp_path, first, second))[4]
+    assert [one.value for one in found] == pytest.approx([one.value for one in by_id])
+
+
+def test_copies_are_no_second_annotation(truth, tmp_path, capsys):
+    files = _write(tmp_path, truth, truth)
+    with pytest.raises(DataError, match="'base' of category 4 is at the same place"):
+        estimate_sigmas(files)
+    assert main([*files, "--output", str(tmp_path / "out.json")]) == 1
+    assert not (tmp_path / "out.json").exists()
+
+
 def test_what_is_not_labelled_by_two_has_no_part(truth, tmp_path):
     first, second = _annotator(truth, 1), _annotator(truth, 2)
     for entry in second["annotations"]:

@@ -236,6 +236,29 @@ def test_sides_have_shades_and_classes_their_own_slots():
     assert not _changed(_pose(2, metadata=metadata, class_id=2)).any()
 
 
+def test_sides_of_names_with_letters():
+    names = ("nose", "l_eye", "r_eye", "collar")
+    skeleton = Skeleton("face", names, edges=(("nose", "l_eye"), ("nose", "r_eye")))
+    metadata = Metadata(mrcnn_ext_skeletons=SkeletonSet.single(skeleton, ["face"]))
+    points = np.array([[[130.5, 40.5, 2], [60.5, 150.5, 2], [200.5, 150.5, 2], [130.5, 180.5, 2]]])
+    canvas = _gray()
+    draw_poses(canvas, points, np.array([0]), np.array([[40.0, 20, 220, 190]]),
+               [np.array([1.0, 0, 0])], metadata, truth=True)  # fmt: skip
+    left, right, middle = canvas[95, 95], canvas[95, 165], canvas[177, 130]
+    assert left.astype(int).sum() > 255 > right.astype(int).sum()
+    assert middle[0] == 255  # an r within a word is no side
+    assert middle[1] < 100
+
+
+def test_keypoints_that_are_no_numbers_are_not_drawn():
+    canvas = _gray()
+    points = np.full((1, len(SHAPES_KEYPOINT_NAMES), 3), np.nan)
+    points[..., 2] = 0.9
+    draw_poses(canvas, points, np.array([0]), np.array([[80.0, 20, 180, 190]]),
+               [np.array([1.0, 0, 0])], METADATA)  # fmt: skip
+    assert not _changed(canvas).any()
+
+
 @pytest.mark.parametrize("form", ["polygon", "rle"])
 def test_ground_truth_in_both_forms(form):
     picture = draw_ground_truth(_record(form), METADATA, image=_gray(), scale=1.0)

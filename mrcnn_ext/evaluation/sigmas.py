@@ -58,8 +58,9 @@ class KeypointSigma:
 def estimate_sigmas(files: Sequence[str | Path], seed: int = 0) -> dict[int, list[KeypointSigma]]:
     """Sigmas from COCO jsons that annotate the same images.
 
-    Objects are the same if they have the same id, image and category in all files; where the files'
-    ids do not agree, if their boxes overlap by an IoU of 0.5 or more. Crowds are left out.
+    Objects are the same if they have the same id, image and category in all files and their boxes
+    overlap by an IoU of 0.5 or more; where the files' ids do not agree, if only their boxes do. Crowds
+    are left out.
 
     Args:
         files: one or more.
@@ -69,7 +70,8 @@ def estimate_sigmas(files: Sequence[str | Path], seed: int = 0) -> dict[int, lis
         by category id of the first file, of the categories with keypoints.
 
     Raises:
-        DataError: a file cannot be used, or the files' keypoints differ.
+        DataError: a file cannot be used, the files' keypoints differ, or all annotations of a
+            keypoint are the same, which a copy's are.
     """
     contents = [load_coco(str(file)) for file in files]
     names = _keypoint_names(files, contents)
@@ -86,10 +88,23 @@ def estimate_sigmas(files: Sequence[str | Path], seed: int = 0) -> dict[int, lis
                 squares = ((labelled - labelled.mean(axis=0)) ** 2).sum()
                 freedom = len(labelled) - 1
                 rows[objects[0]["category_id"]][slot].append((squares / area, freedom))
-    return {
+    found = {
         category: [_estimate(name, pairs, rng) for name, pairs in zip(names[category], own)]
         for category, own in rows.items()
     }
+    _check_differences(files, found)
+    return found
+
+
+def _check_differences(files: Sequence, found: dict[int, list[KeypointSigma]]) -> None:
+    for category, sigmas in found.items():
+        for sigma in sigmas:
+            if sigma.value == 0:
+                raise DataError(
+                    f"{', '.join(map(str, files))}: keypoint '{sigma.name}' of category {category} is "
+                    f"at the same place in all annotations of {sigma.objects} objects; expected "
+                    "annotations that were made independently."
+                )
 
 
 def _estimate(name: str, pairs: list[tuple[float, float]], rng) -> KeypointSigma:
@@ -129,13 +144,25 @@ def _same_objects(contents: list[dict], names: dict[int, list[str]]) -> list[lis
         for content in contents
     ]
     keys = [{(a["id"], a["image_id"], a["category_id"]): a for a in own} for own in usable]
-    shared = set(keys[0]).intersection(*keys[1:])
+    # Files that were numbered each for itself may have ids in common that mean different objects.
+    shared = {
+        key
+        for key in set(keys[0]).intersection(*keys[1:])
+        if _same_place([own[key]["bbox"] for own in keys])
+    }
     if shared and len(shared) >= 0.5 * min(map(len, keys)):
         return [[own[key] for own in keys] for key in sorted(shared, key=str)]
     groups = [[a] for a in usable[0]]
     for own in usable[1:]:
         _add_by_box(groups, own)
     return groups
+
+
+def _same_place(boxes: list) -> bool:
+    overlaps = mask_util.iou(
+        np.array(boxes[:1], dtype=float), np.array(boxes, dtype=float), [0] * len(boxes)
+    )
+    return bool((np.asarray(overlaps) >= _LEAST_IOU).all())
 
 
 def _add_by_box(groups: list[list[dict]], annotations: list[dict]) -> None:
