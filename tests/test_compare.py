@@ -473,6 +473,14 @@ def test_a_folder_belongs_to_one_comparison(plan, base, tmp_path):
     renamed = replace(renamed, variants=(replace(renamed.variants[0], name="MrcnnExtFCNMaskHead"),))
     with pytest.raises(ConfigError, match=r"CONV_DIM: 16 → 8.*another name for the head"):
         checks.open_folder(renamed)
+    # A key that is newer than the folder had the effect of its default.
+    stored = json.loads((plan.output / "comparison.json").read_text())
+    del stored["config"]["MRCNN_EXT.EVALUATION.PCK_REFERENCE"]
+    (plan.output / "comparison.json").write_text(json.dumps(stored))
+    checks.open_folder(plan)
+    opts = (*TINY, "MRCNN_EXT.EVALUATION.PCK_REFERENCE", "(0, 1)")
+    with pytest.raises(ConfigError, match=r"PCK_REFERENCE: \[\] → \[0, 1\]"):
+        checks.open_folder(_plan(base, plan.output, opts=opts))
     (tmp_path / "something").write_text("")
     with pytest.raises(ConfigError, match="no comparison made it"):
         checks.open_folder(_plan(base, tmp_path))

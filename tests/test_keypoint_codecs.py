@@ -24,7 +24,6 @@ from mrcnn_ext.modeling.keypoint_codecs import (
     RealNVP,
     RLECodec,
     SimCCCodec,
-    bicubic_peaks,
     fast_heatmaps_to_keypoints,
     image_to_map,
     map_to_image,
@@ -359,63 +358,6 @@ def test_one_hot_loss_is_detectron2s(seed, normalizer):
     loss.backward()
     expected.backward()
     assert torch.equal(mine.grad, theirs.grad)
-
-
-def _peaky(regions, number, size, noise, generator):
-    """Maps as a trained head makes them: a mode, sometimes a second one, and noise."""
-    cells = torch.arange(size)
-    maps = noise * torch.randn(regions, number, size, size, generator=generator) - 3
-    for height in (10.0, 9.5):
-        centre = torch.rand(regions, number, 2, generator=generator) * size - 0.5
-        distance = (cells - centre[..., :1])[:, :, None].square()
-        distance = distance + (cells - centre[..., 1:])[..., None].square()
-        maps = maps + height * torch.exp(-distance / 8)
-    return maps
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    seed=st.integers(0, 2**31),
-    kind=st.sampled_from(["peaky", "noisy", "random", "bilinear", "steps"]),
-    size=st.sampled_from([56, 28, 14, 7, 5]),
-    sides=st.sampled_from([(1, 20), (20, 60), (60, 200), (5, 300)]),
-)
-def test_fast_decoding_finds_detectron2s_pixel(seed, kind, size, sides):
-    generator = torch.Generator().manual_seed(seed)
-    if kind in ("peaky", "noisy"):
-        maps = _peaky(3, 2, size, 0.1 if kind == "peaky" else 2.0, generator)
-    elif kind == "bilinear":
-        maps = torch.randn(3, 2, (size + 1) // 2, (size + 1) // 2, generator=generator)
-        maps = F.interpolate(maps, size=(size, size), mode="bilinear")
-    else:
-        maps = torch.randn(3, 2, size, size, generator=generator)
-        maps = maps.round() * 5 if kind == "steps" else maps
-    low, high = sides
-    extent = low + (high - low) * torch.rand(3, 2, generator=generator)
-    corner = torch.rand(3, 2, generator=generator) * 50 - 10
-    boxes = torch.cat([corner, corner + extent], dim=1)
-    expected = heatmaps_to_keypoints(maps, boxes)
-    actual = fast_heatmaps_to_keypoints(maps, boxes)
-    torch.testing.assert_close(actual[..., 2], expected[..., 2], atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(actual[..., 3], expected[..., 3], atol=1e-5, rtol=1e-4)
-    differ = (actual - expected)[..., :2].abs().amax(dim=2) > 1e-3
-    for r, k in differ.nonzero().tolist():
-        # Allowed for equal pixels only: the resized map there is the maximum up to rounding.
-        size_of = (extent.clamp(min=1)[r].ceil()).long().tolist()
-        resized = F.interpolate(maps[r : r + 1, k : k + 1].double(), size_of[::-1], mode="bicubic")
-        top = resized.flatten().topk(2).values
-        assert top[0] - top[1] < 1e-5
-
-
-def test_fast_decoding_of_no_regions_flat_maps_and_wide_maps():
-    assert fast_heatmaps_to_keypoints(torch.zeros(0, 3, 8, 8), torch.zeros(0, 4)).shape == (0, 3, 4)
-    flat = fast_heatmaps_to_keypoints(torch.zeros(1, 1, 56, 56), BOX)
-    assert float(flat[0, 0, 3]) == pytest.approx(1 / 3136)
-    maps = torch.randn(1, 2, 12, 30, generator=torch.Generator().manual_seed(0))
-    x, y, value = bicubic_peaks(maps, torch.tensor([70]), torch.tensor([55]))
-    resized = F.interpolate(maps, (55, 70), mode="bicubic").flatten(2)
-    assert torch.equal(y * 70 + x, resized.argmax(dim=2))
-    torch.testing.assert_close(value, resized.amax(dim=2))
 
 
 def test_traced_one_hot_decoding_is_detectron2s_own():

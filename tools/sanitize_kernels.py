@@ -41,6 +41,7 @@ def run_cases(count: int, seed: int) -> None:
         run_case(generator, compare)
         masks_case(generator, compare)
         mask_targets_case(generator, compare)
+        heatmap_peaks_case(generator, compare)
         if (index + 1) % max(count // 10, 1) == 0:
             print(f"{index + 1} cases, {time.monotonic() - start:.0f} s", flush=True)
 
@@ -112,6 +113,35 @@ def masks_case(generator: random.Random, compare: bool) -> None:
         assert torch.equal(images, expected), (boxes, threshold)
         for rle, image in zip(rles, expected.numpy()):
             assert rle == mask_util.encode(np.asfortranarray(image, dtype=np.uint8))
+
+
+def heatmap_peaks_case(generator: random.Random, compare: bool) -> None:
+    """Peaks of maps of any side, resized to any size, with what floats may be."""
+    import torch
+
+    from mrcnn_ext.layers import bicubic_peaks
+
+    pick = generator.choice
+    shape = (pick([0, 1, 3]), pick([1, 2]), generator.randint(1, 20), generator.randint(1, 40))
+    maps = torch.randn(shape) * pick([1, 1, 1e-30, 1e30])
+    maps = maps.round() if generator.random() < 0.2 else maps
+    odd = maps.numel() and generator.random() < 0.2
+    if odd:
+        number = generator.randrange(maps.numel())
+        maps.view(-1)[number] = pick([float("nan"), float("inf"), -float("inf"), 3e38])
+    sizes = torch.randint(1, pick([2, 30, 200]), (2, shape[0]))
+    x, y, value = bicubic_peaks(maps, *sizes)
+    for pixels, size in ((x, sizes[0]), (y, sizes[1])):
+        assert ((pixels >= 0) & (pixels < size[:, None])).all()
+    if compare and not odd:
+        for r, (width, height) in enumerate(sizes.T.tolist()):
+            resized = torch.nn.functional.interpolate(
+                maps[r : r + 1].double(), (height, width), mode="bicubic"
+            )
+            highest = resized[0].flatten(1).amax(dim=1).float()
+            torch.testing.assert_close(
+                value[r], highest, rtol=0, atol=1e-5 * float(maps[r].abs().max())
+            )
 
 
 def mask_targets_case(generator: random.Random, compare: bool) -> None:

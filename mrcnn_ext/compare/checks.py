@@ -6,10 +6,12 @@ from __future__ import annotations
 import json
 
 import torch
+from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
+from ..config import add_mrcnn_ext_config
 from ..config_check import check_config
 from ..errors import ConfigError
 from ..fileio import write_json
@@ -103,7 +105,11 @@ def run_settings(plan: Plan, variant: Variant, seed: int) -> dict:
 
 
 def _compare(old: dict, new: dict, file: str) -> None:
-    before, after = ({**x, **x["config"]} for x in (old, json.loads(json.dumps(new))))
+    # A key that is newer than the folder had the effect of its default then.
+    defaults = get_cfg()
+    add_mrcnn_ext_config(defaults)
+    defaults = flat(defaults)
+    before, after = ({**defaults, **x, **x["config"]} for x in (old, json.loads(json.dumps(new))))
     ignored = {"config", *_OWN_KEYS}
     keys = [k for k in sorted({*before, *after} - ignored) if before.get(k) != after.get(k)]
     if keys:

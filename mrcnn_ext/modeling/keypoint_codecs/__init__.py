@@ -2,7 +2,6 @@
 """What heads predict for keypoints, apart from the heads."""
 
 from .base import DEFAULT_OKS_SIGMA, KeypointCodec
-from .bicubic_peaks import bicubic_peaks
 from .coordinates import FRAMES, image_to_map, map_to_image
 from .flow import RealNVP
 from .gaussian import GaussianCodec
@@ -23,7 +22,6 @@ __all__ = [
     "RLECodec",
     "RealNVP",
     "SimCCCodec",
-    "bicubic_peaks",
     "expected_oks_of_axis",
     "expected_oks_of_map",
     "fast_heatmaps_to_keypoints",

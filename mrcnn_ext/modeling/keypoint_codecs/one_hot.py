@@ -8,8 +8,8 @@ from detectron2.structures import Keypoints, heatmaps_to_keypoints
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...layers import bicubic_peaks
 from .base import KeypointCodec
-from .bicubic_peaks import bicubic_peaks
 from .scores import expected_oks_of_map, oks_falloff
 
 __all__ = ["OneHotCodec", "fast_heatmaps_to_keypoints"]
@@ -81,9 +81,9 @@ class OneHotCodec(KeypointCodec):
 def fast_heatmaps_to_keypoints(maps: Tensor, rois: Tensor) -> Tensor:
     """Detectron2's ``heatmaps_to_keypoints`` for all regions at once, without resizing the maps.
 
-    The same pixel is found (see :mod:`bicubic_peaks`), so that coordinates are equal to Detectron2's
-    but for the last bits, and logit and score agree to about 1e-5. Where two pixels of the resized map
-    are equal up to float32's rounding, either may be the result, in Detectron2 as here.
+    The same pixel is found (see :mod:`mrcnn_ext.layers.heatmap_peaks`), so that coordinates are equal
+    to Detectron2's but for the last bits, and logit and score agree to about 1e-5. Where two pixels of
+    the resized map are equal up to float32's rounding, either may be the result, in Detectron2 as here.
 
     Args:
         maps: (R, K, H, W) logits.

@@ -1,9 +1,7 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""The highest pixel of maps resized to their boxes, without resizing them.
+"""What runs in place of the compiled op behind :mod:`.heatmap_peaks`, and on a GPU.
 
-Detectron2 decodes a heatmap by resizing it, bicubically, to ceil(w) x ceil(h) pixels and taking the
-highest of these, box by box. Here only the pixels that can be the highest are computed, for all boxes
-at once, and the answer is the same pixel:
+Only the pixels that can be the highest are computed, for all boxes at once:
 
 1. Pixels within one cell of the map's highest cell are computed: separably, with small matrices.
 2. Between cells, the resized map is a bicubic patch, and such a patch nowhere exceeds the greatest of
@@ -24,7 +22,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["bicubic_peaks"]
+__all__ = ["bicubic_peaks_torch"]
 
 _A = -0.75  # of torch's bicubic kernel
 # Maps that go through at once, which bounds memory; on a CPU, fewer groups of their rows.
@@ -35,27 +33,10 @@ _GROUPS = 1024
 _SIZE_STEP = 24
 
 
-@torch.no_grad()
-def bicubic_peaks(maps: Tensor, widths: Tensor, heights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The highest pixel of each map after bicubic resizing to a size of its own.
-
-    It is the pixel that ``torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`` and
-    ``argmax`` give, unless two pixels differ by no more than float32's rounding.
-
-    Args:
-        maps: (R, K, H, W) float32.
-        widths, heights: (R,) int64, 1 or more: the size of a region's K maps after resizing.
-
-    Returns:
-        x, y (R, K) int64 of the pixel, and its value (R, K).
-    """
+def bicubic_peaks_torch(maps: Tensor, sizes: Tensor, pixel: Tensor, value: Tensor) -> None:
+    """See ``_bicubic_peaks``; on any device."""
     regions, number, height, width = maps.shape
-    pixel = torch.zeros((regions, number, 2), dtype=torch.int64, device=maps.device)
-    value = maps.new_zeros((regions, number))
-    if pixel.numel() == 0:
-        return pixel[..., 0], pixel[..., 1], value
-    sizes = torch.stack([widths, heights], dim=1)
-    small = (widths < width) | (heights < height)
+    small = (sizes[:, 0] < width) | (sizes[:, 1] < height)
     for part in _of_similar_size(small.nonzero()[:, 0], sizes, number):
         pixel[part], value[part] = _resize_and_find(maps[part], sizes[part])
     large = (~small).nonzero()[:, 0]
@@ -65,7 +46,6 @@ def bicubic_peaks(maps: Tensor, widths: Tensor, heights: Tensor) -> tuple[Tensor
             maps[part].flatten(0, 1), sizes[part].repeat_interleave(number, dim=0)
         )
         pixel[part], value[part] = found.view(-1, number, 2), best.view(-1, number)
-    return pixel[..., 0], pixel[..., 1], value
 
 
 def _pieces(regions, number: int, device: torch.device) -> list:
@@ -292,8 +272,9 @@ def _central_differences(lines: Tensor) -> Tensor:
     """v(x + 1) - v(x - 1) along the last axis, the last cells of which go on beyond its ends."""
     result = torch.empty_like(lines)
     torch.sub(lines[..., 2:], lines[..., :-2], out=result[..., 1:-1])
-    torch.sub(lines[..., 1], lines[..., 0], out=result[..., 0])
-    torch.sub(lines[..., -1], lines[..., -2], out=result[..., -1])
+    step = min(lines.shape[-1] - 1, 1)
+    torch.sub(lines[..., step], lines[..., 0], out=result[..., 0])
+    torch.sub(lines[..., -1], lines[..., -1 - step], out=result[..., -1])
     return result
 
 
