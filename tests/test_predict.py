@@ -91,7 +91,7 @@ def test_folder_gives_pictures_and_both_json_files(trained, photos, tmp_path, ca
     assert _run(config, photos, "--output", out) == 0
     assert "3 images, 15 instances, written to" in capsys.readouterr().out
     names = sorted(p.relative_to(out / "pictures").as_posix() for p in out.rglob("*.png"))
-    assert names == ["a.png.png", "b.jpg.png", "more/a.png.png"]
+    assert names == ["a.png", "b.jpg.png", "more/a.png"]
     content = json.loads((out / "predictions.json").read_text())
     assert content["classes"][0] == "ring"
     assert [image["file"] for image in content["images"]] == ["a.png", "b.jpg", "more/a.png"]
@@ -153,7 +153,7 @@ def test_video_in_and_out(trained, tmp_path):
     assert _run(config, file, "--output", out, "--every", 2) == 0
     content = json.loads((out / "predictions.json").read_text())
     assert [i["file"] for i in content["images"]] == ["clip.mp4#0", "clip.mp4#2", "clip.mp4#4"]
-    drawn = cv2.VideoCapture(str(out / "pictures" / "clip.mp4.mp4"))
+    drawn = cv2.VideoCapture(str(out / "pictures" / "clip.mp4"))
     assert int(drawn.get(cv2.CAP_PROP_FRAME_COUNT)) == 3
     assert drawn.get(cv2.CAP_PROP_FPS) == pytest.approx(5)
 
@@ -186,7 +186,7 @@ def test_any_other_end_keeps_what_was_done(trained, photos, tmp_path, capsys, mo
     config, _ = trained
     monkeypatch.setattr(cv2, "imwrite", lambda *_: False)  # so OpenCV reports a full disk
     assert _run(config, photos, "--output", tmp_path / "out") == 1
-    assert "a.png.png cannot be written; 1 images" in capsys.readouterr().err
+    assert "a.png cannot be written; 1 images" in capsys.readouterr().err
     assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 1
 
     def fails(self, image):
@@ -261,6 +261,10 @@ def test_sources_keep_folders_and_stay_unique(photos, tmp_path, monkeypatch):
     inputs = [str(photos), str(tmp_path / "other" / "a.png"), str(photos / "b.jpg")]
     names = [source.name for source in find_sources(inputs)]
     assert names == ["a.png", "b.jpg", "more/a.png", "a_2.png"]
+    cv2.imwrite(str(tmp_path / "other" / "b.jpg.png"), _image(6))
+    inputs = [str(photos / "b.jpg"), str(tmp_path / "other" / "b.jpg.png")]
+    pictures = [source.picture_name() for source in find_sources(inputs)]
+    assert pictures == ["b.jpg.png", "b.jpg_2.png"]
     globbed = find_sources([str(photos / "**" / "*.png")])
     assert [source.name for source in globbed] == ["a.png", "more/a.png"]
     (tmp_path / "empty").mkdir()

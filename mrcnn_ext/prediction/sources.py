@@ -35,8 +35,9 @@ class Source:
 
     def picture_name(self) -> str:
         """Where the drawn picture goes, below the folder of pictures."""
-        # The old suffix stays in the name: a.jpg and a.png are two sources.
-        return self.name + (".mp4" if self.is_video else ".png")
+        # The old suffix stays in the name: a.jpg and a.bmp are two sources.
+        suffix = ".mp4" if self.is_video else ".png"
+        return self.name if self.name.endswith(suffix) else self.name + suffix
 
     def count(self, every: int) -> int:
         """About how many images this will give; for progress bars."""
@@ -97,10 +98,11 @@ def _named(found: list[tuple[Path, Path]]) -> list[Source]:
         paths.add(path.resolve())
         name = path.relative_to(base).as_posix()
         number = 1
-        while name in taken:  # the same name from two inputs
+        # The same name from two inputs, or the same picture: a.jpg and a.jpg.png
+        while {name, Source(path, name).picture_name()} & taken:
             number += 1
             relative = path.relative_to(base)
             name = relative.with_name(f"{relative.stem}_{number}{relative.suffix}").as_posix()
-        taken.add(name)
         sources.append(Source(path, name))
+        taken |= {name, sources[-1].picture_name()}
     return sources
