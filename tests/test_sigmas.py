@@ -83,6 +83,18 @@ def test_objects_are_matched_by_their_boxes_where_ids_differ(truth, tmp_path):
     assert [one.value for one in by_box] == pytest.approx([one.value for one in by_id])
 
 
+@pytest.mark.parametrize("renumber", [False, True])
+def test_of_many_files_two_are_enough_for_an_object(truth, tmp_path, renumber):
+    files = [_annotator(truth, seed) for seed in range(3)]
+    for left_out, content in enumerate(files):  # each has two thirds of the objects
+        content["annotations"] = [a for a in content["annotations"] if a["id"] % 3 != left_out]
+        for entry in content["annotations"] if renumber else ():
+            entry["id"] += 1000 * (left_out + 1)
+    for sigma, true in zip(estimate_sigmas(_write(tmp_path, *files))[4], TRUE):
+        assert sigma.objects == 600
+        assert sigma.value == pytest.approx(true, rel=0.1)
+
+
 def test_ids_that_agree_by_chance_do_not_make_objects_the_same(truth, tmp_path):
     first, second = _annotator(truth, 1), _annotator(truth, 2)
     by_id = estimate_sigmas(_write(tmp_path, first, second))[4]

@@ -58,9 +58,9 @@ class KeypointSigma:
 def estimate_sigmas(files: Sequence[str | Path], seed: int = 0) -> dict[int, list[KeypointSigma]]:
     """Sigmas from COCO jsons that annotate the same images.
 
-    Objects are the same if they have the same id, image and category in all files and their boxes
-    overlap by an IoU of 0.5 or more; where the files' ids do not agree, if only their boxes do. Crowds
-    are left out.
+    Objects are the same if they have the same id, image and category in two or more files and their
+    boxes overlap by an IoU of 0.5 or more; where the files' ids do not agree, if only their boxes do.
+    Crowds are left out.
 
     Args:
         files: one or more.
@@ -133,7 +133,7 @@ def _keypoint_names(files: Sequence, contents: list[dict]) -> dict[int, list[str
 
 
 def _same_objects(contents: list[dict], names: dict[int, list[str]]) -> list[list[dict]]:
-    """Lists of the annotations of one object, one of each file that has it."""
+    """Lists of the annotations of one object, one of each file that has it; also of one file alone."""
     usable = [
         [
             a
@@ -143,15 +143,16 @@ def _same_objects(contents: list[dict], names: dict[int, list[str]]) -> list[lis
         ]
         for content in contents
     ]
-    keys = [{(a["id"], a["image_id"], a["category_id"]): a for a in own} for own in usable]
+    by_id = defaultdict(list)
+    for annotation in (a for own in usable for a in own):
+        key = annotation["id"], annotation["image_id"], annotation["category_id"]
+        by_id[key].append(annotation)
     # Files that were numbered each for itself may have ids in common that mean different objects.
-    shared = {
-        key
-        for key in set(keys[0]).intersection(*keys[1:])
-        if _same_place([own[key]["bbox"] for own in keys])
-    }
-    if shared and len(shared) >= 0.5 * min(map(len, keys)):
-        return [[own[key] for own in keys] for key in sorted(shared, key=str)]
+    repeated = [own for own in by_id.values() if len(own) > 1]
+    same = [own for own in repeated if _same_place([a["bbox"] for a in own])]
+    least = sorted(map(len, usable))[:2][-1]  # objects of the smallest file but one
+    if same and len(same) >= 0.5 * least:
+        return same
     groups = [[a] for a in usable[0]]
     for own in usable[1:]:
         _add_by_box(groups, own)
@@ -174,18 +175,21 @@ def _add_by_box(groups: list[list[dict]], annotations: list[dict]) -> None:
         known[group[0]["image_id"], group[0]["category_id"]].append(group)
     for place, own in by_place.items():
         there = known.get(place, [])
-        if not there:
-            continue
-        boxes = [
-            np.array([a["bbox"] for a in some], dtype=float)
-            for some in (own, [g[0] for g in there])
-        ]
-        overlaps = np.asarray(mask_util.iou(*boxes, [0] * len(there)))
-        # The surest pairs first
-        best = overlaps.max(axis=1)
-        crowds = np.zeros(len(there), dtype=bool)
-        for row, column in match_boxes(overlaps, best, crowds, _LEAST_IOU):
+        matched = set()
+        for row, column in _pairs(own, [group[0] for group in there]):
             there[column].append(own[row])
+            matched.add(row)
+        groups.extend([a] for row, a in enumerate(own) if row not in matched)
+
+
+def _pairs(first: list[dict], second: list[dict]) -> list[tuple[int, int]]:
+    """Annotations of the same place, the surest pairs first."""
+    if not second:
+        return []
+    boxes = [np.array([a["bbox"] for a in some], dtype=float) for some in (first, second)]
+    overlaps = np.asarray(mask_util.iou(*boxes, [0] * len(second)))
+    crowds = np.zeros(len(second), dtype=bool)
+    return match_boxes(overlaps, overlaps.max(axis=1), crowds, _LEAST_IOU)
 
 
 def _area(annotation: dict) -> float:
