@@ -259,7 +259,9 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     _C.EVALUATION = CN()
     # Evaluate COCO-like and LVIS-like data sets with MrcnnExtCOCOEvaluator: the trainer class of the
     # script that runs gets a build_evaluator and a build_hooks that add it and the hooks below.
-    # Detectron2 itself is left as it is. All keys here have no effect otherwise.
+    # Detectron2 itself is left as it is. All keys here have no effect otherwise, but for keypoints that
+    # its COCOEvaluator ends with an error for: several skeletons, or others than COCO's 17 without
+    # TEST.KEYPOINT_OKS_SIGMAS. There MrcnnExtCOCOEvaluator takes its place in any case.
     _C.EVALUATION.ENABLED = False
     # Of "bbox", "segm", "boundary", "mask_quality", "keypoints" and "pck"; an empty list takes all that
     # the predictions have what is needed for.

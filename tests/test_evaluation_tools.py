@@ -12,6 +12,7 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer
 from detectron2.engine import hooks as d2_hooks
+from detectron2.evaluation import COCOEvaluator
 
 from mrcnn_ext.compat import installed_detectron2
 from mrcnn_ext.errors import ConfigError
@@ -86,6 +87,15 @@ def test_two_processes(trained, tmp_path):
     assert "boundary" in "".join(_copypasted(two))
 
 
+def test_several_skeletons_train_and_evaluate_without_any_key(tmp_path):
+    config = YAML.parent / "pose_Lite0_FPN.yaml"
+    command = ["-W", "ignore", tool("train_net.py"), "--config-file", config, *TINY]
+    opts = ["SOLVER.MAX_ITER", "1", "OUTPUT_DIR", tmp_path]
+    text = _ok(run_python([*command, *opts], env=HOOK))
+    assert "copypaste: Task: keypoints" in text
+    assert "copypaste: Task: pck" in text
+
+
 def test_lazyconfig_takes_the_evaluator(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from detectron2.config import LazyCall as L, LazyConfig\n"
@@ -123,7 +133,12 @@ def main_module(monkeypatch):
 
 def test_no_trainer_class_is_a_warning_that_says_what_to_do(main_module, caplog):
     before = dict(vars(DefaultTrainer))
-    assert add_evaluation_to_tool() == []
+    cfg = small_cfg()
+    cfg.DATASETS.TEST = ("mrcnn_ext_shapes_val",)
+    assert add_evaluation_to_tool(cfg) == []
+    assert not caplog.text
+    cfg.MRCNN_EXT.EVALUATION.ENABLED = True
+    assert add_evaluation_to_tool(cfg) == []
     assert "build_evaluator" in caplog.text
     assert "dataloader.evaluator" in caplog.text
     assert dict(vars(DefaultTrainer)) == before
@@ -139,8 +154,10 @@ def test_only_the_scripts_own_class_gets_it_and_only_once(main_module):
     trainer = main_module(build_evaluator=classmethod(own))
     child = main_module(trainer, "Child")
     before = dict(vars(DefaultTrainer))
+    on = small_cfg()
+    on.MRCNN_EXT.EVALUATION.ENABLED = True
     for _ in range(3):
-        assert add_evaluation_to_tool() == [trainer, child]
+        assert add_evaluation_to_tool(on) == [trainer, child]
     assert dict(vars(DefaultTrainer)) == before
     assert "build_evaluator" not in vars(child)
 
@@ -157,13 +174,49 @@ def test_only_the_scripts_own_class_gets_it_and_only_once(main_module):
     assert calls == ["mrcnn_ext_shapes_val", "evaluation_tools_other"]
 
 
+@pytest.mark.parametrize(
+    ("name", "sigmas", "keypoints", "expected"),
+    [
+        ("mrcnn_ext_shapes_pose_val", [], True, MrcnnExtCOCOEvaluator),  # two skeletons
+        ("mrcnn_ext_shapes_pose_val", [0.05] * 17, True, MrcnnExtCOCOEvaluator),
+        ("mrcnn_ext_shapes_val", [], True, MrcnnExtCOCOEvaluator),  # 11 keypoints without sigmas
+        ("mrcnn_ext_shapes_val", [0.05] * 11, True, COCOEvaluator),
+        ("mrcnn_ext_shapes_val", [], False, COCOEvaluator),
+    ],
+)
+def test_keypoints_that_the_stock_evaluator_cannot_do_are_ours(
+    main_module, tmp_path, name, sigmas, keypoints, expected
+):
+    def own(cls, cfg, dataset_name, output_folder=None):
+        return COCOEvaluator(dataset_name, output_dir=str(tmp_path))
+
+    trainer = main_module(build_evaluator=classmethod(own))
+    cfg = small_cfg()
+    cfg.DATASETS.TEST = (name,)
+    cfg.TEST.KEYPOINT_OKS_SIGMAS = sigmas
+    cfg.MODEL.KEYPOINT_ON = keypoints
+    add_evaluation_to_tool(cfg)
+    assert type(trainer.build_evaluator(cfg, name)) is expected
+
+
+def test_an_evaluator_of_the_scripts_own_stays(main_module):
+    trainer = main_module(build_evaluator=classmethod(lambda cls, cfg, name: "theirs"))
+    cfg = small_cfg()
+    cfg.DATASETS.TEST = ("mrcnn_ext_shapes_pose_val",)
+    cfg.MODEL.KEYPOINT_ON = True
+    assert add_evaluation_to_tool(cfg) == [trainer]
+    assert trainer.build_evaluator(cfg, "mrcnn_ext_shapes_pose_val") == "theirs"
+
+
 def test_hooks_come_before_the_writers(main_module, tmp_path):
     writer = d2_hooks.PeriodicWriter([])
     theirs = [d2_hooks.IterationTimer(), writer]
     trainer = main_module(build_hooks=lambda self: list(theirs))
-    add_evaluation_to_tool()
     cfg = small_cfg()
     keys = cfg.MRCNN_EXT.EVALUATION
+    keys.ENABLED = True
+    add_evaluation_to_tool(cfg)
+    keys.ENABLED = False
     keys.VALIDATION_LOSS, keys.BEST_METRIC = True, "segm/AP"
     instance = trainer.__new__(trainer)
     instance.__dict__.update(cfg=cfg, _trainer=types.SimpleNamespace(model=None))

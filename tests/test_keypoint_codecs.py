@@ -11,6 +11,7 @@ import scipy.special
 import torch
 from detectron2.modeling.roi_heads.keypoint_head import keypoint_rcnn_loss
 from detectron2.structures import Boxes, Instances, Keypoints, heatmaps_to_keypoints
+from fvcore.nn import FlopCountAnalysis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
@@ -576,3 +577,15 @@ def test_words_for_wrong_values():
         RLECodec(limit=0.3)
     with pytest.raises(ConfigError, match="coordinates of a codec are 'pixels'"):
         GaussianCodec(frame="pixels")
+
+
+@pytest.mark.parametrize("codec", [OneHotCodec(), GaussianCodec(), IntegralCodec()])
+def test_decoding_can_be_counted_by_fvcore(codec):
+    class Decode(torch.nn.Module):
+        def forward(self, predictions, boxes):
+            return codec.decode(predictions, boxes)
+
+    boxes = torch.tensor([[0.0, 0, 30, 40], [5, 5, 17, 60]])
+    count = FlopCountAnalysis(Decode(), (torch.randn(2, 3, 14, 14), boxes))
+    count.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    assert count.total() >= 0

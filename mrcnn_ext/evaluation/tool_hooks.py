@@ -16,10 +16,12 @@ import sys
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer
 from detectron2.engine import hooks as d2_hooks
-from detectron2.evaluation import DatasetEvaluators
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 
 from ..errors import ConfigError
+from ..structures.skeleton_names import COCO_PERSON_SIGMAS
+from ..structures.skeletons import SkeletonSet
 from .coco_evaluator import MrcnnExtCOCOEvaluator
 
 __all__ = ["add_evaluation_to_tool", "build_coco_evaluator", "build_evaluation_hooks"]
@@ -32,14 +34,19 @@ _MARK = "_mrcnn_ext_evaluation"
 _COCO_TYPES = ("coco", "lvis")
 
 
-def add_evaluation_to_tool() -> list[type]:
+def add_evaluation_to_tool(cfg) -> list[type]:
     """Make ``MRCNN_EXT.EVALUATION`` work in the script that runs; calling it again changes nothing.
+
+    If it is not enabled, this is for keypoints that Detectron2's evaluator ends with an error for.
 
     Returns:
         Its trainer classes: subclasses of DefaultTrainer that its main module defines.
     """
+    enabled = cfg.MRCNN_EXT.EVALUATION.ENABLED
+    if not enabled and not any(stock_evaluator_fails(cfg, name) for name in cfg.DATASETS.TEST):
+        return []
     found = _trainer_classes()
-    if not found:
+    if not found and enabled:
         logger.warning(
             "MRCNN_EXT.EVALUATION.ENABLED is on, but the script that runs defines no subclass of "
             "DefaultTrainer, so that there is nothing to add evaluation to. In a script of your "
@@ -52,6 +59,20 @@ def add_evaluation_to_tool() -> list[type]:
         if not any(_MARK in vars(cls) for cls in trainer_class.__mro__):
             _wrap(trainer_class)
     return found
+
+
+def stock_evaluator_fails(cfg, dataset_name: str) -> bool:
+    """Whether Detectron2's COCOEvaluator cannot evaluate a data set's keypoints.
+
+    It knows one skeleton only, and its sigmas, if they are not COCO's, from the config alone.
+    """
+    if not cfg.MODEL.KEYPOINT_ON:
+        return False
+    skeletons = SkeletonSet.from_metadata(MetadataCatalog.get(dataset_name))
+    if skeletons is None:
+        return False
+    sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS or COCO_PERSON_SIGMAS
+    return len(skeletons.skeletons) > 1 or skeletons.num_keypoints != len(sigmas)
 
 
 def _trainer_classes() -> list[type]:
@@ -76,6 +97,8 @@ def _wrap(trainer_class) -> None:
         if cfg.MRCNN_EXT.EVALUATION.ENABLED and evaluator_type in _COCO_TYPES:
             return build_coco_evaluator(cfg, dataset_name, *args, **kwargs)
         evaluator = own_evaluator(cls, cfg, dataset_name, *args, **kwargs)
+        if type(evaluator) is COCOEvaluator and stock_evaluator_fails(cfg, dataset_name):
+            return build_coco_evaluator(cfg, dataset_name, *args, **kwargs)
         if cfg.MRCNN_EXT.EVALUATION.ENABLED and evaluator_type == "coco_panoptic_seg":
             ours = build_coco_evaluator(cfg, dataset_name, *args, **kwargs)
             return _with_coco_replaced(evaluator, ours)
@@ -100,8 +123,6 @@ def _wrap(trainer_class) -> None:
 
 def _with_coco_replaced(evaluator, ours: MrcnnExtCOCOEvaluator):
     """Ours in the place of Detectron2's COCOEvaluator among the others of a panoptic data set."""
-    from detectron2.evaluation import COCOEvaluator
-
     members = getattr(evaluator, "_evaluators", [evaluator])
     return DatasetEvaluators([ours if type(e) is COCOEvaluator else e for e in members])
 

@@ -54,10 +54,10 @@ class MrcnnExtRCNN(GeneralizedRCNN):
         )
         register_configured_datasets(cfg)
         check_config(cfg)
-        if cfg.MRCNN_EXT.EVALUATION.ENABLED:
+        if cfg.MRCNN_EXT.EVALUATION.ENABLED or cfg.MODEL.KEYPOINT_ON:
             from ..evaluation.tool_hooks import add_evaluation_to_tool
 
-            add_evaluation_to_tool()
+            add_evaluation_to_tool(cfg)
         return {
             **super().from_config(cfg),
             "check_inputs": cfg.MRCNN_EXT.CHECK_INPUTS,

@@ -81,9 +81,10 @@ class IntegralCodec(KeypointCodec):
         height, width = predictions.shape[2:]
         probabilities = predictions.float().flatten(2).softmax(dim=2).unflatten(2, (height, width))
         cells = torch.arange(max(height, width), device=predictions.device, dtype=torch.float32)
-        x = probabilities.sum(dim=2) @ cells[:width]
-        y = probabilities.sum(dim=3) @ cells[:height]
-        return torch.stack([x, y], dim=2)
+        # Columns, not vectors: fvcore's FLOP counter ends with an error for those.
+        x = probabilities.sum(dim=2) @ cells[:width, None]
+        y = probabilities.sum(dim=3) @ cells[:height, None]
+        return torch.cat([x, y], dim=2)
 
     def loss(
         self,
