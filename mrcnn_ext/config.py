@@ -209,7 +209,7 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     _C.KEYPOINT_HEAD.MASK_GUIDED = False
     _C.KEYPOINT_HEAD.INTEGRAL = CN()
     # CODEC "integral": factor of the cross entropy that holds heatmaps to a Gaussian; 0: the mean's
-    # distance alone is trained.
+    # distance alone is trained, and decoding takes the mean of the whole map, not of the peak.
     _C.KEYPOINT_HEAD.INTEGRAL.REGULARIZATION = 1.0
     _C.KEYPOINT_HEAD.SIMCC = CN()
     # MrcnnExtSimCCKeypointHead: bins of each axis.

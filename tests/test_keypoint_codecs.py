@@ -419,6 +419,36 @@ def test_integral_expectation_and_its_gradient():
     assert (gradient[1] == 0).all()
 
 
+def test_integral_loss_by_the_formula():
+    codec = IntegralCodec(sigma=1.5, regularization=0.3)
+    boxes, keypoints = _case(4)
+    positions, valid = codec.encode(boxes, keypoints, 13)
+    logits = torch.randn(4, 3, 13, 13)
+    total, cells = 0.0, np.arange(13)
+    for r, k in valid.nonzero().tolist():
+        x, y = positions[r, k].double().numpy()
+        p = scipy.special.softmax(logits[r, k].double().numpy())
+        distance = abs((p * cells).sum() - x) + abs((p * cells[:, None]).sum() - y)
+        target = np.exp(-((cells - x) ** 2 + (cells[:, None] - y) ** 2) / (2 * 1.5**2))
+        total += distance / 6 - 0.3 * (target / target.sum() * np.log(p)).sum()
+    loss = codec.loss(logits, boxes, keypoints, 1.0)
+    assert float(loss) == pytest.approx(total, rel=1e-4)
+
+
+def test_what_is_far_away_does_not_move_a_decoded_integral():
+    codec, cells = IntegralCodec(), torch.arange(56.0)
+    logits = -((cells - 12.3).square() + (cells[:, None] - 40.6).square()) / (2 * 2.0**2)
+    logits = logits.clamp(min=-7)[None, None]  # a background of a thousandth everywhere
+    frame = torch.tensor([[0.0, 0, 55, 55]])  # pixels are cells
+    decoded = codec.decode(logits, frame)[0, 0, :2]
+    assert decoded.tolist() == pytest.approx([12.3, 40.6], abs=0.2)
+    whole = codec.expectation(logits)[0, 0]
+    assert (whole - torch.tensor([12.3, 40.6])).abs().min() > 1
+    # Without the Gaussian, a map may have any shape
+    free = IntegralCodec(regularization=0.0).decode(logits, frame)[0, 0, :2]
+    torch.testing.assert_close(free, whole)
+
+
 def test_simcc_targets_and_loss_against_scipy():
     codec = SimCCCodec(sigma=2.5)
     boxes, keypoints = _case(5)

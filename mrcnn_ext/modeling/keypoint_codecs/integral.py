@@ -22,14 +22,18 @@ _FRAME = "unit_length"
 
 
 class IntegralCodec(KeypointCodec):
-    """Soft-argmax: the decoded point is the mean of the cells under the map's softmax.
+    """Soft-argmax: the point is the mean of the cells under the map's softmax.
 
-    After Sun et al., "Integral Human Pose Regression", ECCV 2018: decoding is differentiable
+    After Sun et al., "Integral Human Pose Regression", ECCV 2018: the mean is differentiable
     (:meth:`expectation`), and the loss is the L1 distance of the expected from the true position, in
-    cells. An expectation leaves the map free to have any shape with the right mean, and every cell far
-    away pulls the mean towards the middle; so, after Nibali et al. ("Numerical Coordinate Regression
-    with Convolutional Neural Networks", 2018), the map is also held to a Gaussian around the point, by
-    cross entropy with factor ``regularization``.
+    halves of the map. An expectation leaves the map free to have any shape with the right mean; so,
+    after Nibali et al. ("Numerical Coordinate Regression with Convolutional Neural Networks", 2018),
+    the map is also held to a Gaussian around the point, by cross entropy with factor
+    ``regularization``.
+
+    Cells far away, however low, pull the mean of a whole map towards its middle (Gu et al., "Removing
+    the Bias of Integral Pose Regression", ICCV 2021). Where the map is held to a Gaussian,
+    :meth:`decode` therefore takes the mean of the cells around the highest, within 4 ``sigma``.
 
     Points outside the box do not count. Scores: "max", the softmax's highest cell; "oks", see
     :func:`expected_oks_of_map`.
@@ -86,6 +90,27 @@ class IntegralCodec(KeypointCodec):
         y = probabilities.sum(dim=3) @ cells[:height, None]
         return torch.cat([x, y], dim=2)
 
+    def _decoded(self, logits: Tensor) -> Tensor:
+        """(R, K, 2) x, y in cells of (R, K, H, W) logits."""
+        if not self.regularization:  # the map may have any shape
+            return self.expectation(logits)
+        height, width = logits.shape[2:]
+        reach = 4 * self.sigma
+        value, peak = logits.flatten(2).max(dim=2)
+        y, x = torch.div(peak, width, rounding_mode="floor"), peak % width
+        cells = torch.arange(max(height, width), device=logits.device, dtype=torch.float32)
+        near_x = (cells[:width] - x[..., None]).abs() <= reach
+        near_y = (cells[:height] - y[..., None]).abs() <= reach
+        near = near_y[..., None] & near_x[..., None, :]
+        mass = torch.exp(logits - value[..., None, None]) * near
+        return torch.stack(
+            [
+                (mass.sum(dim=2) * cells[:width]).sum(dim=2),
+                (mass.sum(dim=3) * cells[:height]).sum(dim=2),
+            ],
+            dim=2,
+        ) / mass.sum(dim=(2, 3)).unsqueeze(2)
+
     def loss(
         self,
         predictions: Tensor,
@@ -93,11 +118,13 @@ class IntegralCodec(KeypointCodec):
         keypoints: Tensor,
         normalizer: float | None = None,
     ) -> Tensor:
-        """L1 distance in cells plus cross entropy. ``predictions``: (R, K, S, S) logits."""
+        """L1 distance in halves of the map plus cross entropy; (R, K, S, S) logits."""
         logits = predictions.float()
         size = logits.shape[3]
         positions, valid = self.encode(boxes, keypoints, size)
-        losses = (self.expectation(logits) - positions).abs().sum(dim=2)
+        # In halves of the map, the unit of both papers, whose factors hold for it
+        half = max((size - 1) / 2, 0.5)
+        losses = (self.expectation(logits) - positions).abs().sum(dim=2) / half
         if self.regularization:
             x = gaussian_lines(positions[..., 0], size, self.sigma)
             y = gaussian_lines(positions[..., 1], size, self.sigma)
@@ -111,7 +138,7 @@ class IntegralCodec(KeypointCodec):
         """(R, K, 3) x, y, score. ``predictions``: (R, K, S, S) logits."""
         logits, boxes = predictions.float(), boxes.float()
         size = (logits.shape[3], logits.shape[2])
-        points = map_to_image(self.expectation(logits), boxes, size, _FRAME)
+        points = map_to_image(self._decoded(logits), boxes, size, _FRAME)
         if self.score == "oks":
             falloff = oks_falloff(self, boxes, points[..., 0])
             score = expected_oks_of_map(logits, points, boxes, falloff, _FRAME)
