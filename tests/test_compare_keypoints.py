@@ -12,7 +12,7 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from mrcnn_ext.compare import checks, report, run, schedule
+from mrcnn_ext.compare import checks, cost, report, run, schedule
 from mrcnn_ext.compare.keypoint_objects import match_poses, measures, posed_objects
 from mrcnn_ext.compare.parts import KEYPOINT
 from mrcnn_ext.compare.plan import Plan, parse_variant
@@ -101,6 +101,7 @@ def test_numbers_at_the_true_boxes_are_those_of_what_was_drawn(plan):
 
 
 def test_report(plan, monkeypatch):
+    monkeypatch.setattr(cost, "_ROUNDS", 1)
     tables = report.write_report(plan)
     assert [t.title for t in tables] == [
         *("Keypoint heads", "Average precision", "By size", "Cost", "Keypoint scores"),
@@ -119,6 +120,8 @@ def test_report(plan, monkeypatch):
     from mrcnn_ext.compare.cells import measure_cell
 
     assert measure_cell(comparison, "gaussian", "error", less=True).trend == "better"
+    pixels = [r.objects["pixels"].mean() for r in comparison.runs["gaussian"].values()]
+    assert measure_cell(comparison, "gaussian", "pixels").value == pytest.approx(np.mean(pixels))
     assert measure_cell(comparison, "gaussian", "error").trend == "worse"
 
 

@@ -15,6 +15,7 @@ _MEASURES = {
     "pck05": ("PCK@.05", False),
     "pck10": ("PCK@.1", False),
     "error": ("error", True),
+    "pixels": ("px", True),
 }
 
 
@@ -38,8 +39,9 @@ def keypoint_main(c: Comparison) -> tuple[str, str, Table]:
         f"Mean ± standard deviation over seeds; under it the difference to {c.baseline}. AP: mean ± "
         "standard deviation of the differences of each seed. The others, at the true boxes: with a "
         "95 % bootstrap interval over images and seeds. PCK: keypoints within that part of the square "
-        "root of the box's area, in percent; error: mean distance in percent of it, less is better. "
-        "Coloured: the interval is without 0; for AP, all seeds agree. GFLOPs and ms are of 100 RoIs, "
+        "root of the box's area, in percent; error: mean distance in percent of it; px: in pixels of "
+        "the image file (less is better). Coloured: the interval is without 0; for AP, all seeds "
+        "agree. GFLOPs and ms are of 100 RoIs, "
         "decoding included in ms."
     )
     return "Keypoint heads", note, Table(columns, rows)

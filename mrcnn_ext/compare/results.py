@@ -103,16 +103,17 @@ class Comparison:
     def at_true_boxes(
         self, name: str, measure: str, area: str = "all", classes: Sequence[int] | None = None
     ) -> dict[int, float]:
-        """By seed: the mean of a column of objects.json, in percent."""
+        """By seed: the mean of a column of objects.json, in percent, or in pixels where it is."""
         out = {}
         for seed, run in self.runs[name].items():
-            out[seed] = 100 * mean(run.objects[measure][self.chosen(run.objects, area, classes)])
+            values = run.objects[measure][self.chosen(run.objects, area, classes)]
+            out[seed] = _factor(measure) * mean(values)
         return out
 
     def difference(
         self, name: str, measure: str, area: str = "all", classes: Sequence[int] | None = None
     ) -> Interval | None:
-        """To the baseline, object by object, in points; None without a common seed."""
+        """To the baseline, object by object, in the same unit; None without a common seed."""
         own, base = self.runs.get(name, {}), self.runs.get(self.baseline, {})
         seeds = sorted(set(own) & set(base))
         if not seeds or name == self.baseline:
@@ -123,7 +124,7 @@ class Comparison:
         draws = None
         if images.size:
             draws = bootstrap_draws(len(seeds), len(np.unique(images)))
-        return paired_bootstrap(100 * np.stack(rows), images, draws)
+        return paired_bootstrap(_factor(measure) * np.stack(rows), images, draws)
 
     # ---- One number for a variant ------------------------------------------------------------------
 
@@ -135,6 +136,11 @@ class Comparison:
         found = (run.result["calibration"].get(quality) for run in self.runs[name].values())
         values = [entry[key] for entry in found if entry is not None]
         return [value for value in values if value is not None]
+
+
+def _factor(measure: str) -> float:
+    """From a column of objects.json to what tables show: percent, but for distances in pixels."""
+    return 1.0 if measure == "pixels" else 100.0
 
 
 def collect(plan: Plan) -> Comparison:
