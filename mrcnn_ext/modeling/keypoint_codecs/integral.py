@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -95,21 +96,17 @@ class IntegralCodec(KeypointCodec):
         if not self.regularization:  # the map may have any shape
             return self.expectation(logits)
         height, width = logits.shape[2:]
-        reach = 4 * self.sigma
         value, peak = logits.flatten(2).max(dim=2)
         y, x = torch.div(peak, width, rounding_mode="floor"), peak % width
-        cells = torch.arange(max(height, width), device=logits.device, dtype=torch.float32)
-        near_x = (cells[:width] - x[..., None]).abs() <= reach
-        near_y = (cells[:height] - y[..., None]).abs() <= reach
-        near = near_y[..., None] & near_x[..., None, :]
-        mass = torch.exp(logits - value[..., None, None]) * near
-        return torch.stack(
-            [
-                (mass.sum(dim=2) * cells[:width]).sum(dim=2),
-                (mass.sum(dim=3) * cells[:height]).sum(dim=2),
-            ],
-            dim=2,
-        ) / mass.sum(dim=(2, 3)).unsqueeze(2)
+        reach = math.ceil(4 * self.sigma)
+        offsets = torch.arange(-reach, reach + 1, device=logits.device)
+        x, y = x[..., None] + offsets, y[..., None] + offsets
+        rows = y.clamp(0, height - 1)[..., None].expand(-1, -1, -1, width)
+        columns = x.clamp(0, width - 1)[:, :, None].expand(-1, -1, len(offsets), -1)
+        mass = torch.exp(logits.gather(2, rows).gather(3, columns) - value[..., None, None])
+        mass *= ((y >= 0) & (y < height))[..., None] & ((x >= 0) & (x < width))[:, :, None]
+        sums = [(mass.sum(dim=2) * x).sum(dim=2), (mass.sum(dim=3) * y).sum(dim=2)]
+        return torch.stack(sums, dim=2) / mass.sum(dim=(2, 3))[..., None]
 
     def loss(
         self,
