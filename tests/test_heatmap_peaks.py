@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from detectron2.structures import heatmaps_to_keypoints
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -76,8 +76,12 @@ def _check_against_resizing(maps, widths, heights):
 SIDES = st.sampled_from([1, 2, 3, 5, 8, 17, 30, 56, 57])
 
 
-@pytest.mark.parametrize("implementation", [pytest.param("compiled", marks=compiled), "torch"])
-@settings(max_examples=150, deadline=None)
+# The fixture is for all examples: it chooses what runs.
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
     seed=st.integers(0, 2**31),
     kind=st.sampled_from(KINDS),
@@ -85,14 +89,11 @@ SIDES = st.sampled_from([1, 2, 3, 5, 8, 17, 30, 56, 57])
     width=SIDES,
     sides=st.sampled_from([(1, 8), (1, 70), (60, 300), (1, 400)]),
 )
-def test_highest_pixel_of_any_map_at_any_size(implementation, seed, kind, height, width, sides):
+def test_highest_pixel_of_any_map_at_any_size(kernel, seed, kind, height, width, sides):
     generator = torch.Generator().manual_seed(seed)
     maps = _maps(kind, (3, 2, height, width), generator)
     size = torch.randint(sides[0], sides[1] + 1, (2, 3), generator=generator)
-    with pytest.MonkeyPatch.context() as patch:
-        if implementation == "torch":
-            patch.setattr(heatmap_peaks, "_KERNEL", bicubic_peaks_torch)
-        _check_against_resizing(maps, *size)
+    _check_against_resizing(maps, *size)
 
 
 def test_a_second_mode_is_found_where_its_cell_is_lower(kernel):

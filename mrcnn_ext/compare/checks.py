@@ -82,15 +82,19 @@ def open_folder(plan: Plan) -> None:
     """
     file = plan.output / "comparison.json"
     settings = plan.settings()
+    defaults = get_cfg()
+    add_mrcnn_ext_config(defaults)
+    defaults = flat(defaults)  # a key that is newer than the folder had its default's effect then
     if file.is_file():
-        _compare(json.loads(file.read_text(encoding="utf-8")), settings, str(file))
+        _compare(json.loads(file.read_text(encoding="utf-8")), settings, str(file), defaults)
     elif plan.output.is_dir() and any(plan.output.iterdir()):
         raise ConfigError(f"--output {plan.output} is not empty, and no comparison made it.")
     for variant, seed in plan.runs():
         file_of_run = plan.folder(variant, seed) / "settings.json"
         if file_of_run.is_file():
             stored = json.loads(file_of_run.read_text(encoding="utf-8"))
-            _compare(stored, run_settings(plan, variant, seed), f"{variant.name}: {file_of_run}")
+            settings_of_run = run_settings(plan, variant, seed)
+            _compare(stored, settings_of_run, f"{variant.name}: {file_of_run}", defaults)
     try:
         write_json(file, settings)
     except OSError as error:
@@ -104,11 +108,7 @@ def run_settings(plan: Plan, variant: Variant, seed: int) -> dict:
     }
 
 
-def _compare(old: dict, new: dict, file: str) -> None:
-    # A key that is newer than the folder had the effect of its default then.
-    defaults = get_cfg()
-    add_mrcnn_ext_config(defaults)
-    defaults = flat(defaults)
+def _compare(old: dict, new: dict, file: str, defaults: dict) -> None:
     before, after = ({**defaults, **x, **x["config"]} for x in (old, json.loads(json.dumps(new))))
     ignored = {"config", *_OWN_KEYS}
     keys = [k for k in sorted({*before, *after} - ignored) if before.get(k) != after.get(k)]

@@ -41,8 +41,7 @@ def keypoint_main(c: Comparison) -> tuple[str, str, Table]:
         "95 % bootstrap interval over images and seeds. PCK: keypoints within that part of the square "
         "root of the box's area, in percent; error: mean distance in percent of it; px: in pixels of "
         "the image file (less is better). Coloured: the interval is without 0; for AP, all seeds "
-        "agree. GFLOPs and ms are of 100 RoIs, "
-        "decoding included in ms."
+        "agree. GFLOPs and ms are of 100 RoIs, decoding included in ms."
     )
     return "Keypoint heads", note, Table(columns, rows)
 

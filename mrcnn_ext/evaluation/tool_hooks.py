@@ -12,6 +12,7 @@ import functools
 import logging
 import os
 import sys
+from collections.abc import Callable
 
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultTrainer
@@ -43,7 +44,7 @@ def add_evaluation_to_tool(cfg) -> list[type]:
         Its trainer classes: subclasses of DefaultTrainer that its main module defines.
     """
     enabled = cfg.MRCNN_EXT.EVALUATION.ENABLED
-    if not enabled and not any(stock_evaluator_fails(cfg, name) for name in cfg.DATASETS.TEST):
+    if not enabled and not any(_stock_fails(cfg, name) for name in cfg.DATASETS.TEST):
         return []
     found = _trainer_classes()
     if not found and enabled:
@@ -61,7 +62,7 @@ def add_evaluation_to_tool(cfg) -> list[type]:
     return found
 
 
-def stock_evaluator_fails(cfg, dataset_name: str) -> bool:
+def _stock_fails(cfg, dataset_name: str) -> bool:
     """Whether Detectron2's COCOEvaluator cannot evaluate a data set's keypoints.
 
     It knows one skeleton only, and its sigmas, if they are not COCO's, from the config alone.
@@ -97,10 +98,9 @@ def _wrap(trainer_class) -> None:
         if cfg.MRCNN_EXT.EVALUATION.ENABLED and evaluator_type in _COCO_TYPES:
             return build_coco_evaluator(cfg, dataset_name, *args, **kwargs)
         evaluator = own_evaluator(cls, cfg, dataset_name, *args, **kwargs)
-        if type(evaluator) is COCOEvaluator and stock_evaluator_fails(cfg, dataset_name):
-            return build_coco_evaluator(cfg, dataset_name, *args, **kwargs)
-        if cfg.MRCNN_EXT.EVALUATION.ENABLED and evaluator_type == "coco_panoptic_seg":
-            ours = build_coco_evaluator(cfg, dataset_name, *args, **kwargs)
+        panoptic = evaluator_type == "coco_panoptic_seg"
+        if (cfg.MRCNN_EXT.EVALUATION.ENABLED and panoptic) or _stock_fails(cfg, dataset_name):
+            ours = functools.partial(build_coco_evaluator, cfg, dataset_name, *args, **kwargs)
             return _with_coco_replaced(evaluator, ours)
         return evaluator
 
@@ -121,10 +121,14 @@ def _wrap(trainer_class) -> None:
     setattr(trainer_class, _MARK, True)
 
 
-def _with_coco_replaced(evaluator, ours: MrcnnExtCOCOEvaluator):
-    """Ours in the place of Detectron2's COCOEvaluator among the others of a panoptic data set."""
-    members = getattr(evaluator, "_evaluators", [evaluator])
-    return DatasetEvaluators([ours if type(e) is COCOEvaluator else e for e in members])
+def _with_coco_replaced(evaluator, build: Callable[[], MrcnnExtCOCOEvaluator]):
+    """Ours in the place of Detectron2's COCOEvaluator, also among others."""
+    if type(evaluator) is COCOEvaluator:
+        return build()
+    members = getattr(evaluator, "_evaluators", ())
+    if not any(type(e) is COCOEvaluator for e in members):
+        return evaluator
+    return DatasetEvaluators([build() if type(e) is COCOEvaluator else e for e in members])
 
 
 def build_coco_evaluator(

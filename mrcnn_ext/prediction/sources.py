@@ -90,19 +90,20 @@ def _literal_part(pattern: str) -> Path:
 
 def _named(found: list[tuple[Path, Path]]) -> list[Source]:
     sources: list[Source] = []
-    taken: set[str] = set()
+    pictures: set[str] = set()
     paths: set[Path] = set()
     for path, base in found:
         if path.resolve() in paths:  # named twice
             continue
         paths.add(path.resolve())
-        name = path.relative_to(base).as_posix()
+        relative = path.relative_to(base)
+        source = Source(path, relative.as_posix())
         number = 1
         # The same name from two inputs, or the same picture: a.jpg and a.jpg.png
-        while {name, Source(path, name).picture_name()} & taken:
+        while source.picture_name() in pictures:
             number += 1
-            relative = path.relative_to(base)
-            name = relative.with_name(f"{relative.stem}_{number}{relative.suffix}").as_posix()
-        sources.append(Source(path, name))
-        taken |= {name, sources[-1].picture_name()}
+            name = relative.with_name(f"{relative.stem}_{number}{relative.suffix}")
+            source = Source(path, name.as_posix())
+        sources.append(source)
+        pictures.add(source.picture_name())
     return sources

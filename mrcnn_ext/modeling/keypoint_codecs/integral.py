@@ -13,6 +13,7 @@ from ...errors import ConfigError
 from .base import KeypointCodec, inside_and_labelled
 from .coordinates import image_to_map, map_to_image
 from .gaussian import gaussian_lines
+from .peaks import argmax_2d
 from .scores import expected_oks_of_map, oks_falloff
 
 __all__ = ["IntegralCodec"]
@@ -95,18 +96,19 @@ class IntegralCodec(KeypointCodec):
         """(R, K, 2) x, y in cells of (R, K, H, W) logits."""
         if not self.regularization:  # the map may have any shape
             return self.expectation(logits)
-        height, width = logits.shape[2:]
-        value, peak = logits.flatten(2).max(dim=2)
-        y, x = torch.div(peak, width, rounding_mode="floor"), peak % width
+        maps = logits.flatten(0, 1)
+        height, width = maps.shape[1:]
+        x, y = argmax_2d(maps)
         reach = math.ceil(4 * self.sigma)
-        offsets = torch.arange(-reach, reach + 1, device=logits.device)
-        x, y = x[..., None] + offsets, y[..., None] + offsets
-        rows = y.clamp(0, height - 1)[..., None].expand(-1, -1, -1, width)
-        columns = x.clamp(0, width - 1)[:, :, None].expand(-1, -1, len(offsets), -1)
-        mass = torch.exp(logits.gather(2, rows).gather(3, columns) - value[..., None, None])
-        mass *= ((y >= 0) & (y < height))[..., None] & ((x >= 0) & (x < width))[:, :, None]
-        sums = [(mass.sum(dim=2) * x).sum(dim=2), (mass.sum(dim=3) * y).sum(dim=2)]
-        return torch.stack(sums, dim=2) / mass.sum(dim=(2, 3))[..., None]
+        steps = torch.arange(-reach, reach + 1, device=maps.device)
+        x, y = x[:, None] + steps, y[:, None] + steps
+        outside = ((y < 0) | (y >= height))[:, :, None] | ((x < 0) | (x >= width))[:, None]
+        cells = y.clamp(0, height - 1)[:, :, None] * width + x.clamp(0, width - 1)[:, None]
+        window = maps.flatten(1).gather(1, cells.flatten(1)).view_as(cells)
+        window = window.masked_fill(outside, -math.inf)
+        share = window.flatten(1).softmax(dim=1).view_as(cells)
+        mean = [(share.sum(dim=1) * x).sum(dim=1), (share.sum(dim=2) * y).sum(dim=1)]
+        return torch.stack(mean, dim=1).view(*logits.shape[:2], 2)
 
     def loss(
         self,

@@ -82,8 +82,9 @@ class PeakFinder {
   void resize_lines() {
     for (int y = highest_y_; y <= highest_y_ + 1; ++y) resize_lines_between_rows(y);
     for (int y = 0; y <= height_; ++y) {
-      const bool done = y == highest_y_ || y == highest_y_ + 1;
-      if (!done && map_.bound_of_lines(y) > best_.value) resize_lines_between_rows(y);
+      if (!is_at_highest_row(y) && map_.bound_of_lines(y) > best_.value) {
+        resize_lines_between_rows(y);
+      }
     }
   }
 
@@ -108,8 +109,7 @@ class PeakFinder {
     for (int patch = 0; patch <= width_; ++patch) {
       const float* cells = line + patch - 2;
       for (int64_t x = x_axis_.begin(patch); x < x_axis_.end(patch); ++x) {
-        const float* w = x_axis_.weights(x);
-        const float value = w[0] * cells[0] + w[1] * cells[1] + w[2] * cells[2] + w[3] * cells[3];
+        const float value = weighted(x_axis_.weights(x), cells);
         if (value >= best_.value) take(value, x, y);
       }
     }
@@ -124,8 +124,9 @@ class PeakFinder {
     if (flag_cells_that_may_exceed()) resize_flagged();
   }
 
+  bool is_at_highest_row(int y) const { return y == highest_y_ || y == highest_y_ + 1; }
   bool is_around_highest_cell(int y, int x) const {
-    return (y == highest_y_ || y == highest_y_ + 1) && (x == highest_x_ || x == highest_x_ + 1);
+    return is_at_highest_row(y) && (x == highest_x_ || x == highest_x_ + 1);
   }
 
   bool flag_cells_that_may_exceed() {
@@ -204,14 +205,9 @@ class PeakFinder {
     for (int64_t x = x_axis_.begin(patch_x); x < x_axis_.end(patch_x); ++x) {
       const float* w = x_axis_.weights(x);
       float column[4];
-      for (int i = 0; i < 4; ++i) {
-        const float* cells = rows[i];
-        column[i] = w[0] * cells[0] + w[1] * cells[1] + w[2] * cells[2] + w[3] * cells[3];
-      }
+      for (int i = 0; i < 4; ++i) column[i] = weighted(w, rows[i]);
       for (int64_t y = begin; y < end; ++y) {
-        const float* v = y_axis_.weights(y);
-        const float value =
-            v[0] * column[0] + v[1] * column[1] + v[2] * column[2] + v[3] * column[3];
+        const float value = weighted(y_axis_.weights(y), column);
         if (value >= best_.value) take(value, x, y);
       }
     }

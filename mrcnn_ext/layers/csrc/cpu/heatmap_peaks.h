@@ -56,6 +56,11 @@ class Axis {
   std::vector<float> weights_;
 };
 
+/// Four cells in a row, with the weights of a pixel.
+inline float weighted(const float* w, const float* cells) {
+  return w[0] * cells[0] + w[1] * cells[1] + w[2] * cells[2] + w[3] * cells[3];
+}
+
 struct Extremes {
   float highest, lowest;
   bool ordered;  // no NaN
