@@ -95,6 +95,16 @@ def test_of_many_files_two_are_enough_for_an_object(truth, tmp_path, renumber):
         assert sigma.value == pytest.approx(true, rel=0.1)
 
 
+def test_a_second_file_of_a_few_objects_is_matched_by_its_ids(truth, tmp_path):
+    for entry in truth["annotations"]:  # in boxes that say nothing
+        entry["bbox"], entry["area"] = [0.0, 0.0, 100.0, 100.0], 5000.0
+    first, second = _annotator(truth, 1), _annotator(truth, 2)
+    second["annotations"] = second["annotations"][199::-1]  # another order
+    for sigma, true in zip(estimate_sigmas(_write(tmp_path, first, second))[4], TRUE):
+        assert sigma.objects == 200
+        assert sigma.value == pytest.approx(true, rel=0.2)
+
+
 def test_ids_that_agree_by_chance_do_not_make_objects_the_same(truth, tmp_path):
     first, second = _annotator(truth, 1), _annotator(truth, 2)
     by_id = estimate_sigmas(_write(tmp_path, first, second))[4]

@@ -150,7 +150,7 @@ def _same_objects(contents: list[dict], names: dict[int, list[str]]) -> list[lis
     # Files that were numbered each for itself may have ids in common that mean different objects.
     repeated = [own for own in by_id.values() if len(own) > 1]
     same = [own for own in repeated if _same_place([a["bbox"] for a in own])]
-    least = sorted(map(len, usable))[:2][-1]  # objects of the smallest file but one
+    least = sorted(map(len, usable))[-2:][0]  # objects of the largest file but one
     if same and len(same) >= 0.5 * least:
         return same
     groups = [[a] for a in usable[0]]
