@@ -31,7 +31,7 @@ typecheck: env
 	$(BIN)/mypy mrcnn_ext tools
 
 docs: env
-	$(BIN)/python -m mrcnn_ext.config_reference > docs/config.md
+	$(BIN)/python -m mrcnn_ext.config.reference > docs/config.md
 
 clean:
 	rm -rf build dist output *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

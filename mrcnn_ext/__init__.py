@@ -10,9 +10,12 @@ from __future__ import annotations
 import importlib.util
 import warnings
 
+from ._moved import install_moved_modules
 from ._version import __version__
 
 __all__ = ["__version__", "add_mrcnn_ext_config"]
+
+install_moved_modules()
 
 _HOW_TO_GET = {
     "torch": "install PyTorch first: pip install torch torchvision",
@@ -51,4 +54,4 @@ else:
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.", category=DeprecationWarning)
         # Imported for what they register.
         from . import checkpoint, data, modeling  # noqa: F401
-        from .config import add_mrcnn_ext_config
+        from .config.defaults import add_mrcnn_ext_config

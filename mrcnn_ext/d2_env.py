@@ -31,7 +31,7 @@ def setup_environment() -> None:
     # first of all), in which case its registrations follow when that import goes on.
     from detectron2.config import defaults
 
-    from .config import add_mrcnn_ext_config
+    from .config.defaults import add_mrcnn_ext_config
 
     add_mrcnn_ext_config(defaults._C)
     importlib.import_module("mrcnn_ext")

@@ -106,7 +106,7 @@ def _checked_config(args: argparse.Namespace) -> str:
     """Find mistakes in the arguments before anything is deleted or started."""
     from mrcnn_ext import model_zoo
     from mrcnn_ext.errors import ConfigError
-    from mrcnn_ext.prediction import load_config
+    from mrcnn_ext.predict import load_config
 
     if args.iterations is not None and args.iterations < 1:
         raise DemoError(f"--iterations is {args.iterations}; expected 1 or more.")
@@ -142,7 +142,7 @@ def _image_folder(dataset: str) -> str:
 
 
 def _max_iter(config_file: str, overrides: list[str]) -> int:
-    from mrcnn_ext.prediction import load_config
+    from mrcnn_ext.predict import load_config
 
     return load_config(config_file, overrides).SOLVER.MAX_ITER
 
@@ -213,7 +213,7 @@ def draw(output: Path, dataset: str, number: int, score_threshold: float) -> dic
     """
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
-    from mrcnn_ext.visualize import contact_sheet, plot_training_curves
+    from mrcnn_ext.visualization import contact_sheet, plot_training_curves
 
     files: dict[Path, str] = {}
     if number:
@@ -237,7 +237,7 @@ def draw(output: Path, dataset: str, number: int, score_threshold: float) -> dic
 def _draw_one(record: dict, results: list[dict], metadata, score_threshold: float):
     from detectron2.data.detection_utils import read_image
 
-    from mrcnn_ext.visualize import draw_comparison
+    from mrcnn_ext.visualization import draw_comparison
 
     # Keypoints are left out: this model does not predict any.
     annotations = [{k: v for k, v in a.items() if k != "keypoints"} for a in record["annotations"]]
@@ -285,7 +285,7 @@ def _run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from mrcnn_ext.data.shapes import configure_builtin_shapes
-    from mrcnn_ext.prediction import load_config
+    from mrcnn_ext.predict import load_config
 
     console = Console(highlight=False, soft_wrap=True)
     if args.device == "auto":

@@ -49,7 +49,8 @@ def run_cases(count: int, seed: int) -> None:
 def run_case(generator: random.Random, compare: bool) -> None:
     import torch
 
-    from mrcnn_ext.layers import roi_align_pyramid, roi_align_torch
+    from mrcnn_ext.layers import roi_align_pyramid
+    from mrcnn_ext.layers.roi_align import fallback as roi_align_torch
 
     pick = generator.choice
     dtype = pick([torch.float32, torch.float64, torch.float16, torch.bfloat16])
@@ -89,7 +90,8 @@ def masks_case(generator: random.Random, compare: bool) -> None:
     """Masks of any side and value in boxes of any place, encoded and pasted."""
     import torch
 
-    from mrcnn_ext.layers import mask_paste_torch, masks_to_rle, paste_masks
+    from mrcnn_ext.layers import masks_to_rle, paste_masks
+    from mrcnn_ext.layers.mask_paste import fallback as mask_paste_torch
 
     pick = generator.choice
     height, width = generator.randint(0, 40), generator.randint(0, 40)

@@ -23,10 +23,10 @@ from pathlib import Path
 from rich.console import Console
 
 from ..errors import ConfigError, DataError, WeightsError
-from ..fileio import only_process
-from ..processes import JobError
+from ..files import only_process
+from ..job_runner import JobError
 from .checks import check_plan, open_folder
-from .parts import PARTS
+from .kinds import HEAD_KINDS
 from .plan import MODES, Plan, parse_variant
 from .report import update_tables, write_report
 from .run import import_all
@@ -47,7 +47,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--base", required=True, help="yaml config of everything but the heads")
     parser.add_argument("--heads", required=True, nargs="+", metavar="HEAD", help="see above")
     parser.add_argument(
-        "--part", choices=sorted(PARTS), default="mask", help="what is compared (default: mask)"
+        "--part",
+        choices=sorted(HEAD_KINDS),
+        default="mask",
+        help="what is compared (default: mask)",
     )
     parser.add_argument("--output", type=Path, default=Path("output/compare"))
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each head")
@@ -104,7 +107,7 @@ def _plan(args: argparse.Namespace, rest: list[str]) -> Plan:
         raise ConfigError(f"arguments {opts} are no KEY VALUE pairs, and no options: see --help.")
     return Plan(
         base=args.base,
-        variants=tuple(parse_variant(text, PARTS[args.part]) for text in heads),
+        variants=tuple(parse_variant(text, HEAD_KINDS[args.part]) for text in heads),
         output=args.output,
         seeds=args.seeds,
         iterations=args.iterations,
@@ -115,7 +118,7 @@ def _plan(args: argparse.Namespace, rest: list[str]) -> Plan:
         opts=tuple(opts),
         imports=imports,
         jobs=args.jobs,
-        part=PARTS[args.part],
+        part=HEAD_KINDS[args.part],
     )
 
 

@@ -11,11 +11,11 @@ from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
-from ..config import add_mrcnn_ext_config
-from ..config_check import check_config
+from ..config.check import check_config
+from ..config.defaults import add_mrcnn_ext_config
 from ..errors import ConfigError
-from ..fileio import write_json
-from .parts import MASK, Part
+from ..files import write_json
+from .kinds import MASK, HeadKind
 from .plan import Plan, Variant, flat
 
 __all__ = ["check_plan", "open_folder", "run_settings"]
@@ -157,7 +157,7 @@ def _check_keys(plan: Plan, variant: Variant, base: dict, own: dict) -> None:
         raise ConfigError(f"--heads '{variant.name}' changes {details}; but {why}.")
 
 
-def _built(cfg, what: str, part: Part) -> nn.Module:
+def _built(cfg, what: str, part: HeadKind) -> nn.Module:
     cfg = cfg.clone()
     cfg.MODEL.DEVICE = "cpu"
     if not cfg.MODEL[part.switch]:
@@ -172,7 +172,7 @@ def _built(cfg, what: str, part: Part) -> nn.Module:
         raise ConfigError(f"{what} cannot be built: {type(error).__name__}: {error}") from error
 
 
-def _shared_shapes(model: nn.Module, part: Part) -> dict[str, tuple]:
+def _shared_shapes(model: nn.Module, part: HeadKind) -> dict[str, tuple]:
     return {
         key: tuple(value.shape) for key, value in model.state_dict().items() if not part.owns(key)
     }

@@ -15,7 +15,7 @@ from detectron2.structures import Boxes, Instances
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
-from .parts import MASK, Part
+from .kinds import MASK, HeadKind
 
 __all__ = ["HeadBranch", "measure_costs"]
 
@@ -27,7 +27,7 @@ class HeadBranch(nn.Module):
     """From feature maps to masks or keypoints of given boxes, pooling included, whoever pools."""
 
     def __init__(
-        self, roi_heads: nn.Module, names: list[str], given: Instances, part: Part
+        self, roi_heads: nn.Module, names: list[str], given: Instances, part: HeadKind
     ) -> None:
         """
         Args:
@@ -50,7 +50,7 @@ class HeadBranch(nn.Module):
 
 
 @torch.no_grad()
-def measure_costs(configs: Mapping[str, object], part: Part = MASK) -> dict[str, dict]:
+def measure_costs(configs: Mapping[str, object], part: HeadKind = MASK) -> dict[str, dict]:
     """Build all heads and measure them in turn, so that what else the machine does hits all alike.
 
     Args:
@@ -82,7 +82,7 @@ def measure_costs(configs: Mapping[str, object], part: Part = MASK) -> dict[str,
     }
 
 
-def _branch(cfg, part: Part) -> tuple[HeadBranch, list[torch.Tensor]]:
+def _branch(cfg, part: HeadKind) -> tuple[HeadBranch, list[torch.Tensor]]:
     cfg = cfg.clone()
     cfg.defrost()
     # The other head would be measured with it; a keypoint head may need the masks.
@@ -110,7 +110,7 @@ def _branch(cfg, part: Part) -> tuple[HeadBranch, list[torch.Tensor]]:
     return HeadBranch(model.roi_heads, names, given, part).eval(), maps
 
 
-def _parameters(roi_heads: nn.Module, part: Part) -> int:
+def _parameters(roi_heads: nn.Module, part: HeadKind) -> int:
     return sum(p.numel() for p in getattr(roi_heads, part.module).parameters())
 
 

@@ -14,8 +14,8 @@ from detectron2.data import MetadataCatalog
 
 from ..data.shapes import configure_builtin_shapes
 from ..errors import ConfigError
-from ..prediction import load_config
-from .parts import MASK, Part
+from ..predict import load_config
+from .kinds import MASK, HeadKind
 
 __all__ = ["MODES", "Plan", "Variant", "flat", "parse_variant"]
 
@@ -44,7 +44,7 @@ class Variant:
         return re.sub(r"[^\w.+-]+", "_", self.name).strip("_")
 
 
-def parse_variant(text: str, part: Part = MASK) -> Variant:
+def parse_variant(text: str, part: HeadKind = MASK) -> Variant:
     """``HEAD``, ``NAME=HEAD``, ``NAME=FILE.yaml``, each perhaps with ``:KEY VALUE …``; or
     ``NAME:KEY VALUE …`` for the base config's head.
 
@@ -113,7 +113,7 @@ class Plan:
     opts: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
     jobs: int = 1
-    part: Part = MASK
+    part: HeadKind = MASK
 
     @property
     def baseline(self) -> Variant:

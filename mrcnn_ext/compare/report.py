@@ -17,16 +17,16 @@ from .. import report as report_package
 from .._version import __version__
 from ..data.skeletons import skeletons_of_dataset
 from ..evaluation.boundary import mask_and_boundary_iou
-from ..fileio import write_json
+from ..files import write_json
 from ..report.page import data_uri, shown_plot
 from . import plots, tables
 from .checks import run_settings
 from .cost import measure_costs
-from .keypoint_pictures import KEYPOINT_COLORS, KEYPOINT_LEGEND, draw_keypoint_grid
-from .objects import box_as_mask, true_objects
-from .parts import MASK
-from .pictures import COLORS as PICTURE_COLORS
-from .pictures import LEGEND, choose, draw_grid
+from .keypoint.pictures import KEYPOINT_COLORS, KEYPOINT_LEGEND, draw_keypoint_grid
+from .kinds import MASK
+from .mask.objects import box_as_mask, true_objects
+from .mask.pictures import COLORS as PICTURE_COLORS
+from .mask.pictures import LEGEND, choose, draw_grid
 from .plan import Plan
 from .results import Comparison, collect
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import ConfigError, DataError
-from ..fileio import only_process
+from ..files import only_process
 
 __all__ = ["import_all", "main", "write_spec"]
 
@@ -71,15 +71,15 @@ def _run(folder: Path, spec: dict) -> None:
     import cv2
     from detectron2.utils.logger import setup_logger
 
-    from ..prediction import load_config
-    from .evaluation import evaluate_run
-    from .parts import PARTS
+    from ..predict import load_config
+    from .kinds import HEAD_KINDS
+    from .mask.evaluation import evaluate_run
     from .training import load_trained, train
 
     setup_logger(str(folder / "log.txt"))
     cv2.setNumThreads(1)
     cfg = load_config(str(folder / "config.yaml"))
-    part = PARTS[spec.get("part", "mask")]
+    part = HEAD_KINDS[spec.get("part", "mask")]
     if (folder / "training.json").is_file():
         model = load_trained(cfg, folder)
     else:

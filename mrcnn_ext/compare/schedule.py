@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..fileio import write_json
-from ..processes import Job, run_jobs
+from ..files import write_json
+from ..job_runner import Job, run_jobs
 from .checks import run_settings
 from .plan import Plan, Variant
 from .run import write_spec

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from ..report.tables import Cell, Table
 from .cells import NONE, ap_cell, cost_cell, head_cell, measure_cell, text_of
-from .keypoint_objects import KEYPOINT_QUALITIES
-from .keypoint_tables import keypoint_ap, keypoint_main, keypoint_sizes
-from .objects import QUALITIES
+from .keypoint.objects import KEYPOINT_QUALITIES
+from .keypoint.tables import keypoint_ap, keypoint_main, keypoint_sizes
+from .mask.objects import QUALITIES
 from .results import AREAS, Comparison
 from .statistics import mean
 

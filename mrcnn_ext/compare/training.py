@@ -20,9 +20,9 @@ from detectron2.utils.events import CommonMetricPrinter, JSONWriter
 from torch import nn
 
 from ..errors import WeightsError
-from ..fileio import write_json
+from ..files import write_json
 from .data import Checksum, PairedLoader, mixed_seed
-from .parts import MASK, Part
+from .kinds import MASK, HeadKind
 
 __all__ = ["FrozenShell", "build_paired_model", "load_all_but_head", "load_trained", "train"]
 
@@ -32,7 +32,7 @@ _CHECKPOINTS = (
 _LINES = 100  # of metrics.json, for progress
 
 
-def build_paired_model(cfg, seed: int, part: Part = MASK) -> nn.Module:
+def build_paired_model(cfg, seed: int, part: HeadKind = MASK) -> nn.Module:
     """A model whose random weights outside of the compared head do not depend on that head.
 
     The head's own weights follow from the seed. All others are those of the same model without such
@@ -50,7 +50,9 @@ def build_paired_model(cfg, seed: int, part: Part = MASK) -> nn.Module:
     return model
 
 
-def load_all_but_head(model: nn.Module, weights: str, *, complete: bool, part: Part = MASK) -> None:
+def load_all_but_head(
+    model: nn.Module, weights: str, *, complete: bool, part: HeadKind = MASK
+) -> None:
     """Load weights; the compared head keeps its own, whatever the file has.
 
     Args:
@@ -94,7 +96,7 @@ class FrozenShell(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, proposals: Checksum, frozen: bool, part: Part = MASK
+        self, model: nn.Module, proposals: Checksum, frozen: bool, part: HeadKind = MASK
     ) -> None:
         super().__init__()
         self.model = model
@@ -154,7 +156,7 @@ class _Seconds(HookBase):
 
 
 def train(
-    cfg, *, seed: int, detector: str, folder: Path, frozen: bool, part: Part = MASK
+    cfg, *, seed: int, detector: str, folder: Path, frozen: bool, part: HeadKind = MASK
 ) -> nn.Module:
     """Train to the end, from the last checkpoint if there is one; write training.json.
 
@@ -231,7 +233,7 @@ def load_trained(cfg, folder: Path) -> nn.Module:
     return model
 
 
-def _weights_checksum(model: nn.Module, part: Part) -> dict[str, int]:
+def _weights_checksum(model: nn.Module, part: HeadKind) -> dict[str, int]:
     """Of the compared head, and of everything else."""
     head = f"{part.name} head"
     sums = {head: Checksum(), "rest": Checksum()}

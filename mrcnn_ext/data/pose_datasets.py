@@ -10,8 +10,8 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.utils.file_io import PathManager
 
 from ..errors import ConfigError, DataError
-from ..structures.skeletons import SkeletonSet
-from .coco_check import load_coco
+from ..skeletons import SkeletonSet
+from .check.dataset import load_coco
 
 __all__ = ["load_coco_pose", "register_coco_pose", "register_configured_datasets"]
 

@@ -9,7 +9,7 @@ from detectron2.data import MetadataCatalog
 from torch import Tensor
 
 from ..errors import ConfigError, DataError
-from ..structures.skeletons import Skeleton, SkeletonSet
+from ..skeletons import Skeleton, SkeletonSet
 
 __all__ = ["class_keypoints_from_config", "skeletons_from_config", "skeletons_of_dataset"]
 

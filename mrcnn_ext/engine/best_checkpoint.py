@@ -9,7 +9,7 @@ from pathlib import Path
 
 from detectron2.engine import hooks
 
-from ..fileio import write_json
+from ..files import write_json
 
 __all__ = ["BestCheckpointer"]
 

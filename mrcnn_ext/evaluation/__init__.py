@@ -1,12 +1,12 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 """Evaluation in COCO's and LVIS's ways, with Boundary AP and mask quality."""
 
+from ..coco.index import GroundTruth
 from .boundary import boundary_iou, boundary_of_rle, dilation_pixels
 from .coco_evaluator import MrcnnExtCOCOEvaluator
 from .evaluate import evaluate_records
 from .given_boxes import mask_quality_at_boxes
 from .results_file import evaluate_results_file
-from .samples import GroundTruth
 from .settings import EvaluationSettings
 from .tool_hooks import build_coco_evaluator, build_evaluation_hooks
 

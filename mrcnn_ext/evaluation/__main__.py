@@ -13,7 +13,7 @@ import argparse
 import sys
 
 from ..errors import ConfigError, DataError
-from ..fileio import write_json
+from ..files import write_json
 from .matching import BACKENDS
 from .results_file import evaluate_results_file
 from .settings import TASKS

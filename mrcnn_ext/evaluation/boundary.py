@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as mask_util
 
-from .rle import mask_crop
+from ..coco.rle import mask_crop
 
 __all__ = [
     "Boundary",

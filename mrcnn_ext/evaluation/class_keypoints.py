@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..errors import DataError
-from ..structures.skeletons import SkeletonSet
+from ..skeletons import SkeletonSet
 from .settings import COCO_SIGMAS
 
 __all__ = ["cut_annotations", "cut_to_class", "oks_sigmas"]

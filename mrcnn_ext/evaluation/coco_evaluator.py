@@ -15,12 +15,12 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 
+from ..coco.index import GroundTruth
 from ..errors import DataError
-from ..structures import SkeletonSet
+from ..skeletons import SkeletonSet
 from .class_keypoints import cut_annotations, oks_sigmas
 from .evaluate import evaluate_records
 from .records import instances_to_records
-from .samples import GroundTruth
 from .settings import EvaluationSettings
 
 __all__ = ["MrcnnExtCOCOEvaluator"]

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..coco.index import Detections, GroundTruth, ImageCategory
 from ..errors import ConfigError, DataError
 from .lvis import frequencies_of, select_federated
 from .mask_quality import mask_quality
@@ -16,7 +17,6 @@ from .matching import Curves, choose_backend, match
 from .metrics import no_predictions, summarize
 from .overlaps import Overlaps
 from .pck import keypoint_quality
-from .samples import Detections, GroundTruth, Pair
 from .settings import MASK_TASKS, EvaluationSettings
 
 __all__ = ["evaluate_records", "tasks_of"]
@@ -134,7 +134,7 @@ def _limits(most: int) -> tuple[int, ...]:
 
 
 def _most_per_pair(entries: list[dict]) -> int:
-    counts: dict[Pair, int] = {}
+    counts: dict[ImageCategory, int] = {}
     for entry in entries:
         pair = (entry["image_id"], entry["category_id"])
         counts[pair] = counts.get(pair, 0) + 1

@@ -12,12 +12,12 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from torch import nn
 
+from ..coco.index import GroundTruth
 from ..errors import DataError
 from .boundary import mask_and_boundary_iou
 from .mask_quality import summarize_quality
 from .records import instances_to_records
 from .results_file import ground_truth_of
-from .samples import GroundTruth
 
 __all__ = ["mask_quality_at_boxes"]
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from .samples import GroundTruth
+from ..coco.index import GroundTruth
 
 __all__ = ["frequencies_of", "select_federated"]
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from pycocotools.cocoeval import COCOeval
 
+from ..coco.index import ImageCategory
 from ..errors import ConfigError
-from .samples import Pair
 
 __all__ = ["AREAS", "BACKENDS", "Curves", "choose_backend", "match"]
 
@@ -91,8 +91,8 @@ def _with_overlaps(base: type) -> type:
     """A COCOeval class that looks overlaps up instead of computing them."""
 
     class _Evaluation(base):
-        overlaps: Callable[[Pair], np.ndarray]
-        rows: dict[Pair, np.ndarray]
+        overlaps: Callable[[ImageCategory], np.ndarray]
+        rows: dict[ImageCategory, np.ndarray]
 
         def computeIoU(self, imgId, catId):
             pair = (imgId, catId)
@@ -109,7 +109,7 @@ def _with_overlaps(base: type) -> type:
 def match(
     objects: list[dict],
     detections: list[dict],
-    overlaps: Callable[[Pair], np.ndarray],
+    overlaps: Callable[[ImageCategory], np.ndarray],
     *,
     num_images: int,
     num_categories: int,
@@ -161,9 +161,11 @@ def match(
     )
 
 
-def _rows_by_score(pairs: set[Pair], detections: list[dict]) -> dict[Pair, np.ndarray]:
+def _rows_by_score(
+    pairs: set[ImageCategory], detections: list[dict]
+) -> dict[ImageCategory, np.ndarray]:
     """Rows of each pair's overlaps in the order in which the libraries will take the detections."""
-    by_pair: dict[Pair, list[dict]] = {}
+    by_pair: dict[ImageCategory, list[dict]] = {}
     for entry in detections:
         pair = (entry["image_id"], entry["category_id"])
         if pair in pairs:

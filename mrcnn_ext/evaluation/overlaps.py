@@ -6,9 +6,9 @@ from __future__ import annotations
 import numpy as np
 from pycocotools import mask as mask_util
 
+from ..coco.index import Detections, GroundTruth, ImageCategory
 from ..errors import DataError
 from .boundary import Boundary, boundary_iou, boundary_of_rle, dilation_pixels
-from .samples import Detections, GroundTruth, Pair
 
 __all__ = ["Overlaps"]
 
@@ -34,15 +34,15 @@ class Overlaps:
         self.detections = detections
         self.dilation_ratio = dilation_ratio
         self.pairs = [pair for pair in detections.by_pair if pair in ground_truth.by_pair]
-        self._boxes: dict[Pair, np.ndarray] = {}
-        self._masks: dict[Pair, np.ndarray] = {}
-        self._boundary_ious: dict[Pair, dict[tuple[int, int], float]] = {}
+        self._boxes: dict[ImageCategory, np.ndarray] = {}
+        self._masks: dict[ImageCategory, np.ndarray] = {}
+        self._boundary_ious: dict[ImageCategory, dict[tuple[int, int], float]] = {}
 
-    def of(self, task: str, pair: Pair) -> np.ndarray:
+    def of(self, task: str, pair: ImageCategory) -> np.ndarray:
         """The overlap that the task "bbox", "segm" or "boundary" is about."""
         return {"bbox": self.boxes, "segm": self.masks, "boundary": self.boundaries}[task](pair)
 
-    def boxes(self, pair: Pair) -> np.ndarray:
+    def boxes(self, pair: ImageCategory) -> np.ndarray:
         """IoU of boxes; over the detection's area for crowds."""
         if pair not in self._boxes:
             entries, objects = self.detections.by_pair[pair], self.ground_truth.by_pair[pair]
@@ -53,7 +53,7 @@ class Overlaps:
             )
         return self._boxes[pair]
 
-    def masks(self, pair: Pair) -> np.ndarray:
+    def masks(self, pair: ImageCategory) -> np.ndarray:
         """IoU of masks; over the detection's area for crowds."""
         if pair not in self._masks:
             objects = self.ground_truth.by_pair[pair]
@@ -67,7 +67,7 @@ class Overlaps:
             )
         return self._masks[pair]
 
-    def boundaries(self, pair: Pair) -> np.ndarray:
+    def boundaries(self, pair: ImageCategory) -> np.ndarray:
         """The smaller of mask IoU and boundary IoU; mask IoU for crowds.
 
         Where the mask IoU is below every threshold, the smaller of the two is so, too: the
@@ -80,7 +80,7 @@ class Overlaps:
             overlaps[row, column] = min(overlaps[row, column], value)
         return overlaps
 
-    def boundary_ious(self, pair: Pair, places: list) -> list[float]:
+    def boundary_ious(self, pair: ImageCategory, places: list) -> list[float]:
         """Boundary IoU of some detections and objects.
 
         Args:
@@ -106,7 +106,7 @@ class Overlaps:
             known[row, column] = boundary_iou(first[row], second[column])
         return [known[row, column] for row, column in places]
 
-    def _boundary(self, pair: Pair, rle: dict) -> Boundary:
+    def _boundary(self, pair: ImageCategory, rle: dict) -> Boundary:
         image = pair[0]
         dilation = dilation_pixels(*self.ground_truth.size(image), self.dilation_ratio)
         try:
@@ -116,7 +116,7 @@ class Overlaps:
                 f"a mask in image id {self.ground_truth.image_ids[image - 1]!r} is damaged: {error}."
             ) from error
 
-    def keypoints(self, pair: Pair, sigmas: np.ndarray) -> np.ndarray:
+    def keypoints(self, pair: ImageCategory, sigmas: np.ndarray) -> np.ndarray:
         """Object keypoint similarity, as pycocotools computes it.
 
         Args:

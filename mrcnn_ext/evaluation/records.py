@@ -9,10 +9,11 @@ import os
 
 from detectron2.structures import BoxMode, Instances
 
+from ..coco.rle import rle_runs
 from ..errors import DataError
-from ..structures import SkeletonSet, instance_rles
+from ..skeletons import SkeletonSet
+from ..structures import instance_rles
 from .class_keypoints import cut_to_class
-from .rle import rle_runs
 
 __all__ = ["instances_to_records", "read_records"]
 

@@ -14,11 +14,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 from pycocotools.coco import COCO
 
+from ..coco.index import GroundTruth
 from ..errors import DataError
 from .class_keypoints import oks_sigmas
 from .evaluate import evaluate_records
 from .records import read_records
-from .samples import GroundTruth
 from .settings import EvaluationSettings
 
 __all__ = ["evaluate_results_file", "ground_truth_of", "load_ground_truth"]

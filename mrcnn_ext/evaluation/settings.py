@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import ConfigError
-from ..structures.skeleton_names import COCO_PERSON_SIGMAS
+from ..skeletons.names import COCO_PERSON_SIGMAS
 from .matching import choose_backend
 
 __all__ = ["COCO_SIGMAS", "TASKS", "EvaluationSettings"]

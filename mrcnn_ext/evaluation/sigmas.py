@@ -26,10 +26,10 @@ from pycocotools import mask as mask_util
 from rich.console import Console
 from rich.table import Table
 
-from ..data.coco_check import load_coco
+from ..data.check.dataset import load_coco
 from ..errors import DataError
-from ..fileio import write_json
-from ..structures import DEFAULT_SIGMA
+from ..files import write_json
+from ..skeletons import DEFAULT_SIGMA
 from .mask_quality import match_boxes
 
 __all__ = ["KeypointSigma", "estimate_sigmas", "main"]

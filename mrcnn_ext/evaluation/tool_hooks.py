@@ -21,8 +21,8 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 
 from ..errors import ConfigError
-from ..structures.skeleton_names import COCO_PERSON_SIGMAS
-from ..structures.skeletons import SkeletonSet
+from ..skeletons import SkeletonSet
+from ..skeletons.names import COCO_PERSON_SIGMAS
 from .coco_evaluator import MrcnnExtCOCOEvaluator
 
 __all__ = ["add_evaluation_to_tool", "build_coco_evaluator", "build_evaluation_hooks"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from detectron2.config import LazyConfig, get_cfg, instantiate
 
-from ..config import add_mrcnn_ext_config
+from ..config.defaults import add_mrcnn_ext_config
 from ..errors import ConfigError
 
 __all__ = ["get", "get_config", "get_config_file", "list_configs"]

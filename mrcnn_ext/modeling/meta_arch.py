@@ -10,7 +10,7 @@ from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, detector_postprocess
 from detectron2.structures import Instances
 
-from ..config_check import check_config
+from ..config.check import check_config
 from ..data.pose_datasets import register_configured_datasets
 from ..data.shapes import configure_builtin_shapes
 from ..errors import DataError

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..data.skeletons import skeletons_from_config
 from ..errors import ConfigError
-from ..structures.skeletons import SkeletonSet
+from ..skeletons import SkeletonSet
 
 __all__ = ["KeypointRCNNWithTTA"]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import ConfigError, DataError
 from ..evaluation.class_keypoints import oks_sigmas
-from .derived import (
+from .calibration import (
     Calibration,
     OperatingPoint,
     calibrate,

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import ConfigError, DataError
-from ..fileio import write_json
+from ..files import write_json
 from .analysis import Analysis, analyse, choose_task
 from .examples import make_examples
 from .load import load_ground_truth, load_results
@@ -117,7 +117,7 @@ def _truth(dataset: str | None, annotations, images):
         if images is not None and not Path(images).is_dir():
             raise DataError(f"--images {images}: there is no such folder.")
         return load_ground_truth(annotations, images)
-    from ..data.check import _target
+    from ..data.check.__main__ import _target
 
     target = _target(dataset)
     return load_ground_truth(target.json_file, images or target.image_root, dataset)

@@ -15,9 +15,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from .._version import __version__
+from ..visualization.panels import COLORS, legend_strip, sheet
 from . import plots, tables
 from .analysis import Analysis
-from .draw import COLORS, legend_strip, sheet
 from .examples import LEGEND, Example
 from .load import GroundTruth
 

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .draw import COLORS
+from ..visualization.panels import COLORS
 from .error_kinds import FALSE_KINDS, IGNORED, KINDS, RIGHT
 
 __all__ = ["DPI", "KIND_NAMES", "THEMES", "Plot", "has_class_curves", "line_color", "render"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...structures.skeletons import Skeleton, SkeletonSet
+from ...skeletons import Skeleton, SkeletonSet
 from .crane import CRANE_EDGES, CRANE_FLIP_MAP, CRANE_KEYPOINT_NAMES, crane
 from .figure import (
     SHAPES_KEYPOINT_FLIP_MAP,

@@ -8,7 +8,7 @@ from .gaussian import GaussianCodec
 from .integral import IntegralCodec
 from .one_hot import OneHotCodec, fast_heatmaps_to_keypoints
 from .peaks import peak_1d, peak_2d
-from .rle import RLECodec
+from .residual_likelihood import RLECodec
 from .scores import expected_oks_of_axis, expected_oks_of_map
 from .simcc import SimCCCodec
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from mrcnn_ext.processes import Job, JobError, run_jobs
+from mrcnn_ext.job_runner import Job, JobError, run_jobs
 
 from . import POOLER_TYPES
 from .training import run_folder

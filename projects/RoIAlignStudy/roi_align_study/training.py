@@ -27,7 +27,7 @@ from detectron2.utils.logger import setup_logger
 from pycocotools import mask as mask_util
 from torch import nn
 
-from mrcnn_ext.prediction import load_config
+from mrcnn_ext.predict import load_config
 
 from . import BASELINE, POOLER_TYPES
 

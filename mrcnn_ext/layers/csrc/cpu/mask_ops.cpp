@@ -1,6 +1,6 @@
 // Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 // mrcnn_ext::_masks_to_rle and _paste_masks: masks are shared out among threads. Schemas and checks of
-// what users pass in are in Python (mask_paste_ops.py, mask_paste.py).
+// what users pass in are in Python (layers/mask_paste).
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>

@@ -1,6 +1,6 @@
 // Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 // The CPU side of mrcnn_ext::_polygon_mask_targets and _bitmask_targets: what a mask head is to predict
-// in each box, from polygons and from full masks. Schemas are in Python (mask_targets_ops.py).
+// in each box, from polygons and from full masks. Schemas are in Python (layers/mask_targets/ops.py).
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>

@@ -1,6 +1,6 @@
 // Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 // The CPU side of mrcnn_ext::_roi_align_forward and _roi_align_backward: arguments in, work shared out
-// among threads. Schemas and checks of what users pass in are in Python (roi_align_ops.py).
+// among threads. Schemas and checks of what users pass in are in Python (layers/roi_align/ops.py).
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>

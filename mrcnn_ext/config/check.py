@@ -1,0 +1,102 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Contradictions inside a yaml config, found before a run starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import (
+    ANCHOR_GENERATOR_REGISTRY,
+    BACKBONE_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    ROI_BOX_HEAD_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    ROI_KEYPOINT_HEAD_REGISTRY,
+    ROI_MASK_HEAD_REGISTRY,
+)
+
+from ..errors import ConfigError
+
+__all__ = ["check_config"]
+
+
+def check_config(cfg) -> None:
+    """Check names and class counts of ``cfg`` against the registries and the data sets' metadata.
+
+    Only metadata that is known without loading a data set is used: for
+    ``register_coco_instances`` it is known once the json was read, and the class indices themselves
+    are then checked batch by batch.
+
+    Args:
+        cfg: a config with the ``MRCNN_EXT`` node.
+
+    Raises:
+        ConfigError: names the key, its value and what was expected.
+    """
+    _check_names(cfg)
+    for key in ("TRAIN", "TEST"):
+        for name in cfg.DATASETS[key]:
+            _check_dataset(cfg, f"DATASETS.{key}", name)
+
+
+def _check_names(cfg) -> None:
+    model = cfg.MODEL
+    checks = [
+        ("MODEL.BACKBONE.NAME", model.BACKBONE.NAME, BACKBONE_REGISTRY),
+        ("MODEL.PROPOSAL_GENERATOR.NAME", model.PROPOSAL_GENERATOR.NAME, None),
+        ("MODEL.ANCHOR_GENERATOR.NAME", model.ANCHOR_GENERATOR.NAME, ANCHOR_GENERATOR_REGISTRY),
+        ("MODEL.ROI_HEADS.NAME", model.ROI_HEADS.NAME, ROI_HEADS_REGISTRY),
+    ]
+    if model.ROI_BOX_HEAD.NAME:  # C4 heads have none
+        checks.append(("MODEL.ROI_BOX_HEAD.NAME", model.ROI_BOX_HEAD.NAME, ROI_BOX_HEAD_REGISTRY))
+    if model.MASK_ON:
+        checks.append(
+            ("MODEL.ROI_MASK_HEAD.NAME", model.ROI_MASK_HEAD.NAME, ROI_MASK_HEAD_REGISTRY)
+        )
+    if model.KEYPOINT_ON:
+        name = model.ROI_KEYPOINT_HEAD.NAME
+        checks.append(("MODEL.ROI_KEYPOINT_HEAD.NAME", name, ROI_KEYPOINT_HEAD_REGISTRY))
+    for key, name, registry in checks:
+        if registry is None:  # its one special value stands for "no proposals"
+            if name == "PrecomputedProposals":
+                continue
+            registry = PROPOSAL_GENERATOR_REGISTRY
+        if name not in registry:
+            known = ", ".join(sorted(n for n, _ in registry))
+            raise ConfigError(f"{key} is '{name}', which nobody registered; there are: {known}.")
+
+
+def _check_dataset(cfg, key: str, name: str) -> None:
+    if name not in DatasetCatalog:
+        near = ", ".join(_similar(name, DatasetCatalog.keys()))
+        raise ConfigError(
+            f"{key} names '{name}', which is not registered"
+            + (f"; similar names: {near}." if near else ".")
+        )
+    metadata = MetadataCatalog.get(name)
+    classes = metadata.get("thing_classes")
+    # "Hidden" classes: LVIS's list is only complete after loading; an empty list says nothing.
+    if classes and len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        raise ConfigError(
+            f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but '{name}' "
+            f"({key}) has {len(classes)} classes: {_shorten(classes)}."
+        )
+    keypoints = metadata.get("keypoint_names")
+    count = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+    if cfg.MODEL.KEYPOINT_ON and keypoints and len(keypoints) != count:
+        raise ConfigError(
+            f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is {count}, but '{name}' ({key}) has "
+            f"{len(keypoints)} keypoints: {_shorten(keypoints)}."
+        )
+
+
+def _similar(name: str, names: Iterable[str]) -> list[str]:
+    import difflib
+
+    return difflib.get_close_matches(name, list(names), n=4)
+
+
+def _shorten(items) -> str:
+    items = list(items)
+    return ", ".join(items[:6]) + (", …" if len(items) > 6 else "")

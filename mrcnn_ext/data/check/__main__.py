@@ -1,0 +1,247 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Find what is wrong with a data set, and with a config for it, before training does.
+
+    python -m mrcnn_ext.data.check my_train my_val --import my_package.datasets
+    python -m mrcnn_ext.data.check --json-file train.json --image-root images
+    python -m mrcnn_ext.data.check --config-file config.yaml
+
+Exit code 0: no errors; 1: errors (with --strict: or warnings); 2: wrong usage, unreadable input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ...config.check import _similar
+from ...errors import ConfigError, DataError
+from ...files import write_json
+from .against_config import check_with_config
+from .dataset import Problem, Progress, check_coco, check_coco_json, count_coco, load_coco
+
+__all__ = ["Problem", "check_coco_json", "main"]
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What is to be checked: ``metadata`` is None for a file without a registered name."""
+
+    name: str
+    json_file: str
+    image_root: str
+    metadata: object = None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mrcnn_ext.data.check",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("names", nargs="*", metavar="NAME", help="data sets registered in Detectron2")
+    add("--json-file", help="a COCO json that is not registered")
+    add("--image-root", help="the folder of its images")
+    add("--config-file", help="a yaml config to compare with; its data sets are the default NAMEs")
+    add("--import", dest="imports", action="append", default=[], metavar="MODULE",
+        help="a module that registers data sets; may be given again")  # fmt: skip
+    add("--no-decode", action="store_true", help="look at the headers of the images only")
+    add("--json", metavar="OUT", help="write everything found to this file")
+    add("--max-shown", type=int, default=20, metavar="N",
+        help="problems printed of each kind; 0: all (default: 20)")  # fmt: skip
+    add("--strict", action="store_true", help="exit with 1 on warnings, too")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line ``argv`` (default: of the process); return the exit code."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if (args.json_file is None) != (args.image_root is None):
+        parser.error("--json-file and --image-root belong together")
+    if not (args.names or args.json_file or args.config_file):
+        parser.error("give a NAME, --json-file with --image-root, or --config-file")
+    try:
+        return _run(args)
+    except (ConfigError, DataError) as error:
+        print(f"check: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    for module in args.imports:
+        _import(module)
+    cfg = _config(args.config_file) if args.config_file else None
+    names = args.names
+    if cfg is not None and not names and not args.json_file:
+        names = list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
+        if not names:
+            raise ConfigError(f"DATASETS.TRAIN and DATASETS.TEST of {args.config_file} are empty.")
+    targets = [_target(name) for name in names]
+    if args.json_file:
+        targets.append(_Target(args.json_file, args.json_file, args.image_root))
+    results = []
+    for target in targets:
+        results.append(_check(target, cfg, not args.no_decode))
+        _print(results[-1], args.max_shown, console)
+    errors, notes = (sum(r[key] for r in results) for key in ("errors", "warnings"))
+    failed = bool(errors or (args.strict and notes))
+    if args.json:
+        _write(Path(args.json), {"ok": not failed, "datasets": results})
+    return int(failed)
+
+
+def _import(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        text = f"--import {module}: {type(error).__name__}: {error}."
+        raise DataError(text) from error
+
+
+def _config(file: str):
+    from detectron2.config import get_cfg
+
+    from ...config.defaults import add_mrcnn_ext_config
+    from ..pose_datasets import register_configured_datasets
+    from ..shapes import configure_builtin_shapes
+
+    cfg = get_cfg()
+    add_mrcnn_ext_config(cfg)
+    try:
+        cfg.merge_from_file(file)
+    except Exception as error:  # of yaml, of the file system, of yacs
+        raise ConfigError(f"--config-file {file}: {type(error).__name__}: {error}.") from error
+    configure_builtin_shapes(**{k.lower(): v for k, v in cfg.MRCNN_EXT.SHAPES.items()})
+    register_configured_datasets(cfg)
+    return cfg
+
+
+def _target(name: str) -> _Target:
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    if name not in DatasetCatalog:
+        near = ", ".join(_similar(name, DatasetCatalog.keys()))
+        hint = f"similar names: {near}" if near else "--import the module that registers it"
+        raise DataError(f"no data set '{name}' is registered; {hint}.")
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("json_file") is None:  # some are made, and only then known, on first use
+        try:
+            DatasetCatalog.get(name)
+        except Exception as error:
+            raise DataError(f"'{name}' cannot be loaded: {error}") from error
+    json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
+    if json_file is None or image_root is None or metadata.get("evaluator_type") == "lvis":
+        raise DataError(
+            f"'{name}' is not in COCO's format (json_file and image_root in its metadata), which "
+            "is what can be checked; detectron2.data.datasets.convert_to_coco_json writes it."
+        )
+    return _Target(name, str(json_file), str(image_root), metadata)
+
+
+def _check(target: _Target, cfg, decode: bool) -> dict:
+    """The entry of one data set in the ``--json`` report."""
+    data = load_coco(target.json_file)
+    problems = [] if cfg is None else check_with_config(data, cfg, target.metadata)
+    with _progress() as progress:
+        problems += check_coco(
+            data,
+            target.image_root,
+            decode_images=decode,
+            metadata=target.metadata,
+            progress=progress,
+        )
+    return {
+        "name": target.name,
+        "json_file": target.json_file,
+        "image_root": target.image_root,
+        "counts": count_coco(data),
+        "errors": sum(p.severity == "error" for p in problems),
+        "warnings": sum(p.severity == "warning" for p in problems),
+        "problems": [asdict(p) for p in problems],
+    }
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Bars(
+        *columns, TimeRemainingColumn(), console=console, transient=True,
+        disable=not console.is_terminal,
+    ) as bars:  # fmt: skip
+        tasks: dict = {}
+
+        def progress(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield progress
+
+
+def _print(result: dict, max_shown: int, console) -> None:
+    counts = result["counts"]
+    console.print(f"\n[bold]{_escape(result['name'])}[/]  {_escape(result['json_file'])}")
+    console.print(
+        f"  {counts['images']} images ({counts['images_without_annotations']} without "
+        f"annotations), {counts['annotations']} annotations ({counts['crowd']} crowd), "
+        f"{counts['categories']} categories; instances an image: {counts['instances_min']} to "
+        f"{counts['instances_max']}, median {counts['instances_median']:g}"
+    )
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for problem in result["problems"]:
+        groups.setdefault((problem["severity"], problem["kind"]), []).append(problem)
+    for (severity, kind), problems in sorted(groups.items()):
+        color = "red" if severity == "error" else "yellow"
+        console.print(f"  [{color}]{severity}[/] [bold]{kind}[/] ({len(problems)})")
+        shown = problems[: max_shown if max_shown > 0 else None]
+        for problem in shown:
+            console.print(f"    {_line(problem)}", markup=False)
+        if len(shown) < len(problems):
+            console.print(f"    ... and {len(problems) - len(shown)} more (--max-shown 0: all)")
+    console.print(f"  {result['errors']} errors, {result['warnings']} warnings")
+
+
+def _line(problem: dict) -> str:
+    ids = [
+        f"{key.split('_')[0]} {problem[key]}"
+        for key in ("image_id", "annotation_id")
+        if problem[key] is not None
+    ]
+    line = f"{', '.join(ids)}: {problem['message']}" if ids else problem["message"]
+    return line.encode("utf-8", "backslashreplace").decode()  # half a surrogate is valid in json
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _write(path: Path, report: dict) -> None:
+    try:
+        write_json(path, report)
+    except OSError as error:
+        raise DataError(f"--json {path}: {error.strerror or error}.") from error
+
+
+if __name__ == "__main__":
+    with warnings.catch_warnings():  # of the libraries
+        warnings.simplefilter("ignore")
+        sys.exit(main())

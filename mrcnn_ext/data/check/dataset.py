@@ -1,0 +1,420 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""All that is wrong with a data set in COCO's json format, found before a training run finds it.
+
+``python -m mrcnn_ext.data.check`` is the command line of this module.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from detectron2.utils.file_io import PathManager
+from PIL import Image
+
+from ...errors import DataError
+from ...skeletons import Skeleton
+from ...skeletons.from_json import category_skeleton
+from .annotation import Finding, box_findings, keypoint_findings, mask_findings
+
+__all__ = ["Problem", "check_coco", "check_coco_json", "count_coco", "load_coco"]
+
+Progress = Callable[[str, int, int], None]
+_EXIF_ORIENTATION = 0x0112
+_STEP = 64  # images, and 16 times as many annotations, between two calls of ``progress``
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding.
+
+    Attributes:
+        severity: "error" (a run stops, or uses wrong data) or "warning" (probably not meant).
+        kind: short name of what is wrong, for example "box-empty".
+        image_id: id of the image as the json has it; None where no single image is concerned.
+        annotation_id: id of the annotation, or None.
+        message: a sentence with the values found.
+    """
+
+    severity: str
+    kind: str
+    image_id: Any
+    annotation_id: Any
+    message: str
+
+
+def check_coco_json(
+    json_file: str | os.PathLike,
+    image_root: str | os.PathLike,
+    *,
+    decode_images: bool = True,
+    metadata=None,
+    progress: Progress | None = None,
+) -> list[Problem]:
+    """Find all problems of a data set in COCO's format.
+
+    Args:
+        json_file: annotations; any path Detectron2's ``PathManager`` opens.
+        image_root: the folder that ``file_name`` of the images is relative to.
+        decode_images: decode every image, which finds truncated files; otherwise only the size in
+            their headers is compared.
+        metadata: the data set's entry of ``MetadataCatalog``; its class and keypoint names are
+            compared with those of the json.
+        progress: called now and then as ``progress("images", done, total)``, then with
+            "annotations".
+
+    Returns:
+        the problems, in the order of the file; empty for a data set without fault.
+
+    Raises:
+        DataError: the json cannot be read, or is no COCO annotation file.
+    """
+    data = load_coco(json_file)
+    return check_coco(
+        data, image_root, decode_images=decode_images, metadata=metadata, progress=progress
+    )
+
+
+def load_coco(json_file: str | os.PathLike) -> dict:
+    """Read a COCO annotation file.
+
+    Raises:
+        DataError: it is missing, no json, or without images, annotations or categories.
+    """
+    try:
+        with PathManager.open(os.fspath(json_file), "r") as file:
+            data = json.load(file)
+    except OSError as error:
+        raise DataError(f"{json_file}: {error.strerror or error}.") from error
+    except ValueError as error:  # of json and of unicode
+        raise DataError(f"{json_file} is not valid json: {error}.") from error
+    if not isinstance(data, dict):
+        hint = " (detection results have this form)" if isinstance(data, list) else ""
+        raise DataError(
+            f"{json_file} holds a {type(data).__name__}{hint}, not the dict of a COCO data set."
+        )
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(data.get(key), list):
+            what = "is not a list" if key in data else "is missing"
+            raise DataError(f"{json_file} is no COCO data set: '{key}' {what}.")
+    return data
+
+
+def check_coco(
+    data: dict,
+    image_root: str | os.PathLike,
+    *,
+    decode_images: bool = True,
+    metadata=None,
+    progress: Progress | None = None,
+) -> list[Problem]:
+    """:func:`check_coco_json` of a file that :func:`load_coco` has read; see there."""
+    report = progress or (lambda stage, done, total: None)
+    problems = list(_categories(data["categories"]))
+    if metadata is not None:
+        from .against_config import check_metadata
+
+        problems += check_metadata(data, metadata)
+    problems += _images(data["images"], os.fspath(image_root), decode_images, report)
+    laid_out = metadata is not None and metadata.get("mrcnn_ext_skeletons") is not None
+    problems += _Annotations(data, laid_out).problems(report)
+    return problems
+
+
+def count_coco(data: dict) -> dict[str, float]:
+    """Numbers of images, annotations, categories, ... of a file :func:`load_coco` has read.
+
+    Returns:
+        dict with "images", "annotations", "categories", "crowd", "images_without_annotations" and
+        "instances_min", "instances_median", "instances_max": of crowd-free instances an image.
+    """
+    images = {_key(i) for i in _dicts(data["images"])}
+    annotations = list(_dicts(data["annotations"]))
+    crowd = sum(a.get("iscrowd") == 1 for a in annotations)
+    annotated = {_key(a, "image_id") for a in annotations}
+    instances = Counter(_key(a, "image_id") for a in annotations if a.get("iscrowd") != 1)
+    numbers = [instances[key] for key in images] or [0]
+    return {
+        "images": len(data["images"]),
+        "annotations": len(data["annotations"]),
+        "categories": len(data["categories"]),
+        "crowd": crowd,
+        "images_without_annotations": len(images - annotated),
+        "instances_min": min(numbers),
+        "instances_median": median(numbers),
+        "instances_max": max(numbers),
+    }
+
+
+def _dicts(items: list) -> Iterator[dict]:
+    return (item for item in items if isinstance(item, dict))
+
+
+def _key(record: dict, name: str = "id") -> Hashable:
+    """The id, or None where it is none: json has values that no dict takes as a key."""
+    value = record.get(name)
+    return value if isinstance(value, (int, str, float)) else None
+
+
+def _duplicates(values: list) -> list:
+    return [value for value, count in Counter(values).items() if count > 1 and value is not None]
+
+
+# ------------------------------------------------------------------------------------- categories
+
+
+def _categories(categories: list) -> Iterator[Problem]:
+    def problem(kind: str, message: str, severity: str = "error") -> Problem:
+        return Problem(severity, kind, None, None, message)
+
+    if not categories:
+        yield problem("category-format", "there are no categories")
+    for index, category in enumerate(categories):
+        if not isinstance(category, dict) or _key(category) is None or "name" not in category:
+            text = f"entry {index} of categories is not a dict with an id and a name"
+            yield problem("category-format", text)
+        else:
+            yield from _skeleton(category, problem)
+    for value in _duplicates([_key(c) for c in _dicts(categories)]):
+        yield problem("category-id-duplicate", f"several categories have the id {value!r}")
+    for value in _duplicates([_key(c, "name") for c in _dicts(categories)]):
+        text = f"several categories have the name {value!r}"
+        yield problem("category-name-duplicate", text, "warning")
+
+
+def _skeleton(category: dict, problem: Callable[..., Problem]) -> Iterator[Problem]:
+    name = category["name"]
+    keypoints, skeleton = (category.get(key) or [] for key in ("keypoints", "skeleton"))
+    if not isinstance(keypoints, list) or not isinstance(skeleton, list):
+        text = f"category {name!r}: keypoints or skeleton is not a list"
+        yield problem("category-format", text)
+        return
+    for value in _duplicates([str(k) for k in keypoints]):
+        text = f"category {name!r} has several keypoints of the name {value!r}"
+        yield problem("keypoint-name-duplicate", text)
+    for edge in skeleton:
+        ends = edge if isinstance(edge, list) else []
+        if len(ends) != 2 or not all(isinstance(k, int) and 1 <= k <= len(keypoints) for k in ends):
+            text = f"category {name!r}: skeleton has {edge}; two numbers from 1 to {len(keypoints)}"
+            yield problem("skeleton-index", text + " (counted from 1) are expected")
+            return
+    try:
+        fields = category_skeleton(category)
+        if fields is not None:
+            Skeleton(**fields)
+    except DataError as error:
+        if not _duplicates([str(k) for k in keypoints]):  # which has been said
+            yield problem("skeleton", str(error))
+
+
+# ----------------------------------------------------------------------------------------- images
+
+
+def _images(images: list, root: str, decode: bool, report: Progress) -> Iterator[Problem]:
+    for value in _duplicates([_key(i) for i in _dicts(images)]):
+        yield Problem("error", "image-id-duplicate", value, None, f"several images have id {value}")
+
+    def look(image) -> list[Finding]:
+        return list(_image(image, root, decode))
+
+    # Decoding releases the interpreter lock; on network storage, waiting does.
+    with ThreadPoolExecutor(min(32, 4 + (os.cpu_count() or 1))) as pool:
+        for index, findings in enumerate(pool.map(look, images)):
+            image = images[index]
+            for severity, kind, message in findings:
+                image_id = image.get("id") if isinstance(image, dict) else None
+                yield Problem(severity, kind, image_id, None, message)
+            if index % _STEP == 0 or index + 1 == len(images):
+                report("images", index + 1, len(images))
+
+
+def _image(image, root: str, decode: bool) -> Iterator[Finding]:
+    if not isinstance(image, dict):
+        yield "error", "image-format", f"an entry of images is {image!r:.60}, not a dict"
+        return
+    name = image.get("file_name")
+    if _key(image) is None:
+        yield "error", "image-id-missing", f"the image with file_name {name!r} has no id"
+    size = _size(image)
+    if size is None:
+        stated = (image.get("height"), image.get("width"))
+        text = f"height and width are {stated[0]!r} and {stated[1]!r}, not two positive integers"
+        yield "error", "image-height-width", text
+    if not isinstance(name, str) or not name:
+        yield "error", "image-file-name", f"file_name is {name!r}, not the name of a file"
+        return
+    path = os.path.join(root, name)
+    try:
+        height, width, orientation = _read(path, decode)
+    except FileNotFoundError:
+        yield "error", "image-missing", f"there is no file {path}"
+        return
+    except Exception as error:  # decoders raise about anything on damaged files
+        text = f"{path} cannot be read: {type(error).__name__}: {error}"
+        yield "error", "image-unreadable", text
+        return
+    if size is not None and size != (height, width):
+        turned = orientation >= 5 and size == (width, height)
+        text = f"{path} is {width}x{height} pixels, the json says {size[1]}x{size[0]}"
+        if turned:
+            text += f"; its EXIF orientation {orientation} turns it, and Detectron2 applies that"
+        yield "error", "image-size", text
+
+
+def _read(path: str, decode: bool) -> tuple[int, int, int]:
+    """Height, width as Detectron2's ``read_image`` gets them, and the EXIF orientation."""
+    with PathManager.open(path, "rb") as file, Image.open(file) as image:
+        width, height = image.size
+        if decode:
+            image.draft(None, (1, 1))  # a jpeg is read to its end, but not all pixels are computed
+            image.load()
+        try:
+            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        except Exception:  # as Detectron2: broken EXIF data is none
+            orientation = 1
+    if not isinstance(orientation, int) or not 1 <= orientation <= 8:
+        orientation = 1
+    return (width, height, orientation) if orientation >= 5 else (height, width, orientation)
+
+
+def _size(image: dict) -> tuple[int, int] | None:
+    height, width = image.get("height"), image.get("width")
+    if type(height) is not int or type(width) is not int or min(height, width) <= 0:
+        return None
+    # pycocotools counts a mask's pixels in 32 bits.
+    return (height, width) if height * width < 2**31 else None
+
+
+# ------------------------------------------------------------------------------------ annotations
+
+
+_STACK = (
+    ": Detectron2 cannot stack them (for keypoints of several classes, register the json by "
+    "MRCNN_EXT.POSE.DATASETS)"
+)
+
+
+class _Annotations:
+    """What is known of all annotations together, and the checks of each."""
+
+    def __init__(self, data: dict, laid_out: bool = False):
+        """``laid_out``: the loader gives all instances the keypoints of all classes."""
+        self.laid_out = laid_out
+        self.annotations: list = data["annotations"]
+        self.sizes = {_key(i): _size(i) for i in _dicts(data["images"])}
+        self.keypoints = {
+            _key(c): len(c["keypoints"]) if isinstance(c.get("keypoints"), list) else None
+            for c in _dicts(data["categories"])
+        }
+        instances = [a for a in _dicts(self.annotations) if a.get("iscrowd", 0) == 0]
+        self.polygons = sum(isinstance(a.get("segmentation"), list) for a in instances)
+        self.rles = sum(isinstance(a.get("segmentation"), dict) for a in instances)
+        # Boxes only is a data set, too: a mask is missed where other instances have one.
+        self.has_masks = any(a.get("segmentation") for a in instances)
+        self.with_keypoints = {_key(a, "image_id") for a in instances if a.get("keypoints")}
+        lengths = Counter(n for n in map(self._length, _dicts(self.annotations)) if n)
+        self.length = lengths.most_common(1)[0][0] if lengths else 0
+
+    def _length(self, annotation: dict) -> int:
+        """Length of ``keypoints`` where it is right by itself, else 0."""
+        keypoints = annotation.get("keypoints")
+        if not isinstance(keypoints, list) or len(keypoints) % 3:
+            return 0
+        expected = self.keypoints.get(_key(annotation, "category_id"))
+        return len(keypoints) if expected in (None, 0, len(keypoints) // 3) else 0
+
+    def problems(self, report: Progress) -> Iterator[Problem]:
+        total = len(self.annotations)
+        for value in _duplicates([_key(a) for a in _dicts(self.annotations)]):
+            text = f"several annotations have id {value}; Detectron2 refuses to load the file"
+            yield Problem("error", "annotation-id-duplicate", None, value, text)
+        if self.polygons and self.rles:
+            yield self._mixed()
+        for index, annotation in enumerate(self.annotations):
+            if not isinstance(annotation, dict):
+                text = f"an entry of annotations is {annotation!r:.60}, not a dict"
+                yield Problem("error", "annotation-format", None, None, text)
+                continue
+            for severity, kind, message in self._findings(annotation):
+                ids = annotation.get("image_id"), annotation.get("id")
+                yield Problem(severity, kind, *ids, message)
+            if index % (16 * _STEP) == 0 or index + 1 == total:
+                report("annotations", index + 1, total)
+
+    def _mixed(self) -> Problem:
+        text = (
+            f"{self.polygons} instances have polygons, {self.rles} have RLE masks: training with "
+            "masks needs INPUT.MASK_FORMAT 'bitmask' (the default, 'polygon', cannot use RLE)"
+        )
+        return Problem("warning", "polygon-rle-mixed", None, None, text)
+
+    def _findings(self, annotation: dict) -> Iterator[Finding]:
+        yield from self._ids(annotation)
+        size = self.sizes.get(_key(annotation, "image_id"))
+        yield from box_findings(annotation, size)
+        yield from self._crowd(annotation)
+        yield from self._area(annotation)
+        if annotation.get("segmentation"):
+            yield from mask_findings(annotation, size)
+        elif self.has_masks and annotation.get("iscrowd", 0) == 0:
+            there = annotation.get("segmentation") is not None
+            kind = "segmentation-empty" if there else "segmentation-missing"
+            text = f"segmentation is {'empty' if there else 'missing'}, other instances have one"
+            yield "error", kind, text + "; training with masks fails on such an image"
+        yield from self._keypoints(annotation, size)
+
+    def _ids(self, annotation: dict) -> Iterator[Finding]:
+        annotation_id = _key(annotation)
+        if annotation_id is None:
+            yield "error", "annotation-id-missing", "an annotation has no id"
+        elif annotation_id == 0:
+            text = "the id is 0, which COCO's evaluation takes for 'not matched'; count from 1"
+            yield "warning", "annotation-id-zero", text
+        if _key(annotation, "image_id") not in self.sizes:
+            text = f"no image has the id {annotation.get('image_id')!r}"
+            yield "error", "annotation-image", text
+        if _key(annotation, "category_id") not in self.keypoints:
+            text = f"no category has the id {annotation.get('category_id')!r}"
+            yield "error", "annotation-category", text
+        if annotation.get("ignore", 0) != 0:
+            text = "'ignore' is set; Detectron2 refuses to load that (iscrowd is what it knows)"
+            yield "error", "annotation-ignore", text
+
+    def _crowd(self, annotation: dict) -> Iterator[Finding]:
+        crowd = annotation.get("iscrowd")
+        if crowd is None:
+            yield "warning", "iscrowd-missing", "there is no iscrowd; COCO's evaluation needs it"
+        elif crowd not in (0, 1):
+            yield "error", "iscrowd-value", f"iscrowd is {crowd!r}, neither 0 nor 1"
+        elif crowd == 1 and isinstance(annotation.get("segmentation") or None, list):
+            text = "a crowd region (iscrowd 1) has polygons; COCO has RLE there. Is it one object?"
+            yield "warning", "crowd-polygon", text
+
+    def _area(self, annotation: dict) -> Iterator[Finding]:
+        area = annotation.get("area")
+        if area is None:
+            text = "there is no area; COCO's evaluation by object size needs it"
+            yield "warning", "area-missing", text
+        elif not isinstance(area, (int, float)) or not 0 <= area < float("inf"):
+            yield "error", "area-value", f"area is {area!r}, not a number of pixels"
+
+    def _keypoints(self, annotation: dict, size) -> Iterator[Finding]:
+        if not annotation.get("keypoints"):
+            crowd = annotation.get("iscrowd", 0) != 0  # training never sees those
+            misses = not self.laid_out and _key(annotation, "image_id") in self.with_keypoints
+            if not crowd and misses:
+                text = "keypoints is missing, but other instances of this image have it"
+                yield "error", "keypoints-missing", text + _STACK
+            return
+        expected = self.keypoints.get(_key(annotation, "category_id"))
+        yield from keypoint_findings(annotation, expected, size)
+        length = self._length(annotation)
+        if length and length != self.length and not self.laid_out:
+            text = f"keypoints has {length} numbers, most have {self.length}"
+            yield "error", "keypoints-mixed", text + _STACK

@@ -1,0 +1,94 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""RoIAlign over a pyramid on torchvision's ops, level by level: what runs without compiled kernels.
+
+It costs what Detectron2's own pooler costs. On CUDA, torchvision adds gradients up with atomics, so
+that the last bits differ from run to run.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torchvision  # noqa: F401  (registers torch.ops.torchvision)
+from torch import Tensor
+
+__all__ = ["assign_levels", "backward", "forward"]
+
+# Torchvision converts coordinates to int without a look at their size.
+_MAX_COORDINATE = 32768.0
+
+
+def assign_levels(
+    rois: Tensor, num_levels: int, min_level: int, canonical_box_size: float, canonical_level: int
+) -> Tensor:
+    """(R,) int64 index of each RoI's level by FPN's equation 1, as Detectron2 computes it.
+
+    -1 where the area is negative or not a number.
+    """
+    sizes = ((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])).sqrt()
+    level = torch.floor(canonical_level + torch.log2(sizes / canonical_box_size + 1e-8))
+    index = level.clamp(min_level, min_level + num_levels - 1) - min_level
+    return torch.where(torch.isnan(index), -1, index).long()
+
+
+def _plan(rois, levels, scales, batch_size, sampling_ratio, aligned, box_size, level):
+    """Sanitised RoIs, the level of each (-1: none), and which of them have a bad batch index."""
+    if levels is None:
+        levels = rois.new_zeros(rois.shape[0], dtype=torch.int64)
+        if len(scales) > 1:
+            min_level = round(-math.log2(scales[0]))
+            levels = assign_levels(rois, len(scales), min_level, box_size, level)
+    bad_index = ~((rois[:, 0] >= 0) & (rois[:, 0] < batch_size))
+    usable = torch.isfinite(rois).all(dim=1) & ~bad_index
+    if aligned and sampling_ratio == 0:
+        # No samples, hence zeros; torchvision may ask for a negative amount of memory there.
+        usable &= (rois[:, 3:] > rois[:, 1:3]).all(dim=1)
+    clean = torch.where(usable[:, None], rois, 0).clamp(-_MAX_COORDINATE, _MAX_COORDINATE)
+    return clean, torch.where(usable, levels, -1), bad_index
+
+
+def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def forward(
+    features: list[Tensor], rois: Tensor, levels: Tensor | None, scales: list[float],
+    sampling_ratio: int, aligned: bool, box_size: float, level: int, output: Tensor,
+) -> None:  # fmt: skip
+    """See ``_roi_align_forward`` in :mod:`.ops`; writes ``output``."""
+    clean, levels, bad_index = _plan(
+        rois, levels, scales, features[0].shape[0], sampling_ratio, aligned, box_size, level
+    )
+    dtype = _compute_dtype(output.dtype)
+    output.zero_()
+    for index, (feature, scale) in enumerate(zip(features, scales)):
+        chosen = (levels == index).nonzero()[:, 0]
+        if feature.shape[2] * feature.shape[3] == 0:
+            continue
+        pooled = torch.ops.torchvision.roi_align(
+            feature.to(dtype), clean[chosen].to(dtype), scale, *output.shape[2:], sampling_ratio,
+            aligned,
+        )  # fmt: skip
+        output.index_copy_(0, chosen, pooled.to(output.dtype))
+    output[bad_index] = torch.nan
+
+
+def backward(
+    grad_output: Tensor, rois: Tensor, levels: Tensor | None, scales: list[float],
+    sampling_ratio: int, aligned: bool, box_size: float, level: int, grad_features: list[Tensor],
+) -> None:  # fmt: skip
+    """See ``_roi_align_backward`` in :mod:`.ops`; writes ``grad_features``."""
+    clean, levels, _ = _plan(
+        rois, levels, scales, grad_features[0].shape[0], sampling_ratio, aligned, box_size, level
+    )
+    dtype = _compute_dtype(grad_output.dtype)
+    for index, (grad, scale) in enumerate(zip(grad_features, scales)):
+        chosen = (levels == index).nonzero()[:, 0]
+        if grad.numel() == 0:
+            continue
+        part = torch.ops.torchvision._roi_align_backward(
+            grad_output[chosen].to(dtype), clean[chosen].to(dtype), scale, *grad_output.shape[2:],
+            *grad.shape, sampling_ratio, aligned,
+        )  # fmt: skip
+        grad.copy_(part)

@@ -1,0 +1,238 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Predict on your own images, folders and videos; pictures and COCO json come out.
+
+    python -m mrcnn_ext.predict --config-file CONFIG [--weights FILE] INPUT… --output FOLDER
+
+INPUT: images, folders (searched through), quoted globs, videos. CONFIG: a yaml or LazyConfig file, or
+a name of mrcnn_ext.model_zoo. Written to FOLDER: pictures/ (videos as .mp4), predictions.json (all
+results by file) and coco_results.json (COCO's results format; image_id is the index in
+predictions.json).
+
+Exit code 0: all inputs done; 1: some could not be read and were left out, or writing failed (what was
+done until then is written as far as it goes); 2: wrong usage, nothing done;
+130: interrupted, what was done until then is written.
+
+A folder that is searched through may hold FOLDER; the pictures drawn there are not taken as input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from detectron2.data.detection_utils import read_image
+
+from ..errors import ConfigError, DataError, WeightsError
+from . import PredictionWriter, Predictor, Source, find_sources, load_config
+
+__all__ = ["Predictor", "main"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mrcnn_ext.predict",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="INPUT", help="image, folder, glob or video")
+    add("--config-file", required=True, help="yaml or .py config, or its name in the model zoo")
+    add("--weights", help="checkpoint (default: what the config names)")
+    add("--output", type=Path, required=True, metavar="FOLDER")
+    add("--score-threshold", type=float, default=0.5, help="leave out what scores less")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--every", type=int, default=1, metavar="N", help="of a video take every Nth frame")
+    add("--no-pictures", action="store_true", help="write the json files only")
+    add("--classes", help="names, separated by commas, where the data set is not registered here")
+    add("--import", dest="imports", action="append", default=[], metavar="MODULE",
+        help="a module that registers data sets or heads; may be given again")  # fmt: skip
+    add("--opts", nargs=argparse.REMAINDER, default=[],
+        help="config overrides: KEY VALUE … (yaml), key=value … (LazyConfig); comes last")  # fmt: skip
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        predictor, sources = _prepare(args)
+    except (ConfigError, DataError, WeightsError, ImportError) as error:
+        print(f"predict: {error}", file=sys.stderr)
+        return 2
+    classes = args.classes.split(",") if args.classes else None
+    writer = PredictionWriter(args.output, predictor.metadata, classes)
+    start = time.monotonic()
+    skipped, code, ended_by = 0, 0, ""
+    try:
+        skipped = _run(args, predictor, sources, writer)
+    except KeyboardInterrupt:
+        code, ended_by = 130, "\ninterrupted"
+    except OSError as error:  # the disk is full, say
+        code, ended_by = 1, f"predict: {error}"
+    finally:  # whatever happened, what was predicted is not lost
+        writer.close()
+    if ended_by:
+        print(f"{ended_by}; {writer.summary()}", file=sys.stderr)
+        return code
+    seconds = (time.monotonic() - start) / max(1, writer.num_images)
+    print(f"{writer.summary()}; {seconds:.2f} s an image")
+    if skipped:
+        print(f"{skipped} of {len(sources)} inputs could not be read, see above", file=sys.stderr)
+    return 1 if skipped else 0
+
+
+def _prepare(args: argparse.Namespace) -> tuple[Predictor, list[Source]]:
+    if not 0 <= args.score_threshold <= 1:
+        raise ConfigError(f"--score-threshold is {args.score_threshold}; expected 0 to 1.")
+    if args.every < 1:
+        raise ConfigError(f"--every is {args.every}; expected 1 or more.")
+    sources = _without_own_pictures(find_sources(args.inputs), args.output)
+    sys.path.insert(0, ".")  # as ``python script.py`` would find a user's module
+    for module in args.imports:
+        importlib.import_module(module)
+    with _reported_as(ConfigError, f"config {args.config_file}"):
+        cfg = load_config(args.config_file, args.opts)
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"--output {args.output}: {error.strerror}.") from error
+    what = f"config {args.config_file} with weights {args.weights or 'as it names them'}"
+    with _reported_as(WeightsError, what):
+        predictor = Predictor(cfg, weights=args.weights, device=args.device)
+    _check_classes(args, predictor)
+    return predictor, sources
+
+
+@contextlib.contextmanager
+def _reported_as(kind: type[Exception], what: str) -> Iterator[None]:
+    """Configs are programs and checkpoints are pickles: reading them can raise anything."""
+    try:
+        yield
+    except (ConfigError, DataError, WeightsError, ImportError):
+        raise  # say what is wrong already
+    except Exception as error:
+        raise kind(f"{what}: {type(error).__name__}: {error}") from error
+
+
+def _without_own_pictures(sources: list[Source], output: Path) -> list[Source]:
+    """Leave out what an earlier run drew, so that ``. --output out`` can be run again."""
+    own = (output / "pictures").resolve()
+    kept = [source for source in sources if own not in source.path.resolve().parents]
+    if not kept:
+        raise DataError(f"INPUT: only pictures that an earlier run drew to {own}.")
+    return kept
+
+
+def _check_classes(args: argparse.Namespace, predictor: Predictor) -> None:
+    number = getattr(getattr(predictor.model, "roi_heads", None), "num_classes", None)
+    if args.classes and number and len(args.classes.split(",")) != number:
+        given = len(args.classes.split(","))
+        raise ConfigError(f"--classes names {given} classes, but the model has {number}.")
+
+
+def _run(
+    args: argparse.Namespace, predictor: Predictor, sources: list[Source], writer: PredictionWriter
+) -> int:
+    """Predict on all sources; returns how many could not be read."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
+    skipped = 0
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        task = progress.add_task("predicting", total=sum(s.count(args.every) for s in sources))
+        for source in sources:
+            # Cut in the middle: the end of a path says more.
+            progress.update(task, description=f"{source.name[-40:]:<40}")
+            try:
+                handle = _video if source.is_video else _image
+                for _ in handle(args, predictor, source, writer):
+                    progress.advance(task)
+            except DataError as error:
+                skipped += 1
+                console.print(f"left out: {error}", markup=False)
+    return skipped
+
+
+def _image(args, predictor: Predictor, source: Source, writer: PredictionWriter) -> Iterator[None]:
+    try:
+        image = read_image(str(source.path), "BGR")  # turned as its EXIF data say
+    except Exception as error:  # Pillow raises many kinds
+        raise DataError(f"{source.path}: {error}") from error
+    instances = predictor(image)["instances"].to("cpu")
+    instances = instances[instances.scores >= args.score_threshold]
+    writer.add(source.name, instances)
+    if not args.no_pictures:
+        file = args.output / "pictures" / source.picture_name()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not cv2.imwrite(str(file), _draw(image, instances, writer)[:, :, ::-1]):
+            raise OSError(f"{file} cannot be written")
+    yield
+
+
+def _draw(image: np.ndarray, instances, writer: PredictionWriter) -> np.ndarray:
+    from ..visualization.instances import draw_instances
+
+    return draw_instances(np.ascontiguousarray(image[:, :, ::-1]), instances, writer.metadata)
+
+
+def _video(args, predictor: Predictor, source: Source, writer: PredictionWriter) -> Iterator[None]:
+    capture = cv2.VideoCapture(str(source.path))
+    output, index = None, -1
+    file = args.output / "pictures" / source.picture_name()
+    try:
+        while True:
+            index += 1
+            # grab() alone skips a frame without decoding it.
+            if not capture.grab():
+                break
+            if index % args.every:
+                continue
+            ok, image = capture.retrieve()
+            if not ok:
+                raise DataError(f"{source.path}: frame {index} cannot be decoded.")
+            instances = predictor(image)["instances"].to("cpu")
+            instances = instances[instances.scores >= args.score_threshold]
+            writer.add(f"{source.name}#{index}", instances)
+            if not args.no_pictures:
+                picture = _draw(image, instances, writer)[:, :, ::-1]
+                if output is None:
+                    rate = (capture.get(cv2.CAP_PROP_FPS) or 25.0) / args.every
+                    output = _video_writer(file, rate, picture.shape)
+                output.write(np.ascontiguousarray(picture))
+            yield
+        if index == 0:
+            raise DataError(f"{source.path}: no frame of it can be decoded.")
+    finally:
+        capture.release()
+        if output is not None:
+            output.release()
+
+
+def _video_writer(file: Path, rate: float, shape: tuple[int, ...]) -> cv2.VideoWriter:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    code = cv2.VideoWriter.fourcc(*"mp4v")
+    writer = cv2.VideoWriter(str(file), code, rate, (shape[1], shape[0]))
+    if not writer.isOpened():
+        raise DataError(
+            f"{file} cannot be written: this OpenCV has no mp4 encoder (--no-pictures)."
+        )
+    return writer
+
+
+if __name__ == "__main__":
+    with warnings.catch_warnings():  # of the libraries
+        warnings.simplefilter("ignore")
+        sys.exit(main())

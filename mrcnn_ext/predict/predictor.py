@@ -1,0 +1,148 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""A trained model as a function from image to instances, for yaml configs and LazyConfigs."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import numpy as np
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import LazyConfig, get_cfg, instantiate
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.modeling import build_model
+from detectron2.utils.file_io import PathManager
+
+from .. import model_zoo
+from ..config.defaults import add_mrcnn_ext_config
+from ..errors import ConfigError, WeightsError
+
+__all__ = ["Predictor", "load_config"]
+
+logger = logging.getLogger(__name__)
+
+
+def load_config(config_file: str, overrides: list[str] | None = None):
+    """Load a yaml or LazyConfig file, or a config of this package's model zoo by its name.
+
+    Args:
+        config_file: path or name.
+        overrides: ``["KEY", "VALUE", …]`` for yaml, ``["key=value", …]`` for LazyConfig.
+
+    Raises:
+        ConfigError: no such file, or an unknown or unusable key.
+    """
+    if not os.path.isfile(config_file):
+        config_file = model_zoo.get_config_file(config_file)
+    try:
+        if config_file.endswith(".py"):
+            return LazyConfig.apply_overrides(LazyConfig.load(config_file), overrides or [])
+        cfg = get_cfg()
+        add_mrcnn_ext_config(cfg)
+        cfg.merge_from_file(config_file)
+        cfg.merge_from_list(overrides or [])
+    except (KeyError, AssertionError, ValueError) as error:
+        raise ConfigError(f"{config_file}: {error}") from error
+    return cfg
+
+
+class Predictor:
+    """Like Detectron2's DefaultPredictor, which it equals on yaml configs; also for LazyConfigs.
+
+    The data sets that a config names need not be registered here: prediction does without them,
+    except for the names of classes.
+
+    Attributes:
+        model: in evaluation mode.
+        metadata: of the first test data set; without names if that is not registered.
+    """
+
+    def __init__(self, cfg, *, weights: str | None = None, device: str | None = None) -> None:
+        """
+        Args:
+            cfg: as :func:`load_config` returns it; is not changed.
+            weights: checkpoint; None takes what the config names.
+            device: "cpu", "cuda", "cuda:N"; None or "auto" is CUDA where there is one.
+
+        Raises:
+            ConfigError: the device is not there, or the config contradicts itself.
+            WeightsError: no weights are named, or they cannot be read.
+        """
+        self._device = _device(device)
+        lazy = not hasattr(cfg, "MODEL")
+        weights = weights or (cfg.train.init_checkpoint if lazy else cfg.MODEL.WEIGHTS)
+        _check_weights(weights)
+        (self._from_lazy if lazy else self._from_yaml)(cfg)
+        DetectionCheckpointer(self.model).load(weights)
+        self.model.eval()
+
+    def _from_yaml(self, cfg) -> None:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.DEVICE = self._device
+        names = cfg.DATASETS.TEST
+        self.metadata = _metadata(names)
+        # What is not registered here was where the model was trained.
+        for key in ("TRAIN", "TEST"):
+            registered = tuple(n for n in cfg.DATASETS[key] if n in DatasetCatalog)
+            cfg.DATASETS[key] = registered
+        self.model = build_model(cfg)
+        self.input_format = cfg.INPUT.FORMAT
+        self._augmentation: T.Augmentation = T.ResizeShortestEdge(
+            [cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MIN_SIZE_TEST], cfg.INPUT.MAX_SIZE_TEST
+        )
+
+    def _from_lazy(self, cfg) -> None:
+        self.model = instantiate(cfg.model).to(self._device)
+        mapper = cfg.dataloader.test.mapper
+        self.input_format = mapper.image_format
+        self._augmentation = T.AugmentationList([instantiate(a) for a in mapper.augmentations])
+        names = cfg.dataloader.test.dataset.names
+        self.metadata = _metadata([names] if isinstance(names, str) else list(names))
+
+    @torch.no_grad()
+    def __call__(self, image: np.ndarray) -> dict:
+        """
+        Args:
+            image: uint8 (H, W, 3), BGR.
+
+        Returns:
+            what the model gives for one image: {"instances": Instances} of size (H, W).
+        """
+        height, width = image.shape[:2]
+        if self.input_format == "RGB":
+            image = image[:, :, ::-1]
+        inputs = T.AugInput(image)
+        self._augmentation(inputs)
+        tensor = torch.as_tensor(inputs.image.astype("float32").transpose(2, 0, 1))
+        return self.model([{"image": tensor, "height": height, "width": width}])[0]
+
+
+def _device(device: str | None) -> str:
+    if device in (None, "auto"):
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ConfigError(f"--device '{device}': expected auto, cpu, cuda or cuda:N.") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"--device '{device}': PyTorch finds no CUDA device here.")
+    return str(device)
+
+
+def _check_weights(weights: str) -> None:
+    if not weights:
+        raise WeightsError("no weights: the config names none; pass --weights FILE.")
+    if not PathManager.isfile(weights):
+        raise WeightsError(f"no weights: there is no file '{weights}'.")
+    if weights.startswith(("timm://", "detectron2://ImageNetPretrained")):
+        logger.warning("%s trains a backbone only: the heads are random.", weights)
+        print(f"warning: {weights} is a backbone; boxes and masks will be random. Pass --weights.")
+
+
+def _metadata(names) -> Metadata:
+    if names and names[0] in DatasetCatalog:
+        return MetadataCatalog.get(names[0])
+    return Metadata()

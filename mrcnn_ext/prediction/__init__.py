@@ -1,8 +1,0 @@
-# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""The parts of ``python -m mrcnn_ext.predict``, for use in other programs."""
-
-from .predictor import Predictor, load_config
-from .sources import Source, find_sources
-from .writer import PredictionWriter
-
-__all__ = ["PredictionWriter", "Predictor", "Source", "find_sources", "load_config"]

@@ -1,0 +1,314 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Skeletons, their flat layout, files, and data sets whose categories have keypoints of their own."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, DatasetMapper, Metadata, MetadataCatalog
+from detectron2.data.datasets.builtin_meta import (
+    COCO_PERSON_KEYPOINT_FLIP_MAP,
+    COCO_PERSON_KEYPOINT_NAMES,
+)
+from detectron2.data.detection_utils import create_keypoint_hflip_indices
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools.cocoeval import Params
+
+from mrcnn_ext.data.check.dataset import check_coco
+from mrcnn_ext.data.pose_datasets import register_coco_pose, register_configured_datasets
+from mrcnn_ext.data.skeletons import class_keypoints_from_config, skeletons_from_config
+from mrcnn_ext.errors import ConfigError, DataError
+from mrcnn_ext.skeletons import DEFAULT_SIGMA, Skeleton, SkeletonSet
+from mrcnn_ext.skeletons.skeleton import COCO_PERSON_NAMES, COCO_PERSON_SIGMAS
+from tests.helpers import small_cfg
+
+CRANE = Skeleton("crane", ("base", "left_claw", "right_claw"), (("left_claw", "right_claw"),),
+                 (("base", "left_claw"), ("base", "right_claw")), (0.1, 0.2, 0.2))  # fmt: skip
+BIRD = Skeleton("bird", ("beak", "tail"))
+BOTH = SkeletonSet((CRANE, BIRD), (0, None, 1, 0), ("crane", "ball", "bird", "digger"))
+
+
+def test_flat_layout():
+    assert BOTH.num_keypoints == 5
+    assert BOTH.keypoint_names == (
+        *("crane/base", "crane/left_claw", "crane/right_claw", "bird/beak", "bird/tail"),
+    )
+    assert [list(BOTH.slots(c)) for c in range(4)] == [[0, 1, 2], [], [3, 4], [0, 1, 2]]
+    assert BOTH.class_keypoints().int().tolist() == [
+        [1, 1, 1, 0, 0], [0] * 5, [0, 0, 0, 1, 1], [1, 1, 1, 0, 0],
+    ]  # fmt: skip
+    assert BOTH.flip_indices == (0, 2, 1, 3, 4)
+    assert BOTH.sigmas == (0.1, 0.2, 0.2, DEFAULT_SIGMA, DEFAULT_SIGMA)
+    assert CRANE.edge_indices == ((0, 1), (0, 2))
+    single = SkeletonSet.single(CRANE, ["a", "b"])
+    assert single.keypoint_names == CRANE.keypoint_names  # no prefix for one skeleton
+    assert single.class_keypoints().all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("x", ()), r"skeleton 'x': its keypoints are \(\)"),
+        (("", ("a",)), "has the name ''"),
+        (("x", ("a", "a")), "two keypoints have the name 'a'"),
+        (("x", ("a", 3)), "name of keypoint 2 is 3"),
+        (
+            ("x", ("a", "b"), (("a", "c"),)),
+            r"flip_map has the pair \('a', 'c'\), but no keypoint.*'c'",
+        ),
+        (("x", ("a", "b"), (("a", "a"),)), "with itself"),
+        (
+            ("x", ("a", "b", "c"), (("a", "b"), ("b", "c"))),
+            "pairs the keypoint 'b' with 'a' and again",
+        ),
+        (("x", ("a", "b"), (), (("a",),)), "edges has"),
+        (("x", ("a", "b"), (), (), (0.1,)), "1 sigmas for 2 keypoints"),
+        (("x", ("a",), (), (), (0,)), "sigma of keypoint 'a' is 0"),
+    ],
+)
+def test_what_is_no_skeleton(arguments, message):
+    with pytest.raises(DataError, match=message):
+        Skeleton(*arguments)
+
+
+def test_what_is_no_set():
+    with pytest.raises(DataError, match="at least one"):
+        SkeletonSet((), ())
+    with pytest.raises(DataError, match="two times the skeleton 'crane'"):
+        SkeletonSet((CRANE, CRANE), (0, 1))
+    with pytest.raises(DataError, match=r"class 1 \('b'\) has the skeleton number 2"):
+        SkeletonSet((CRANE,), (0, 2), ("a", "b"))
+    with pytest.raises(DataError, match="1 class names for 2 classes"):
+        SkeletonSet((CRANE,), (0, 0), ("a",))
+    with pytest.raises(DataError, match="there is no class 4"):
+        BOTH.slots(4)
+
+
+def test_coco_persons_are_detectron2s_and_cocos():
+    assert list(COCO_PERSON_NAMES) == list(COCO_PERSON_KEYPOINT_NAMES)
+    np.testing.assert_allclose(COCO_PERSON_SIGMAS, Params("keypoints").kpt_oks_sigmas)
+    category = {"id": 1, "name": "person", "keypoints": list(COCO_PERSON_NAMES)}
+    (person,) = SkeletonSet.from_coco_categories([category]).skeletons
+    assert set(person.flip_map) == set(COCO_PERSON_KEYPOINT_FLIP_MAP)
+    assert person.sigmas == COCO_PERSON_SIGMAS
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        (["LeftEye", "RightEye", "nose"], [("LeftEye", "RightEye")]),
+        (["l_paw", "r_paw", "tail_l"], [("l_paw", "r_paw")]),
+        (["Paw R", "Paw L"], [("Paw R", "Paw L")]),
+        (["leg", "ear"], []),  # an l and an r within words
+    ],
+)
+def test_pairs_by_name(names, pairs):
+    (skeleton,) = SkeletonSet.from_coco_categories(
+        [{"id": 1, "name": "x", "keypoints": names}]
+    ).skeletons
+    assert list(skeleton.flip_map) == pairs
+
+
+def test_categories_with_one_skeleton_share_its_slots(tmp_path):
+    categories = [
+        {"id": 1, "name": "cat", "keypoints": ["head", "tail"], "skeleton": [[1, 2]]},
+        {"id": 2, "name": "ball"},
+        {"id": 3, "name": "dog", "keypoints": ["head", "tail"], "skeleton": [[1, 2]]},
+        {"id": 4, "name": "bird", "keypoints": ["head", "tail"], "sigmas": [0.1, 0.1]},
+    ]
+    found = SkeletonSet.from_coco_categories(categories)
+    assert found.class_skeletons == (0, None, 0, 1)
+    assert found.num_keypoints == 4
+    assert SkeletonSet.from_coco_categories([{"id": 1, "name": "ball"}]) is None
+    (tmp_path / "coco.json").write_text(json.dumps({"categories": categories[::-1]}))
+    assert SkeletonSet.load(tmp_path / "coco.json") == found
+    with pytest.raises(DataError, match=r"category 'cat': 'skeleton' has \[1, 3\]"):
+        SkeletonSet.from_coco_categories([{**categories[0], "skeleton": [[1, 3]]}])
+
+
+def test_files(tmp_path):
+    BOTH.save(tmp_path / "s.json")
+    assert SkeletonSet.load(tmp_path / "s.json") == BOTH
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(DataError, match=r"bad\.json: is not valid json"):
+        SkeletonSet.load(tmp_path / "bad.json")
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(DataError, match=r"other\.json: is no file of skeletons"):
+        SkeletonSet.load(tmp_path / "other.json")
+    with pytest.raises(DataError, match=r"no\.json"):
+        SkeletonSet.load(tmp_path / "no.json")
+
+
+def test_metadata():
+    metadata = Metadata()
+    BOTH.set_metadata(metadata)
+    assert SkeletonSet.from_metadata(metadata) == BOTH
+    assert metadata.keypoint_names == list(BOTH.keypoint_names)
+    plain = Metadata(keypoint_names=["a", "b"], keypoint_flip_map=[("a", "b")], thing_classes=["x"])
+    found = SkeletonSet.from_metadata(plain)
+    assert found.keypoint_names == ("a", "b")
+    assert found.class_skeletons == (0,)
+    assert SkeletonSet.from_metadata(Metadata()) is None
+    with pytest.raises(DataError, match="flip_map"):
+        SkeletonSet.from_metadata(Metadata(keypoint_names=["a"], keypoint_flip_map=[("a", "c")]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_set_is_laid_out_without_gaps(data):
+    sizes = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4))
+    skeletons = []
+    for number, size in enumerate(sizes):
+        names = [f"k{i}" for i in range(size)]
+        order = data.draw(st.permutations(names))
+        pairs = tuple(zip(order[: size // 2], order[size // 2 :]))[: data.draw(st.integers(0, 2))]
+        skeletons.append(Skeleton(f"s{number}", tuple(names), pairs))
+    classes = data.draw(
+        st.lists(st.one_of(st.none(), st.integers(0, len(sizes) - 1)), min_size=1, max_size=6)
+    )
+    made = SkeletonSet(tuple(skeletons), tuple(classes))
+    assert made.num_keypoints == sum(sizes) == len(made.keypoint_names)
+    flip = made.flip_indices
+    assert [flip[flip[i]] for i in range(len(flip))] == list(range(len(flip)))
+    for class_id, index in enumerate(classes):
+        slots = made.slots(class_id)
+        assert len(slots) == (0 if index is None else sizes[index])
+        assert {flip[s] for s in slots} == set(slots)  # a mirror never mixes skeletons
+        assert made.class_keypoints()[class_id].nonzero()[:, 0].tolist() == list(slots)
+
+
+# ----------------------------------------------------------------------------------------- data sets
+
+NAME = "mrcnn_ext_test_skeletons"
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """A json of two categories with different keypoints, and one without."""
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "1.png"), np.full((40, 60, 3), 90, np.uint8))
+    common = {"image_id": 1, "iscrowd": 0, "area": 100}
+    content = {
+        "images": [{"id": 1, "file_name": "1.png", "height": 40, "width": 60}],
+        "annotations": [
+            {**common, "id": 1, "category_id": 2, "bbox": [5, 5, 20, 20], "num_keypoints": 2,
+             "keypoints": [10, 10, 2, 7, 20, 1, 0, 0, 0]},
+            {**common, "id": 2, "category_id": 4, "bbox": [30, 5, 10, 10], "num_keypoints": 0},
+            {**common, "id": 3, "category_id": 6, "bbox": [30, 20, 20, 15], "num_keypoints": 2,
+             "keypoints": [31, 21, 2, 48, 30, 2]},
+        ],
+        "categories": [
+            {"id": 2, "name": "crane", "keypoints": ["base", "left_claw", "right_claw"]},
+            {"id": 4, "name": "ball"},
+            {"id": 6, "name": "bird", "keypoints": ["beak", "tail"]},
+        ],
+    }  # fmt: skip
+    file = tmp_path / "truth.json"
+    file.write_text(json.dumps(content))
+    yield file, content
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if NAME in catalog.list():
+            catalog.pop(NAME)
+
+
+def test_a_registered_json_trains_with_detectron2s_mapper_and_flip(coco):
+    file, _ = coco
+    register_coco_pose(NAME, file, file.parent)
+    (record,) = DatasetCatalog.get(NAME)
+    flat = [np.reshape(a["keypoints"], (-1, 3)) for a in record["annotations"]]
+    np.testing.assert_allclose(flat[0][:2], [[10.5, 10.5, 2], [7.5, 20.5, 1]])
+    assert not flat[1][:, 2].any()
+    np.testing.assert_allclose(flat[2][3:], [[31.5, 21.5, 2], [48.5, 30.5, 2]])
+    assert not flat[2][:3, 2].any()
+    import detectron2.data.transforms as T
+
+    mapper = DatasetMapper(
+        True,
+        augmentations=[T.RandomFlip(prob=1.0)],
+        image_format="BGR",
+        use_keypoint=True,
+        keypoint_hflip_indices=create_keypoint_hflip_indices([NAME]),
+    )
+    points = mapper(record)["instances"].gt_keypoints.tensor
+    torch.testing.assert_close(points[0, 2], torch.tensor([52.5, 20.5, 1]))  # the left is the right
+    assert points[0, 1, 2] == 0
+    torch.testing.assert_close(points[2, 3], torch.tensor([28.5, 21.5, 2]))
+
+
+def test_configs_name_data_sets_and_skeletons(coco, tmp_path):
+    file, _ = coco
+    cfg = small_cfg()
+    cfg.MRCNN_EXT.POSE.DATASETS = [[NAME, str(file), str(tmp_path)]]
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (NAME,), ()
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
+    cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 5
+    keypoints = class_keypoints_from_config(cfg)
+    assert keypoints.int().tolist() == [[1, 1, 1, 0, 0], [0] * 5, [0, 0, 0, 1, 1]]
+    found = skeletons_from_config(cfg)
+    cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 17
+    with pytest.raises(
+        ConfigError, match=r"NUM_KEYPOINTS is 17.*5 keypoints \(3 of 'crane' \+ 2 of"
+    ):
+        class_keypoints_from_config(cfg)
+    cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 5
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
+    with pytest.raises(ConfigError, match=r"NUM_CLASSES is 2.*3 classes"):
+        class_keypoints_from_config(cfg)
+    # Elsewhere, with a file of the skeletons alone
+    found.save(tmp_path / "skeletons.json")
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
+    cfg.MRCNN_EXT.POSE.SKELETONS = str(tmp_path / "skeletons.json")
+    cfg.MRCNN_EXT.POSE.DATASETS = [["mrcnn_ext_not_there", "no.json", "images"]]
+    assert torch.equal(class_keypoints_from_config(cfg), keypoints)
+    cfg.MRCNN_EXT.POSE.SKELETONS = "no.json"
+    with pytest.raises(ConfigError, match=r"MRCNN_EXT\.POSE\.SKELETONS: no\.json"):
+        class_keypoints_from_config(cfg)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ([NAME, "x.json"], r"MRCNN_EXT\.POSE\.DATASETS\[0\] is"),
+        ([NAME, "no.json", "images"], r"MRCNN_EXT\.POSE\.DATASETS\[0\]: no\.json"),
+        (["coco_2017_val", "no.json", "images"], "a data set 'coco_2017_val' already"),
+    ],
+)
+def test_data_sets_that_cannot_be(entry, message):
+    cfg = small_cfg()
+    cfg.MRCNN_EXT.POSE.DATASETS = [entry]
+    with pytest.raises(ConfigError, match=message):
+        register_configured_datasets(cfg)
+
+
+def test_keypoints_that_do_not_fit_their_category(coco):
+    file, content = coco
+    content["annotations"][2]["keypoints"] += [1, 1, 2]
+    file.write_text(json.dumps(content))
+    register_coco_pose(NAME, file, file.parent)
+    with pytest.raises(DataError, match=r"1\.png.*class 2 \('bird'\) with 9 numbers.*2 keypoints"):
+        DatasetCatalog.get(NAME)
+    content["categories"] = [{"id": c["id"], "name": c["name"]} for c in content["categories"]]
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="no category has 'keypoints'"):
+        register_coco_pose(NAME, file, file.parent)
+
+
+def test_the_check_of_data_knows_several_skeletons(coco):
+    file, content = coco
+    register_coco_pose(NAME, file, file.parent)
+    metadata = MetadataCatalog.get(NAME)
+    assert check_coco(content, file.parent, metadata=metadata) == []
+    # Detectron2's own loader could not
+    kinds = {problem.kind for problem in check_coco(content, file.parent)}
+    assert kinds == {"keypoints-missing", "keypoints-mixed"}
+    content["annotations"][0]["keypoints"] += [1, 1, 2]
+    content["categories"][2]["sigmas"] = [0.1]
+    content["categories"][0]["flip_map"] = [["base", "top"]]
+    problems = check_coco(content, file.parent, metadata=metadata)
+    texts = " ".join(problem.message for problem in problems)
+    assert "instead of 3 x 3 of its category" in texts
+    assert "1 sigmas for 2 keypoints" in texts
+    assert "no keypoint has the name 'top'" in texts
