@@ -105,8 +105,8 @@ def _follow(process: subprocess.Popen, log, total: int, console) -> None:
 def _checked_config(args: argparse.Namespace) -> str:
     """Find mistakes in the arguments before anything is deleted or started."""
     from mrcnn_ext import model_zoo
+    from mrcnn_ext.config.load import load_config
     from mrcnn_ext.errors import ConfigError
-    from mrcnn_ext.predict import load_config
 
     if args.iterations is not None and args.iterations < 1:
         raise DemoError(f"--iterations is {args.iterations}; expected 1 or more.")
@@ -142,7 +142,7 @@ def _image_folder(dataset: str) -> str:
 
 
 def _max_iter(config_file: str, overrides: list[str]) -> int:
-    from mrcnn_ext.predict import load_config
+    from mrcnn_ext.config.load import load_config
 
     return load_config(config_file, overrides).SOLVER.MAX_ITER
 
@@ -284,8 +284,8 @@ def _run(args: argparse.Namespace) -> int:
     import torch
     from rich.console import Console
 
-    from mrcnn_ext.data.shapes import configure_builtin_shapes
-    from mrcnn_ext.predict import load_config
+    from mrcnn_ext.config.load import load_config
+    from mrcnn_ext.data import register_datasets
 
     console = Console(highlight=False, soft_wrap=True)
     if args.device == "auto":
@@ -295,8 +295,8 @@ def _run(args: argparse.Namespace) -> int:
     start = time.monotonic()
     train(args, config_file, console)
     show_results(args.output, console)
-    cfg = load_config(str(args.output / "config.yaml"))
-    configure_builtin_shapes(**{key.lower(): value for key, value in cfg.MRCNN_EXT.SHAPES.items()})
+    cfg = load_config(args.output / "config.yaml")
+    register_datasets(cfg)
     dataset = cfg.DATASETS.TEST[0]
     files = draw(args.output, dataset, args.pictures, args.score_threshold)
     console.print(f"\n[bold]3. Files[/] (after {(time.monotonic() - start) / 60:.1f} minutes)")

@@ -7,7 +7,6 @@ images in the same order. Checksums of both are kept with the result, so that th
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,7 +26,8 @@ from detectron2.utils.logger import setup_logger
 from pycocotools import mask as mask_util
 from torch import nn
 
-from mrcnn_ext.predict import load_config
+from mrcnn_ext.config.load import load_config
+from mrcnn_ext.files import write_json
 
 from . import BASELINE, POOLER_TYPES
 
@@ -142,7 +142,7 @@ def train(
     trainer.train()
     result["images_seen"] = trainer.watched.checksum
     result.update(evaluate(trainer.model, cfg, folder))
-    _write(folder / "result.json", result)
+    write_json(folder / "result.json", result)
     return result
 
 
@@ -159,15 +159,8 @@ def swap(seed: int, iterations: int, output: Path, opts: Sequence[str] = ()) -> 
         model = build_model(cfg)
         DetectionCheckpointer(model).load(str(folder / "model_final.pth"))
         objects[pooler_type] = masks_at_true_boxes(model, cfg)
-    _write(folder / "swapped.json", objects)
+    write_json(folder / "swapped.json", objects)
     return objects
-
-
-def _write(file: Path, content: dict) -> None:
-    """Whole or not at all."""
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(content))
-    part.rename(file)
 
 
 def evaluate(model: nn.Module, cfg, folder: Path) -> dict:
