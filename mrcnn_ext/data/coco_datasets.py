@@ -10,13 +10,16 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from .._moved import moved_names
+from ..coco.read import read_coco
 from ..errors import DataError
 from ..skeletons import SkeletonSet
-from .check.dataset import load_coco
 
 __all__ = ["load_coco_pose", "register_coco", "register_coco_pose", "replace_dataset"]
 
-__getattr__ = moved_names(__name__, {"register_configured_datasets": "mrcnn_ext.data.configured_datasets"})
+__getattr__ = moved_names(
+    __name__,
+    {"register_configured_datasets": "mrcnn_ext.data.configured_datasets:register_datasets"},
+)
 
 
 def register_coco(
@@ -109,7 +112,7 @@ def _read_classes(
 ) -> tuple[list[dict], SkeletonSet | None]:
     """The json's categories in the order of their ids, and their skeletons if none are given."""
     try:
-        categories = sorted(load_coco(path)["categories"], key=lambda c: (c["id"], c["name"]))
+        categories = sorted(read_coco(path)["categories"], key=lambda c: (c["id"], c["name"]))
     except (KeyError, TypeError) as error:
         raise DataError(
             f"{path}: a category lacks 'id' or 'name'. python -m mrcnn_ext.data.check --json-file "

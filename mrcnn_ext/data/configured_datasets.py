@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
@@ -19,15 +19,16 @@ _COCO, _POSE = "MRCNN_EXT.DATA.DATASETS", "MRCNN_EXT.POSE.DATASETS"
 _registered: dict[str, tuple[str, str, str]] = {}
 
 
-def register_datasets(cfg, *, skip_missing: bool = False) -> None:
+def register_datasets(cfg, *, names: Iterable[str] = (), skip_missing: bool = False) -> None:
     """Register the data sets that ``cfg`` describes; calling it again changes nothing.
 
     These are the built-in shapes as ``MRCNN_EXT.SHAPES`` wants them, and what
     ``MRCNN_EXT.DATA.DATASETS`` and ``MRCNN_EXT.POSE.DATASETS`` list. Of the former, a json is read
-    only if DATASETS.TRAIN or DATASETS.TEST names its data set.
+    now only if DATASETS.TRAIN, DATASETS.TEST or ``names`` name its data set.
 
     Args:
         cfg: a config with the ``MRCNN_EXT`` node.
+        names: data sets that will be used besides those of the config.
         skip_missing: leave out a data set whose json is not there. Prediction needs none.
 
     Raises:
@@ -35,7 +36,7 @@ def register_datasets(cfg, *, skip_missing: bool = False) -> None:
             cannot be used; names key and entry.
     """
     configure_builtin_shapes(**{key.lower(): value for key, value in cfg.MRCNN_EXT.SHAPES.items()})
-    used = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST}
+    used = {*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST, *names}
     for key, where, (name, json_file, image_root) in _entries(cfg):
         # With a file of the skeletons, a model can be used where its data set is not.
         optional = skip_missing or (key == _POSE and cfg.MRCNN_EXT.POSE.SKELETONS)
@@ -55,27 +56,22 @@ def register_datasets(cfg, *, skip_missing: bool = False) -> None:
 
 
 def _entries(cfg) -> Iterator[tuple[str, str, list[str]]]:
-    """Key, place and checked value of each entry."""
-    places: dict[str, tuple[str, list[str]]] = {}
-    for key, entries in (
-        (_COCO, cfg.MRCNN_EXT.DATA.DATASETS),
-        (_POSE, cfg.MRCNN_EXT.POSE.DATASETS),
-    ):
-        for index, entry in enumerate(entries):
-            where = f"{key}[{index}]"
-            texts = isinstance(entry, (list, tuple)) and all(isinstance(e, str) for e in entry)
-            if not texts or len(entry) != 3:
-                raise ConfigError(
-                    f"{where} is {entry!r}; expected [name, json file, image folder]."
-                )
-            first, other = places.setdefault(entry[0], (where, list(entry)))
-            if first != where:
-                if other != list(entry):
-                    raise ConfigError(
-                        f"{where}: '{entry[0]}' is the name of {first}, too; expected different names."
-                    )
-                continue
-            yield key, where, list(entry)
+    """Key, place and value of each entry, checked; the same entry in both keys comes once."""
+    lists = (_COCO, cfg.MRCNN_EXT.DATA.DATASETS), (_POSE, cfg.MRCNN_EXT.POSE.DATASETS)
+    seen: dict[str, tuple[str, list[str]]] = {}
+    for key, where, entry in [
+        (key, f"{key}[{i}]", entry) for key, entries in lists for i, entry in enumerate(entries)
+    ]:
+        texts = isinstance(entry, (list, tuple)) and all(isinstance(e, str) for e in entry)
+        if not texts or len(entry) != 3:
+            raise ConfigError(f"{where} is {entry!r}; expected [name, json file, image folder].")
+        other_place, other = seen.setdefault(entry[0], (where, list(entry)))
+        if other != list(entry):
+            raise ConfigError(
+                f"{where}: '{entry[0]}' is the name of {other_place}, too; expected different names."
+            )
+        if other_place == where:
+            yield key, where, other
 
 
 def _is_new(where: str, name: str, found: tuple[str, str, str], read_now: bool) -> bool:
@@ -90,7 +86,3 @@ def _is_new(where: str, name: str, found: tuple[str, str, str], read_now: bool) 
     if not same_files:
         raise ConfigError(f"{where}: there is a data set '{name}' already; name it anew.")
     return False
-
-
-# The old name, for one version
-register_configured_datasets = register_datasets

@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.evaluation import COCOEvaluator
 
-from mrcnn_ext.data import register_coco, register_coco_pose, register_datasets, configured_datasets
+from mrcnn_ext.data import configured_datasets, register_coco, register_coco_pose, register_datasets
 from mrcnn_ext.data.check.__main__ import main as check_main
 from mrcnn_ext.data.skeletons import skeletons_from_config
 from mrcnn_ext.errors import ConfigError, DataError
