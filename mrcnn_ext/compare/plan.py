@@ -14,6 +14,7 @@ from detectron2.data import MetadataCatalog
 
 from ..config.aliases import first_set
 from ..config.load import load_config
+from ..config.schedule import short_schedule
 from ..data import register_datasets
 from ..errors import ConfigError
 from ..modeling.mask_heads.regions import IN_FEATURES_KEYS
@@ -227,14 +228,7 @@ class Plan:
     def _schedule(source: str, iterations: int | None) -> list[str]:
         if iterations is None:
             return []
-        cfg = load_config(source)
-        drop = iterations * 4 // 5  # a smaller learning rate at the end
-        overrides = {
-            "SOLVER.MAX_ITER": iterations,
-            "SOLVER.STEPS": f"({drop},)" if drop else "()",
-            "SOLVER.WARMUP_ITERS": min(cfg.SOLVER.WARMUP_ITERS, iterations // 5),
-        }
-        return [str(part) for item in overrides.items() for part in item]
+        return short_schedule(iterations, load_config(source).SOLVER.WARMUP_ITERS)
 
 
 def flat(cfg, prefix: str = "") -> dict[str, object]:

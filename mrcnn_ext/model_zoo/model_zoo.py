@@ -1,7 +1,10 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
+from detectron2.modeling import build_model
 
 from ..config.load import get_config_file, list_configs, load_config
 from ..errors import ConfigError
@@ -42,10 +45,6 @@ def get(config_path: str, trained: bool = False, device: str | None = None):
         torch.nn.Module: in evaluation mode, with the weights of MODEL.WEIGHTS (yaml) or
         train.init_checkpoint (.py).
     """
-    import torch
-    from detectron2.checkpoint import DetectionCheckpointer
-    from detectron2.modeling import build_model
-
     cfg = get_config(config_path, trained)
     if device is None and not torch.cuda.is_available():
         device = "cpu"

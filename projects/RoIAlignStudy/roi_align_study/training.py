@@ -27,6 +27,7 @@ from pycocotools import mask as mask_util
 from torch import nn
 
 from mrcnn_ext.config.load import load_config
+from mrcnn_ext.config.schedule import short_schedule
 from mrcnn_ext.files import write_json
 
 from . import BASELINE, POOLER_TYPES
@@ -57,11 +58,7 @@ def run_config(pooler_type: str, seed: int, iterations: int, folder: Path, opts:
     Args:
         opts: further overrides, KEY VALUE …, the same for all runs.
     """
-    drop = iterations * 4 // 5  # as the config: a smaller learning rate at the end
     overrides = {
-        "SOLVER.MAX_ITER": iterations,
-        "SOLVER.STEPS": f"({drop},)" if drop else "()",
-        "SOLVER.WARMUP_ITERS": min(100, iterations // 5),
         "SOLVER.CHECKPOINT_PERIOD": iterations,
         # One mask channel for all classes: a short schedule does not fill eight
         "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": True,
@@ -75,7 +72,8 @@ def run_config(pooler_type: str, seed: int, iterations: int, folder: Path, opts:
     }
     first = [str(part) for item in overrides.items() for part in item]
     last = [str(part) for item in own.items() for part in item]
-    return load_config(CONFIG, [*first, *opts, *last])
+    schedule = short_schedule(iterations, warmup=100)
+    return load_config(CONFIG, [*schedule, *first, *opts, *last])
 
 
 class _Watched:

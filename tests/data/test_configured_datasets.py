@@ -22,7 +22,7 @@ from mrcnn_ext.predict import Predictor
 from mrcnn_ext.skeletons import SkeletonSet
 from tests.helpers import small_cfg
 
-NAME = "mrcnn_ext_test_registration"
+NAME = "mrcnn_ext_test_configured"
 KEY = "MRCNN_EXT.DATA.DATASETS"
 
 
@@ -149,7 +149,7 @@ def test_keypoints_of_a_plain_json_are_those_of_the_pose_key(coco, tmp_path):
     ("entries", "message"),
     [
         ([[NAME, "x.json"]], r"DATASETS\[0\] is \['.*'x\.json'\]; expected \[name, json file"),
-        ([NAME], r"DATASETS\[0\] is 'mrcnn_ext_test_registration'; expected"),
+        ([NAME], r"DATASETS\[0\] is 'mrcnn_ext_test_configured'; expected"),
         ([[NAME, "a.json", 3]], r"DATASETS\[0\] is .*3\]; expected"),
         ([["coco_2017_val", "a.json", "b"]], r"\[0\]: there is a data set 'coco_2017_val' already"),
         ([[NAME, "no.json", "images"]], r"DATASETS\[0\]: no\.json"),
@@ -209,6 +209,18 @@ def test_check_command_registers_what_the_config_lists(coco, tmp_path, capsys):
     assert check_main(["--config-file", str(tmp_path / "config.yaml"), "--json", str(out)]) == 0
     (found,) = json.loads(out.read_text())["datasets"]
     assert (found["name"], found["counts"]["annotations"]) == (NAME, 2)
+
+
+def test_check_command_reads_a_set_that_the_config_only_lists(coco, tmp_path):
+    file, content = coco
+    content["categories"][0]["keypoints"] = ["left_ear", "right_ear", "tail"]
+    content["annotations"][0].update(keypoints=[6, 6, 2, 9, 6, 2, 0, 0, 0], num_keypoints=2)
+    file.write_text(json.dumps(content))
+    cfg = _cfg((NAME, file, tmp_path), train=())
+    cfg.INPUT.MASK_FORMAT = "polygon"
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    arguments = [NAME, "--config-file", str(tmp_path / "config.yaml")]
+    assert check_main(arguments) == 0  # one object of an image without keypoints is no fault then
 
 
 def test_prediction_needs_no_data_set(coco, tmp_path, monkeypatch):
