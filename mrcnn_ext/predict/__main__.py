@@ -18,12 +18,12 @@ A folder that is searched through may hold FOLDER; the pictures drawn there are 
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 import time
 import warnings
 from pathlib import Path
 
+from ..command_line import import_all
 from ..config.load import load_config
 from ..errors import ConfigError, DataError, WeightsError
 from .predictor import Predictor
@@ -100,9 +100,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Predictor, list[Source]]:
     if args.every < 1:
         raise ConfigError(f"--every is {args.every}; expected 1 or more.")
     sources = _without_own_pictures(find_sources(args.inputs), args.output)
-    sys.path.insert(0, ".")  # as ``python script.py`` would find a user's module
-    for module in args.imports:
-        importlib.import_module(module)
+    import_all(args.imports)
     cfg = load_config(args.config_file, args.opts)
     try:
         args.output.mkdir(parents=True, exist_ok=True)

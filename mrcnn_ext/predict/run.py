@@ -12,8 +12,8 @@ import numpy as np
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..command_line import image_progress
 from ..errors import DataError
 from ..visualization.instances import draw_instances
 from .predictor import Predictor
@@ -50,16 +50,8 @@ def predict_sources(
     """
     run = _Run(predictor, writer, score_threshold, every, pictures)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
     skipped = 0
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
+    with image_progress(console) as progress:
         task = progress.add_task("predicting", total=sum(s.count(every) for s in sources))
         for source in sources:
             # Cut in the middle: the end of a path says more.
