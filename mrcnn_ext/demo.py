@@ -1,11 +1,11 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Train, evaluate and picture a Mask R-CNN on the built-in synthetic set.
+"""Train, evaluate and visualise a Mask R-CNN on the built-in synthetic set.
 
     python -m mrcnn_ext.demo [--output output/demo] [--iterations 1500]
 
-Training and evaluation are done by Detectron2's own, unmodified train_net.py; this script starts it,
-shows how far it is, and draws what came out. An interrupted demo goes on from its last checkpoint;
---fresh starts again.
+Detectron2's own, unmodified train_net.py trains and evaluates; this script starts it, shows its
+progress and draws the results. An interrupted demo resumes from its last checkpoint; --fresh starts
+again.
 
 Exit code 0: done; 1: it failed, the message says where and what to do; 130: interrupted.
 """

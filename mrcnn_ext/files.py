@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Files that are there whole or not at all, and folders that one process at a time works in."""
+"""Write files atomically; lock folders for one process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["only_process", "replaced_file", "write_json"]
 
 @contextmanager
 def only_process(folder: str | os.PathLike) -> Iterator[None]:
-    """Hold ``folder``, which is made if need be, until the block or the process ends.
+    """Lock ``folder``, which is made if need be, until the block or the process ends.
 
     Raises:
         DataError: another process holds it.

@@ -172,16 +172,19 @@ def load_coco_pose(
         its class are 0.
 
     Raises:
-        DataError: an annotation's keypoints do not fit its class; names file, image and category.
+        DataError: an annotation has labelled keypoints, but not as many as its class; names file,
+            image and category.
     """
     dicts = load_coco_json(os.fspath(json_file), os.fspath(image_root), name)
     slots = [skeletons.slots(class_id) for class_id in range(skeletons.num_classes)]
     for record in dicts:
         for annotation in record["annotations"]:
             own = slots[annotation["category_id"]]
-            keypoints = annotation.get("keypoints") or [0] * (3 * len(own))
+            keypoints = annotation.get("keypoints") or []
             if len(keypoints) != 3 * len(own):
-                raise DataError(_misfit(json_file, record, annotation, skeletons))
+                if any(keypoints[2::3]):  # some are labelled
+                    raise DataError(_misfit(json_file, record, annotation, skeletons))
+                keypoints = [0] * (3 * len(own))
             flat = [0.0] * (3 * skeletons.num_keypoints)
             flat[3 * own.start : 3 * own.stop] = keypoints
             annotation["keypoints"] = flat

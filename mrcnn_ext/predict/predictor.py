@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""A trained model as a function from image to instances, for yaml configs and LazyConfigs."""
+"""Predict instances on an image with a trained model, from a yaml config or a LazyConfig."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ logger = logging.getLogger(__name__)
 
 
 class Predictor:
-    """Like Detectron2's DefaultPredictor, which it equals on yaml configs; also for LazyConfigs.
+    """Detectron2's DefaultPredictor (same results for yaml configs), also for LazyConfigs.
 
-    The data sets that a config names need not be registered here: prediction does without them,
-    except for the names of classes.
+    The data sets of a config need not exist here; without them only the class names are unknown.
 
     Attributes:
         model: in evaluation mode.

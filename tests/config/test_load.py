@@ -11,6 +11,7 @@ import mrcnn_ext.predict
 from mrcnn_ext import add_mrcnn_ext_config, model_zoo
 from mrcnn_ext.config.aliases import first_set
 from mrcnn_ext.config.load import default_config, load_config
+from mrcnn_ext.config.schedule import short_schedule
 from mrcnn_ext.errors import ConfigError, DataError
 
 
@@ -72,6 +73,15 @@ def test_this_packages_errors_stay_what_they_are(tmp_path):
     file.write_text("from mrcnn_ext.errors import DataError\nraise DataError('a.json: empty.')\n")
     with pytest.raises(DataError, match=r"^a\.json: empty\.$"):
         load_config(file)
+
+
+def test_short_schedules_fit_the_config():
+    name = "Shapes/mask_rcnn_Lite0_FPN.yaml"
+    solver = load_config(name, short_schedule(10, warmup=100)).SOLVER
+    assert (solver.MAX_ITER, tuple(solver.STEPS), solver.WARMUP_ITERS) == (10, (8,), 2)
+    solver = load_config(name, short_schedule(1)).SOLVER
+    assert (solver.MAX_ITER, tuple(solver.STEPS)) == (1, ())
+    assert solver.WARMUP_ITERS == load_config(name).SOLVER.WARMUP_ITERS
 
 
 # ------------------------------------------------------------------------------ keys with old names
