@@ -126,6 +126,7 @@ def test_keypoints_of_a_plain_json_are_those_of_the_pose_key(coco, tmp_path):
     file, content = coco
     content["categories"][0]["keypoints"] = ["left_ear", "right_ear", "tail"]
     content["annotations"][0].update(keypoints=[6, 6, 2, 9, 6, 2, 0, 0, 0], num_keypoints=2)
+    content["annotations"][1].update(keypoints=[0] * 51, num_keypoints=0)  # of no category's number
     file.write_text(json.dumps(content))
     cfg = _cfg((NAME, file, tmp_path))
     cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 3
@@ -137,6 +138,7 @@ def test_keypoints_of_a_plain_json_are_those_of_the_pose_key(coco, tmp_path):
     pose = {**MetadataCatalog.get(NAME + "_pose").as_dict(), "name": NAME}
     assert metadata == pose
     assert metadata["keypoint_flip_map"] == [("left_ear", "right_ear")]
+    assert not np.any(records[0]["annotations"][1]["keypoints"][2::3])
     # Lazily, too
     register_coco(NAME + "_lazy", file, tmp_path, read_now=False)
     assert SkeletonSet.from_metadata(MetadataCatalog.get(NAME + "_lazy")) is None
