@@ -76,7 +76,10 @@ def check_entries(content: dict, source: str) -> None:
     if len(known) < len(categories):
         raise DataError(f"{source}: two categories have the same id.")
     for entry in content["annotations"]:
-        _check_annotation(entry, images, known, source)
+        problem = _annotation_problem(entry, images, known)
+        if problem:
+            annotation_id = entry.get("id") if isinstance(entry, dict) else entry
+            raise DataError(f"{source}: annotation {annotation_id!r}{problem}.")
 
 
 def _check_images(entries: list, source: str) -> set:
@@ -96,16 +99,17 @@ def _check_images(entries: list, source: str) -> set:
     return images
 
 
-def _check_annotation(entry, images: set, categories: set, source: str) -> None:
-    where = f"{source}: annotation {entry.get('id') if isinstance(entry, dict) else entry!r}"
+def _annotation_problem(entry, images: set, categories: set) -> str | None:
+    """What makes an annotation unusable; None if nothing does."""
     if not isinstance(entry, dict) or not _among(entry.get("image_id"), images):
-        raise DataError(f"{where}: its image_id is not among the images.")
+        return ": its image_id is not among the images"
     if not _among(entry.get("category_id"), categories):
-        raise DataError(f"{where}: its category_id {entry.get('category_id')} is not a category.")
+        return f": its category_id {entry.get('category_id')} is not a category"
     if "bbox" in entry and not is_box(entry["bbox"]):
-        raise DataError(f"{where}: bbox {entry['bbox']} is not x, y, width, height.")
+        return f": bbox {entry['bbox']} is not x, y, width, height"
     if "bbox" not in entry and not entry.get("segmentation"):
-        raise DataError(f"{where} has neither bbox nor segmentation.")
+        return " has neither bbox nor segmentation"
+    return None
 
 
 def _among(value, known: set) -> bool:
