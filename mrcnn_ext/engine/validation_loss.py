@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""The model's losses on a data set that it is not trained on."""
+"""Compute the model's losses on a validation set."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class ValidationLossHook(HookBase):
 
 
 def build_validation_loader(cfg, dataset_names: str | tuple[str, ...]) -> Iterable[list[dict]]:
-    """A loader of ``dataset_names`` with the sizes of testing and the annotations of training.
+    """Build a loader of ``dataset_names`` with test-time image sizes and training annotations.
 
     Images without annotations are left out if training leaves them out.
     """
@@ -96,9 +96,9 @@ def validation_losses(
 ) -> dict[str, float]:
     """Means of the model's losses over a data set.
 
-    Model and random numbers are as before afterwards: normalisation layers use their statistics and
-    do not change them, nothing is dropped out, buffers are restored, and proposals are sampled by a
-    seed of their own, so that the values of two calls can be compared.
+    Model and random state are unchanged afterwards: normalisation layers use their statistics without
+    updating them, dropout is off, buffers are restored. Proposals are sampled with ``seed``, so that
+    the values of two calls can be compared.
 
     Args:
         model: returns a dict of losses in training mode.
@@ -130,7 +130,7 @@ def validation_losses(
 
 @contextmanager
 def _as_in_training(model: nn.Module) -> Iterator[None]:
-    """Losses as in training, layers as in testing; all as before afterwards."""
+    """Compute losses with layers in evaluation mode; restore everything afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     model.train()
@@ -160,7 +160,7 @@ def _has_another_mode(module: nn.Module) -> bool:
 
 @contextmanager
 def _own_random_numbers(seed: int) -> Iterator[None]:
-    """Seeded, here and on the GPU in use; mappers draw from NumPy and Python, too."""
+    """Seed PyTorch, on the GPU in use, too; restore NumPy and Python, which mappers draw from."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     states = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices):

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Predictions as json."""
+"""Write predictions as json."""
 
 from __future__ import annotations
 

@@ -11,21 +11,22 @@ Exit code 0: no errors; 1: errors (with --strict: or warnings); 2: wrong usage, 
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from detectron2.config import CfgNode
+
 from ...coco.read import read_coco
+from ...command_line import import_all, stage_progress
+from ...config.load import load_config
 from ...errors import ConfigError, DataError
 from ...files import write_json
+from .. import register_datasets
 from ..registered import CocoFiles, registered_coco
 from .against_config import check_with_config
 from .dataset import check_coco, count_coco
-from .problem import Progress
 
 __all__ = ["main"]
 
@@ -72,9 +73,12 @@ def _run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
-    for module in args.imports:
-        _import(module)
-    cfg = _config(args.config_file) if args.config_file else None
+    import_all(args.imports)
+    cfg = load_config(args.config_file) if args.config_file else None
+    if cfg is not None:
+        if not isinstance(cfg, CfgNode):
+            raise ConfigError(f"--config-file {args.config_file}: expected a yaml config.")
+        register_datasets(cfg, names=args.names)
     names = args.names
     if cfg is not None and not names and not args.json_file:
         names = list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
@@ -94,37 +98,11 @@ def _run(args: argparse.Namespace) -> int:
     return int(failed)
 
 
-def _import(module: str) -> None:
-    try:
-        importlib.import_module(module)
-    except Exception as error:
-        text = f"--import {module}: {type(error).__name__}: {error}."
-        raise DataError(text) from error
-
-
-def _config(file: str):
-    from detectron2.config import get_cfg
-
-    from ...config.defaults import add_mrcnn_ext_config
-    from ..pose_datasets import register_configured_datasets
-    from ..shapes import configure_builtin_shapes
-
-    cfg = get_cfg()
-    add_mrcnn_ext_config(cfg)
-    try:
-        cfg.merge_from_file(file)
-    except Exception as error:  # of yaml, of the file system, of yacs
-        raise ConfigError(f"--config-file {file}: {type(error).__name__}: {error}.") from error
-    configure_builtin_shapes(**{k.lower(): v for k, v in cfg.MRCNN_EXT.SHAPES.items()})
-    register_configured_datasets(cfg)
-    return cfg
-
-
 def _check(target: CocoFiles, cfg, decode: bool) -> dict:
     """The entry of one data set in the ``--json`` report."""
     data = read_coco(target.json_file)
     problems = [] if cfg is None else check_with_config(data, cfg, target.metadata)
-    with _progress() as progress:
+    with stage_progress() as progress:
         problems += check_coco(
             data,
             target.image_root or "",
@@ -141,28 +119,6 @@ def _check(target: CocoFiles, cfg, decode: bool) -> dict:
         "warnings": sum(p.severity == "warning" for p in problems),
         "problems": [asdict(p) for p in problems],
     }
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Bars(
-        *columns, TimeRemainingColumn(), console=console, transient=True,
-        disable=not console.is_terminal,
-    ) as bars:  # fmt: skip
-        tasks: dict = {}
-
-        def progress(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield progress
 
 
 def _print(result: dict, max_shown: int, console) -> None:
