@@ -111,7 +111,7 @@ def masks_case(generator: random.Random, compare: bool) -> None:
         from pycocotools import mask as mask_util
 
         expected = torch.zeros_like(images)
-        mask_paste_torch.paste(masks, boxes, threshold, expected)
+        mask_paste_torch.paste_masks(masks, boxes, threshold, False, expected)
         assert torch.equal(images, expected), (boxes, threshold)
         for rle, image in zip(rles, expected.numpy()):
             assert rle == mask_util.encode(np.asfortranarray(image, dtype=np.uint8))
