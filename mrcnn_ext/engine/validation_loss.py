@@ -22,6 +22,8 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from ..modes import losses_in_eval
+
 __all__ = ["ValidationLossHook", "build_validation_loader", "validation_losses"]
 
 logger = logging.getLogger("detectron2." + __name__)  # which its tools print
@@ -112,7 +114,7 @@ def validation_losses(
     model = getattr(model, "module", model)  # no DistributedDataParallel: nothing is to be shared
     sums: dict[str, float] = defaultdict(float)
     images = 0
-    with _as_in_training(model), _own_random_numbers(seed), EventStorage(1), torch.no_grad():
+    with losses_in_eval(model), _own_random_numbers(seed), EventStorage(1), torch.no_grad():
         for batch in loader:
             for name, value in model(batch).items():
                 sums[name] += float(value) * len(batch)
@@ -126,36 +128,6 @@ def validation_losses(
     names = sorted({name for part, _ in everywhere for name in part})
     means = {name: sum(part.get(name, 0.0) for part, _ in everywhere) / total for name in names}
     return {**means, "total_loss": sum(means.values())}
-
-
-@contextmanager
-def _as_in_training(model: nn.Module) -> Iterator[None]:
-    """Compute losses with layers in evaluation mode; restore everything afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    model.train()
-    backbone = getattr(model, "backbone", None)
-    if isinstance(backbone, nn.Module):
-        backbone.eval()  # it has no losses, and may drop whole layers in training
-    for module in model.modules():
-        if _has_another_mode(module):
-            module.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-
-
-def _has_another_mode(module: nn.Module) -> bool:
-    return (
-        getattr(module, "running_mean", None) is not None
-        or isinstance(module, nn.modules.dropout._DropoutNd)
-        or "Drop" in type(module).__name__  # timm's DropPath
-    )
 
 
 @contextmanager
