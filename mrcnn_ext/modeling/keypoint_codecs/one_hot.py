@@ -9,15 +9,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...layers import bicubic_peaks
-from .base import KeypointCodec
-from .scores import expected_oks_of_map, oks_falloff
+from .heatmap import HeatmapCodec
+from .registry import KEYPOINT_CODEC_REGISTRY
 
 __all__ = ["OneHotCodec", "fast_heatmaps_to_keypoints"]
 
 _GPU_CHUNK = 16384  # maps that go through at once
 
 
-class OneHotCodec(KeypointCodec):
+@KEYPOINT_CODEC_REGISTRY.register()
+class OneHotCodec(HeatmapCodec):
     """A classification of the map's cells (He et al., "Mask R-CNN", sec. 5), as in Detectron2.
 
     Labels and loss are Detectron2's, and so is what is decoded (see
@@ -27,23 +28,22 @@ class OneHotCodec(KeypointCodec):
     the sum of the map; "oks", see :func:`expected_oks_of_map`.
     """
 
-    scores = ("max", "oks")
+    name = "one_hot"
 
-    def encode(self, boxes: Tensor, keypoints: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Number of the right cell, and whether there is one.
+    def encode(
+        self, boxes: Tensor, keypoints: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """(R, K) int64 index of the cell, row by row, 0 where there is none; (R, K) bool.
 
-        Args:
-            boxes: (R, 4).
-            keypoints: (R, K, 3) x, y, visibility.
-            size: side S of the map.
-
-        Returns:
-            (R, K) int64 in 0 ... S * S - 1, row by row, 0 where there is none; (R, K) bool.
+        Raises:
+            ValueError: the map is not square, as Detectron2's labels must be.
         """
+        if size[0] != size[1]:
+            raise ValueError(f"Maps of {size} cells; OneHotCodec expects a square.")
         if len(boxes) == 0:
             nothing = torch.zeros(keypoints.shape[:2], dtype=torch.int64, device=boxes.device)
             return nothing, nothing.bool()
-        labels, valid = Keypoints(keypoints).to_heatmap(boxes, size)
+        labels, valid = Keypoints(keypoints).to_heatmap(boxes, size[0])
         return labels, valid.bool()
 
     def loss(
@@ -54,12 +54,12 @@ class OneHotCodec(KeypointCodec):
         normalizer: float | None = None,
     ) -> Tensor:
         """Cross entropy over the cells. ``predictions``: (R, K, S, S) logits."""
-        labels, valid = self.encode(boxes, keypoints, predictions.shape[3])
+        size = (predictions.shape[3], predictions.shape[2])
+        labels, valid = self.encode(boxes, keypoints, size)
         logits = predictions.float().flatten(0, 1).flatten(1)
         labels = labels.masked_fill(~valid, -1).flatten()
         if logits.device.type == "cpu":
-            # As Detectron2 does, so that the sum is equal to the bit. A GPU would have to be waited
-            # for.
+            # As Detectron2 does, so that the sum is equal to the bit. On a GPU the host would wait.
             counts = valid.flatten()
             logits, labels = logits[counts], labels[counts]
         total = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
@@ -72,8 +72,7 @@ class OneHotCodec(KeypointCodec):
         found = fast_heatmaps_to_keypoints(logits, boxes.to(logits.dtype))
         if self.score == "max":
             return found[..., [0, 1, 3]]
-        falloff = oks_falloff(self, boxes, found[..., 0])
-        score = expected_oks_of_map(logits, found[..., :2], boxes, falloff, "half_pixel")
+        score = self.expected_oks(logits, found[..., :2], boxes)
         return torch.cat([found[..., :2], score[..., None]], dim=2)
 
 
