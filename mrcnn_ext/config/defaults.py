@@ -81,9 +81,9 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     _C.MASK_HEAD.LOSSES = ["bce"]
     # One factor for each of them.
     _C.MASK_HEAD.LOSS_WEIGHTS = [1.0]
-    # What the quality of a mask is taken from, which times the class score becomes "mask_scores":
-    # "" (no such scores), "mask_iou" (learned: Mask Scoring R-CNN), or, free of cost,
-    # "mean_foreground" or "certainty" (from the mask's own probabilities).
+    # How mask quality is estimated; mask_scores = class score x quality. "": no mask scores.
+    # "mask_iou": learned (Mask Scoring R-CNN). "mean_foreground", "certainty": from the mask's own
+    # probabilities, at no cost.
     _C.MASK_HEAD.SCORE = ""
     # Factor of the loss of "mask_iou".
     _C.MASK_HEAD.SCORE_LOSS_WEIGHT = 1.0
@@ -94,9 +94,10 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     # Put mask scores into "scores", so that every evaluator ranks by them, for boxes too.
     _C.MASK_HEAD.FOLD_SCORE = False
     # Feature maps that the head pools from, for example ["p2"]; empty: all of
-    # MODEL.ROI_HEADS.IN_FEATURES. Needs MODEL.ROI_MASK_HEAD.POOLER_TYPE "", as CONTEXT does.
+    # MODEL.ROI_HEADS.IN_FEATURES. With Detectron2's own RoI heads, this and CONTEXT need
+    # MODEL.ROI_MASK_HEAD.POOLER_TYPE "".
     _C.MASK_HEAD.POOLER_LEVELS = []
-    # Predict in boxes enlarged by this factor and cut the masks back to the box.
+    # Predict masks in boxes enlarged by this factor, then cut them back to the box.
     _C.MASK_HEAD.CONTEXT = 1.0
     # Classes whose masks train the head (contiguous ids); empty: all. For studies of classes that
     # have boxes only; meant for class-agnostic heads.
@@ -142,8 +143,8 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     # How many of them at most in each image, different ones first; 0: one for each proposal.
     _C.MASK_HEAD.DEEP.MAX_BOXES_PER_IMAGE = 16
 
-    # MrcnnExtPointRendMaskHead. MODEL.ROI_MASK_HEAD.POOLER_TYPE must be ""; CONV_DIM and NORM are of
-    # the one convolution of its coarse mask, NUM_CONV has no meaning. With POOLER_LEVELS ["p2"] and
+    # MrcnnExtPointRendMaskHead. MODEL.ROI_MASK_HEAD.CONV_DIM and NORM are of the one convolution of its
+    # coarse mask; NUM_CONV is not used. With POOLER_LEVELS ["p2"] and
     # MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO 1 the coarse mask is the paper's.
     _C.MASK_HEAD.POINT_REND = CN()
     # Side of the coarse mask.
@@ -152,27 +153,27 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     _C.MASK_HEAD.POINT_REND.COARSE_NUM_FC = 2
     # Their width.
     _C.MASK_HEAD.POINT_REND.COARSE_FC_DIM = 1024
-    # Maps that a point's features are from, for example ["p2", "p3"]; empty: the finest of
+    # Maps to sample a point's features from, for example ["p2", "p3"]; empty: the finest of
     # MODEL.ROI_HEADS.IN_FEATURES.
     _C.MASK_HEAD.POINT_REND.IN_FEATURES = []
-    # Number of layers that answer for a point, before the last.
+    # Number of layers of the point head, before the last.
     _C.MASK_HEAD.POINT_REND.NUM_FC = 3
     # Their width.
     _C.MASK_HEAD.POINT_REND.FC_DIM = 256
     # Points of each RoI in training.
     _C.MASK_HEAD.POINT_REND.TRAIN_POINTS = 196
-    # Times as many candidates are drawn; 1: no choice among them.
+    # Candidates drawn per kept point; 1 disables oversampling.
     _C.MASK_HEAD.POINT_REND.OVERSAMPLE_RATIO = 3.0
     # Share of the points that are the most uncertain candidates; the others are drawn uniformly.
     _C.MASK_HEAD.POINT_REND.IMPORTANCE_RATIO = 0.75
     # Side of the mask: COARSE_RESOLUTION times a power of 2. Detectron2's PointRend has 224.
     _C.MASK_HEAD.POINT_REND.OUTPUT_RESOLUTION = 112
-    # Cells of the mask that are answered anew after each doubling of its side.
+    # Most uncertain cells re-predicted after each 2x upsampling.
     _C.MASK_HEAD.POINT_REND.SUBDIVISION_POINTS = 784
 
-    # MrcnnExtRefineMaskHead. MODEL.ROI_MASK_HEAD.POOLER_TYPE must be ""; NUM_CONV (the paper has 2)
-    # and CONV_DIM are of the convolutions before the first stage, CONV_DIM also of the semantic branch
-    # and the first stage, NORM of all 3 x 3 convolutions.
+    # MrcnnExtRefineMaskHead. MODEL.ROI_MASK_HEAD.NUM_CONV (the paper has 2) and CONV_DIM are of the
+    # convolutions before the first stage, CONV_DIM also of the semantic branch and the first stage,
+    # NORM of all 3 x 3 convolutions.
     _C.MASK_HEAD.REFINE_MASK = CN()
     # Map that the semantic branch works on; "": the finest of MODEL.ROI_HEADS.IN_FEATURES.
     _C.MASK_HEAD.REFINE_MASK.SEMANTIC_FEATURE = ""
@@ -187,9 +188,11 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     # keys keep their meaning; CONV_DIMS are the widths of the trunk. See docs/pose/heads.md.
     # ---------------------------------------------------------------------------------------------
     _C.KEYPOINT_HEAD = CN()
-    # MrcnnExtHeatmapKeypointHead: what a heatmap means. "one_hot" (Detectron2's: one cell is right),
-    # "gaussian" (a Gaussian around the point, decoded between cells), "udp" (the same with the box
-    # measured from the first cell's centre to the last one's), "integral" (the mean of the cells).
+    # Name of a registered codec (KEYPOINT_CODEC_REGISTRY), your own among them. Of heatmaps: "one_hot"
+    # (Detectron2's: one cell is right), "gaussian" (a Gaussian around the point, decoded between
+    # cells), "udp" (the same with the box measured from the first cell's centre to the last one's),
+    # "integral" (the mean of the cells). The SimCC and regression heads use "simcc" and
+    # "residual_likelihood" where the name is that of a codec for heatmaps.
     _C.KEYPOINT_HEAD.CODEC = "one_hot"
     # Standard deviation of the Gaussian of "gaussian", "udp" and "integral", in cells of the heatmap.
     _C.KEYPOINT_HEAD.SIGMA = 2.0
@@ -204,7 +207,7 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     _C.KEYPOINT_HEAD.NORM = ""
     # Depthwise-separable convolutions in the trunk: about a ninth of its multiplications.
     _C.KEYPOINT_HEAD.LIGHT = False
-    # Show the head the object's mask: the true one in training, the predicted one at inference. Needs
+    # Feed the instance mask to the head (ground truth in training, predicted at inference). Needs
     # MODEL.MASK_ON.
     _C.KEYPOINT_HEAD.MASK_GUIDED = False
     _C.KEYPOINT_HEAD.INTEGRAL = CN()
