@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Heatmaps that are spread around the point, and decoded to a fraction of a cell."""
+"""Gaussian heatmaps, decoded to a fraction of a cell."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""The point is the expectation of its heatmap."""
+"""Soft-argmax: the point is the expectation over its heatmap."""
 
 from __future__ import annotations
 

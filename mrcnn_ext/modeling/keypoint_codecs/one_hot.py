@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Mask R-CNN's codec: one cell of a heatmap is right."""
+"""Mask R-CNN's codec: a classification of the heatmap's cells."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ _GPU_CHUNK = 16384  # maps that go through at once
 class OneHotCodec(HeatmapCodec):
     """A classification of the map's cells (He et al., "Mask R-CNN", sec. 5), as in Detectron2.
 
-    Labels and loss are Detectron2's, and so is what is decoded (see
-    :func:`fast_heatmaps_to_keypoints`). The labelled cell is the one that the point is in, which loses
-    where in the cell it is: up to half a cell, 1.8 x 3.6 pixels in a box of 200 x 400 at 56 cells.
+    Labels, loss and decoded keypoints are Detectron2's (see :func:`fast_heatmaps_to_keypoints`). The
+    label is the cell that contains the point; where in the cell is lost: up to half a cell, 1.8 x 3.6
+    pixels in a box of 200 x 400 at 56 cells.
+
     Points outside the box have no cell and do not count. Scores: "max", Detectron2's, the peak against
     the sum of the map; "oks", see :func:`expected_oks_of_map`.
     """
@@ -80,9 +81,9 @@ class OneHotCodec(HeatmapCodec):
 def fast_heatmaps_to_keypoints(maps: Tensor, rois: Tensor) -> Tensor:
     """Detectron2's ``heatmaps_to_keypoints`` for all regions at once, without resizing the maps.
 
-    The same pixel is found (see :mod:`mrcnn_ext.layers.heatmap_peaks`), so that coordinates are equal
-    to Detectron2's but for the last bits, and logit and score agree to about 1e-5. Where two pixels of
-    the resized map are equal up to float32's rounding, either may be the result, in Detectron2 as here.
+    It finds the same pixel (see :mod:`mrcnn_ext.layers.heatmap_peaks`): coordinates equal Detectron2's
+    but for the last bits, logits and scores agree to about 1e-5. If two pixels of the resized map are
+    equal up to float32's rounding, either may be the result, in Detectron2 as here.
 
     Args:
         maps: (R, K, H, W) logits.

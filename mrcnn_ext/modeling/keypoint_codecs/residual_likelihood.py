@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Regression that learns how its errors are distributed."""
+"""Regression with a learned distribution of its errors."""
 
 from __future__ import annotations
 

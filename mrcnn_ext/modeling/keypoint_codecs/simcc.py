@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Keypoints as two classifications, one of the column and one of the row."""
+"""SimCC: a keypoint as two classifications, of its column and of its row."""
 
 from __future__ import annotations
 
