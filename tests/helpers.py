@@ -9,19 +9,17 @@ import sys
 from pathlib import Path
 
 import torch
-from detectron2.config import get_cfg
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from mrcnn_ext import add_mrcnn_ext_config
+from mrcnn_ext.config.load import default_config
 
 REPO = Path(__file__).resolve().parents[1]
 
 
 def small_cfg():
     """A Mask R-CNN that takes a step in well under a second on one core."""
-    cfg = get_cfg()
-    add_mrcnn_ext_config(cfg)
+    cfg = default_config()
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.META_ARCHITECTURE = "MrcnnExtRCNN"
