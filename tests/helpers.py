@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 import torch
-from detectron2.config import get_cfg
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from mrcnn_ext import add_mrcnn_ext_config
+from mrcnn_ext.config.load import default_config
 
 REPO = Path(__file__).resolve().parents[1]
 # Threads of a test: as many as its worker's share of the processor, two where there is one worker.
@@ -23,8 +22,7 @@ THREADS = 2 if _WORKERS == 1 else max((os.cpu_count() or 1) // _WORKERS, 1)
 
 def small_cfg():
     """A Mask R-CNN that takes a step in well under a second on one core."""
-    cfg = get_cfg()
-    add_mrcnn_ext_config(cfg)
+    cfg = default_config()
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.META_ARCHITECTURE = "MrcnnExtRCNN"

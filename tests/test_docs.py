@@ -84,7 +84,7 @@ def test_the_head_of_the_tutorial_with_switches(tmp_path, monkeypatch):
     cfg = timm_cfg("resnet18", fpn=True)
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
     cfg.MODEL.ROI_MASK_HEAD.NAME = "MySwitchedMaskHead"
-    cfg.MODEL.ROI_MASK_HEAD.POOLER_TYPE = ""
+    cfg.MODEL.ROI_HEADS.NAME = "MrcnnExtStandardROIHeads"
     cfg.MRCNN_EXT.MASK_HEAD.LOSSES = ["bce", "dice"]
     cfg.MRCNN_EXT.MASK_HEAD.LOSS_WEIGHTS = [1.0, 1.0]
     cfg.MRCNN_EXT.MASK_HEAD.SCORE = "mask_iou"

@@ -12,12 +12,10 @@ from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 
-from ..config.aliases import first_set
 from ..config.load import load_config
 from ..config.schedule import short_schedule
 from ..data import register_datasets
 from ..errors import ConfigError
-from ..modeling.mask_heads.regions import IN_FEATURES_KEYS
 from .kinds import MASK, HeadKind
 
 __all__ = ["MODES", "Plan", "Variant", "flat", "parse_variant"]
@@ -250,6 +248,4 @@ def _pools_itself(cfg) -> bool:
     name = cfg.MODEL.ROI_MASK_HEAD.NAME
     if not MASK.is_of_this_package(name):
         return False
-    node = cfg.MRCNN_EXT.MASK_HEAD
-    asked = node.CONTEXT != 1 or bool(first_set(cfg, *IN_FEATURES_KEYS)[1])
-    return asked or MASK.registry.get(name).needs_maps
+    return MASK.registry.get(name).pools_itself(cfg)

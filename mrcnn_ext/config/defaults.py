@@ -105,7 +105,8 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     # Write the mask scores to "scores", so that every evaluator ranks by them, boxes included.
     _C.MASK_HEAD.FOLD_SCORE = False
     # Feature maps that the head pools from, for example ["p2"]; empty: all of
-    # MODEL.ROI_HEADS.IN_FEATURES. Needs MODEL.ROI_MASK_HEAD.POOLER_TYPE "", as CONTEXT does.
+    # MODEL.ROI_HEADS.IN_FEATURES. With Detectron2's own RoI heads, this and CONTEXT need
+    # MODEL.ROI_MASK_HEAD.POOLER_TYPE "".
     _C.MASK_HEAD.IN_FEATURES = []
     # Old name of MASK_HEAD.IN_FEATURES.
     _C.MASK_HEAD.POOLER_LEVELS = []
@@ -159,9 +160,9 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     # Maximum number of boxes per image, different ones first; 0: one per proposal.
     _C.MASK_HEAD.DEEP.MAX_BOXES_PER_IMAGE = 16
 
-    # MrcnnExtPointRendMaskHead. MODEL.ROI_MASK_HEAD.POOLER_TYPE must be ""; CONV_DIM and NORM belong to
-    # the one convolution of its coarse mask, NUM_CONV has no effect. With MASK_HEAD.IN_FEATURES ["p2"]
-    # and MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO 1 the coarse mask is the paper's.
+    # MrcnnExtPointRendMaskHead. MODEL.ROI_MASK_HEAD.CONV_DIM and NORM belong to the one convolution of
+    # its coarse mask, NUM_CONV has no effect. With MASK_HEAD.IN_FEATURES ["p2"] and
+    # MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO 1 the coarse mask is the paper's.
     _C.MASK_HEAD.POINT_REND = CN()
     # Side of the coarse mask.
     _C.MASK_HEAD.POINT_REND.COARSE_RESOLUTION = 7
@@ -187,9 +188,9 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     # Most uncertain cells re-predicted after each 2x upsampling.
     _C.MASK_HEAD.POINT_REND.SUBDIVISION_POINTS = 784
 
-    # MrcnnExtRefineMaskHead. MODEL.ROI_MASK_HEAD.POOLER_TYPE must be "". NUM_CONV (2 in the paper)
-    # counts the convolutions before the first stage; CONV_DIM is their width and that of the semantic
-    # branch and the first stage; NORM applies to all 3 x 3 convolutions.
+    # MrcnnExtRefineMaskHead. MODEL.ROI_MASK_HEAD.NUM_CONV (2 in the paper) counts the convolutions
+    # before the first stage; CONV_DIM is their width and that of the semantic branch and the first
+    # stage; NORM applies to all 3 x 3 convolutions.
     _C.MASK_HEAD.REFINE_MASK = CN()
     # Feature map of the semantic branch, a list of one name; empty: the finest of
     # MODEL.ROI_HEADS.IN_FEATURES.
@@ -207,10 +208,11 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     # keys keep their meaning; CONV_DIMS are the widths of the trunk. See docs/pose/heads.md.
     # ---------------------------------------------------------------------------------------------
     _C.KEYPOINT_HEAD = CN()
-    # MrcnnExtHeatmapKeypointHead: what a heatmap represents. "one_hot": one correct cell (as in
-    # Detectron2). "gaussian": a Gaussian around the point, decoded between cells. "udp": the same with
-    # the box measured from the centre of the first cell to that of the last. "integral": the mean of
-    # the cells.
+    # Name of a registered codec (KEYPOINT_CODEC_REGISTRY), your own included. For heatmaps: "one_hot":
+    # one correct cell (as in Detectron2). "gaussian": a Gaussian around the point, decoded between
+    # cells. "udp": the same with the box measured from the centre of the first cell to that of the
+    # last. "integral": the mean of the cells. The SimCC and regression heads use "simcc" and
+    # "residual_likelihood" instead of a codec for heatmaps.
     _C.KEYPOINT_HEAD.CODEC = "one_hot"
     # Standard deviation of the Gaussian of "gaussian", "udp" and "integral", in cells of the heatmap.
     _C.KEYPOINT_HEAD.SIGMA = 2.0

@@ -23,12 +23,12 @@ class Skeleton:
     """The keypoints of a class.
 
     Args:
-        name: by which messages, files and flat names speak of it.
+        name: for messages, files and flat names.
         keypoint_names: in the order of the annotations' numbers.
-        flip_map: pairs that change places in a mirrored picture.
+        flip_map: pairs that swap in a mirrored image.
         edges: pairs to connect in drawings.
-        sigmas: of each keypoint, for OKS: the standard deviation of repeated annotations over the
-            square root of the object's area. Empty: DEFAULT_SIGMA for every one.
+        sigmas: OKS sigma per keypoint: the standard deviation of repeated annotations over the square
+            root of the object's area. Empty: DEFAULT_SIGMA for all.
 
     Raises:
         DataError: something does not fit; names skeleton, keypoint and what was expected.
@@ -53,23 +53,23 @@ class Skeleton:
 
     @property
     def oks_sigmas(self) -> tuple[float, ...]:
-        """One for each keypoint, the default where none are known."""
+        """One per keypoint; DEFAULT_SIGMA if none are known."""
         return self.sigmas or (DEFAULT_SIGMA,) * len(self)
 
     @cached_property
     def flip_indices(self) -> tuple[int, ...]:
-        """For each keypoint the one it becomes in a mirrored picture."""
+        """For each keypoint, the index of its partner in a mirrored image."""
         return flip_indices_of(self.keypoint_names, self.flip_map)
 
     @cached_property
     def edge_indices(self) -> tuple[tuple[int, int], ...]:
-        """The edges as numbers of keypoints, from 0."""
+        """The edges as keypoint indices, from 0."""
         index = {name: i for i, name in enumerate(self.keypoint_names)}
         return tuple((index[a], index[b]) for a, b in self.edges)
 
 
 def flip_indices_of(names: tuple[str, ...], flip_map: Pairs) -> tuple[int, ...]:
-    """For each name the index of the one that it becomes in a mirrored picture."""
+    """For each name, the index of its partner in a mirrored image."""
     partner = {**dict(flip_map), **{b: a for a, b in flip_map}}
     index = {name: i for i, name in enumerate(names)}
     return tuple(index[partner.get(name, name)] for name in names)

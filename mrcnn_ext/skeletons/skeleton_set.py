@@ -3,8 +3,8 @@
 
 The keypoints of all skeletons are concatenated to one list of K *slots*; classes with the same
 skeleton share its slots. Ground truth and predictions of every object have all K slots, of which
-those of its class count. What expects one set of K keypoints (Detectron2's data mapper, flips,
-losses and keypoint head among it) therefore works for several skeletons, too.
+those of its class count. So whatever expects one set of K keypoints (Detectron2's data mapper,
+flips, losses and keypoint head) also works for several skeletons.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class SkeletonSet:
 
     @cached_property
     def flip_map(self) -> Pairs:
-        """Pairs of flat names that change places in a mirrored picture."""
+        """Pairs of flat names that swap in a mirrored image."""
         return self._flat_pairs("flip_map")
 
     @cached_property
@@ -101,7 +101,7 @@ class SkeletonSet:
 
     @cached_property
     def flip_indices(self) -> tuple[int, ...]:
-        """For each slot the one that it becomes in a mirrored picture."""
+        """For each slot, its partner in a mirrored image."""
         return flip_indices_of(self.keypoint_names, self.flip_map)
 
     def skeleton(self, class_id: int) -> Skeleton | None:
@@ -210,7 +210,7 @@ class SkeletonSet:
         write_skeletons(path, skeletons_content(self.skeletons, self.class_skeletons, self._names))
 
     def set_metadata(self, metadata) -> None:
-        """Put the skeletons into a data set's metadata, for this package and for Detectron2.
+        """Write the skeletons to a data set's metadata, for this package and for Detectron2.
 
         Args:
             metadata: an entry of ``MetadataCatalog``. Gets "mrcnn_ext_skeletons", and Detectron2's

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Predicted masks that stay small until somebody looks at their pixels."""
+"""Lazily pasted predicted masks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["DeferredMaskInstances", "DeferredMasks", "instance_rles"]
 
 
 class DeferredMasks:
-    """R masks as a mask head gives them, with what is needed to paste them into their image.
+    """R masks of a mask head, with the boxes and the size of the image to paste them into.
 
     Attributes:
         masks: (R, h, w) scores.
@@ -32,7 +32,7 @@ class DeferredMasks:
     ) -> None:
         """Arguments as the attributes; masks may also be (R, 1, h, w). Boxes are copied."""
         self.masks = masks[:, 0] if masks.dim() == 4 else masks
-        # Whoever scales the instances' boxes later does not move masks that are pasted, either.
+        # Scaling the instances' boxes later must not move the masks.
         self.boxes = boxes.clone()
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.threshold = threshold
@@ -79,18 +79,17 @@ class DeferredMasks:
 
 
 class DeferredMaskInstances(Instances):
-    """Detectron2's Instances, with ``pred_masks`` that are pasted when they are asked for.
+    """Detectron2's Instances with lazily pasted ``pred_masks``.
 
-    Set ``pred_masks`` to :class:`DeferredMasks`. Reading it, by attribute, ``get`` or ``get_fields``,
-    gives the (R, height, width) bool tensor that Detectron2 would have put there. From then on that
-    tensor is the field: a second look costs nothing, and changes made to it count. Until then,
-    indexing, ``to``, ``cat``, copies and pickles stay small, and :func:`instance_rles` needs no dense
-    masks.
+    Set ``pred_masks`` to :class:`DeferredMasks`. The first read of it, by attribute, ``get`` or
+    ``get_fields``, pastes the masks: the field is then the (R, height, width) bool tensor that
+    Detectron2 would have put there. Until then indexing, ``to``, ``cat``, copies and pickles stay
+    small, and :func:`instance_rles` needs no dense masks.
     """
 
     @property
     def deferred_masks(self) -> DeferredMasks | None:
-        """The masks, if nobody has asked for their pixels yet; does not ask."""
+        """The masks if they are not pasted yet, else None. Does not paste them."""
         value = self._fields.get("pred_masks")
         return value if isinstance(value, DeferredMasks) else None
 
@@ -147,7 +146,7 @@ class DeferredMaskInstances(Instances):
 
 
 def instance_rles(instances: Instances) -> list[dict] | None:
-    """The masks of predicted instances as COCO RLE, without dense masks where that is possible.
+    """Encode the masks of predicted instances as COCO RLE, without dense masks where possible.
 
     Args:
         instances: after post-processing. ``pred_masks`` may be deferred, a bool tensor or array

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Ground truth masks of a batch: how they come into fast structures, and mask targets of them."""
+"""Ground-truth masks of a batch in structures with shared storage, and mask targets from them."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ T = TypeVar("T", Instances, "list[Instances]")
 
 
 def pack_gt_masks(instances: T) -> T:
-    """Put ``gt_masks`` into the structures of this package, which heads then use unknowingly.
+    """Convert ``gt_masks`` to this package's structures, which work in place of Detectron2's.
 
     PolygonMasks become :class:`PackedPolygonMasks`, BitMasks :class:`IndexedBitMasks`; other types
-    stay, and so do subclasses that somebody else wrote.
+    stay, and so do other subclasses.
 
     Args:
         instances: of one image, or a list of them. They are not changed.
 
     Returns:
-        Instances with the same fields, but for ``gt_masks``; the same object where nothing is to do.
+        Instances with the same fields, but for ``gt_masks``; the same object if nothing changes.
 
     Raises:
         ValueError: a polygon with a coordinate that is not finite.
@@ -52,9 +52,9 @@ def mask_targets(
     boxes_field: str = "proposal_boxes",
     boxes: Sequence[Boxes] | None = None,
 ) -> Tensor:
-    """What a mask head is to predict: ``gt_masks`` inside boxes, for all images of a batch.
+    """Rasterise ``gt_masks`` inside boxes, as targets of a mask head, for all images of a batch.
 
-    Polygons of the whole batch are one op. If boxes are on a GPU, that waits for them once.
+    One op rasterises the polygons of the whole batch; it waits once for boxes on a GPU.
 
     Args:
         instances: one for each image, with ``gt_masks`` (PolygonMasks, BitMasks, or anything with

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Detectron2's BitMasks that are not copied when they are indexed."""
+"""BitMasks with shared storage: indexing copies no masks."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class IndexedBitMasks(BitMasks):
     """Detectron2's BitMasks: same constructor, methods and results, without copies of full masks.
 
     Detectron2 samples hundreds of proposals an image and copies the full mask of the matched instance
-    for each of them. An object of this class is the masks it was made of and the (N,) numbers of its
-    own among them, so that indexing copies numbers. ``tensor`` is made when it is asked for; treat it
-    as read-only.
+    for each of them. This class holds the masks it was made from and the (N,) indices of its own among
+    them, so indexing copies indices only. ``tensor`` is gathered on first access; treat it as
+    read-only.
     """
 
     _store: Tensor

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Detectron2's PolygonMasks on flat tensors."""
+"""PolygonMasks with shared storage in flat tensors."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["PackedPolygonMasks"]
 class PackedPolygonMasks(PolygonMasks):
     """Detectron2's PolygonMasks: same constructor, methods and results, other storage.
 
-    The polygons of all instances are three flat tensors, which everything that is made of this object
-    by indexing shares; an object is these and the (N,) numbers of its instances. So indexing, which
-    Detectron2 does twice for every sampled proposal, copies numbers instead of polygons, and
-    ``crop_and_resize`` is one op for all boxes.
+    The polygons of all instances are three flat tensors, shared by all objects that indexing makes. An
+    object holds these and the (N,) indices of its instances. So indexing, which Detectron2 does twice
+    for every sampled proposal, copies indices instead of polygons, and ``crop_and_resize`` is one op
+    for all boxes.
 
-    ``polygons``, Detectron2's list of lists of arrays, is made when it is asked for. Its arrays are
-    views of the store: treat them as read-only. Assigning another list to it packs that list.
+    ``polygons``, Detectron2's list of lists of arrays, is built on first access. Its arrays are views
+    of the store: treat them as read-only. Assigning a list to it packs that list.
     """
 
     _store: PackedPolygons

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Which rows of a shared store a structure holds, as an index tensor."""
+"""Indexing of structures with shared storage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["select"]
 
 
 def select(rows: Tensor, item: Any) -> Tensor:
-    """``rows[item]`` for all that Detectron2's structures are indexed with; always one-dimensional.
+    """``rows[item]`` for every index that Detectron2's structures take; always one-dimensional.
 
     Args:
         rows: (N,) int64.

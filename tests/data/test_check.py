@@ -19,8 +19,8 @@ from PIL import Image
 from pycocotools import mask as mask_util
 from skimage.draw import polygon2mask
 
-from mrcnn_ext import add_mrcnn_ext_config
 from mrcnn_ext.coco.rle import rle_counts
+from mrcnn_ext.config.load import default_config
 from mrcnn_ext.data import check
 from mrcnn_ext.data.check import Problem, check_coco_json
 from mrcnn_ext.data.check.__main__ import main
@@ -602,8 +602,7 @@ def _environment() -> dict[str, str]:
 
 
 def _config_file(tmp_path, **values) -> str:
-    cfg = get_cfg()
-    add_mrcnn_ext_config(cfg)
+    cfg = default_config()
     cfg.merge_from_list([part for pair in values.items() for part in pair])
     file = tmp_path / "config.yaml"
     file.write_text(cfg.dump())

@@ -11,7 +11,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import COCOEvaluator, inference_on_dataset
-from detectron2.modeling import ROI_MASK_HEAD_REGISTRY, build_model
+from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer
 
 from mrcnn_ext import doctor
@@ -38,9 +38,8 @@ def _heads(base, kind):
 
 def _mask_head(name):
     cfg = _fpn()
+    cfg.MODEL.ROI_HEADS.NAME = "MrcnnExtStandardROIHeads"
     cfg.MODEL.ROI_MASK_HEAD.NAME = name
-    if ROI_MASK_HEAD_REGISTRY.get(name).needs_maps:
-        cfg.MODEL.ROI_MASK_HEAD.POOLER_TYPE = ""
     return cfg
 
 

@@ -11,7 +11,11 @@ from detectron2.config import LazyCall as L
 from detectron2.config import instantiate
 from detectron2.export import TracingAdapter, scripting_with_instances
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_model
+from detectron2.modeling import (
+    ROI_KEYPOINT_HEAD_REGISTRY,
+    ROI_MASK_HEAD_REGISTRY,
+    build_model,
+)
 from detectron2.modeling.backbone import BottleneckBlock, ResNet
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
@@ -333,6 +337,48 @@ def test_a_mask_head_may_pool_itself(kind):
     # A pooler inside of a head is the head's own affair, until it is asked for.
     assert type(heads.mask_head.pooler) is ROIPooler
     assert swap_poolers(heads) == 1
+
+
+class _MapsHead(torch.nn.Module):
+    """A head of another plugin, that takes a dict of feature maps."""
+
+    needs_maps = True
+
+    def __init__(self, cfg, input_shape):
+        super().__init__()
+        self.input_shape = input_shape
+
+    def forward(self, features, instances):
+        self.seen = features
+        return {} if self.training else instances
+
+
+@pytest.mark.parametrize("kind", ["Standard", "Cascade"])
+@pytest.mark.parametrize(
+    ("part", "registry"),
+    [("mask", ROI_MASK_HEAD_REGISTRY), ("keypoint", ROI_KEYPOINT_HEAD_REGISTRY)],
+)
+def test_any_head_that_needs_maps_gets_them_without_a_key(kind, part, registry, monkeypatch):
+    monkeypatch.setitem(registry._obj_map, "MapsHead", _MapsHead)
+    cfg = _with_keypoints(CFGS[kind]())
+    node = cfg.MODEL[f"ROI_{part.upper()}_HEAD"]
+    node.NAME = "MapsHead"
+    assert node.POOLER_TYPE == "ROIAlignV2"
+    cfg.MODEL.ROI_HEADS.NAME = f"MrcnnExt{kind}ROIHeads"
+    heads = build_model(cfg).roi_heads
+    assert getattr(heads, f"{part}_pooler") is None
+    other = {"mask": "keypoint", "keypoint": "mask"}[part]
+    assert type(getattr(heads, f"{other}_pooler")) is FusedROIPooler
+    head = getattr(heads, f"{part}_head")
+    assert list(head.input_shape) == cfg.MODEL.ROI_HEADS.IN_FEATURES
+    maps = {
+        name: torch.zeros(1, 32, 96 // shape.stride, 128 // shape.stride)
+        for name, shape in head.input_shape.items()
+    }
+    instances = Instances((96, 128), pred_boxes=Boxes(torch.tensor([[10.0, 10.0, 50.0, 60.0]])))
+    instances.pred_classes = torch.zeros(1, dtype=torch.int64)
+    heads.eval().forward_with_given_boxes(maps, [instances])
+    assert head.seen.keys() == maps.keys()
 
 
 def test_heads_copy_a_stock_pooler_and_keep_any_other_module():

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Where a point of the image lies on a map over its box, and back.
+"""Coordinates on a map over a box, and back to the image.
 
 Positions on a map are in cells: cell i's centre is at i. Image coordinates are Detectron2's:
 continuous, with the centre of the first pixel at 0.5. Two frames are offered; both are linear, so

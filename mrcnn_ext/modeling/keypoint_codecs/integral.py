@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""The point is the expectation of its heatmap."""
+"""Soft-argmax: the point is the expectation over its heatmap."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import math
 from collections.abc import Sequence
 
 import torch
+from detectron2.config import configurable
 from torch import Tensor
 
-from ...errors import ConfigError
-from .base import KeypointCodec, inside_and_labelled
-from .coordinates import image_to_map, map_to_image
-from .gaussian import gaussian_lines
+from .coordinates import map_to_image
+from .heatmap import GaussianMapCodec, highest_share
 from .peaks import argmax_2d
-from .scores import expected_oks_of_map, oks_falloff
+from .registry import KEYPOINT_CODEC_REGISTRY
 
 __all__ = ["IntegralCodec"]
 
-# In cells: at the edge of the box, "half_pixel" would ask for points beyond all cells, where no
-# expectation can be.
+# At the edge of the box, "half_pixel" puts points beyond the centres of all cells, where no mean of
+# cells can be.
 _FRAME = "unit_length"
 
 
-class IntegralCodec(KeypointCodec):
+@KEYPOINT_CODEC_REGISTRY.register()
+class IntegralCodec(GaussianMapCodec):
     """Soft-argmax: the point is the mean of the cells under the map's softmax.
 
     After Sun et al., "Integral Human Pose Regression", ECCV 2018: the mean is differentiable
@@ -41,8 +41,9 @@ class IntegralCodec(KeypointCodec):
     :func:`expected_oks_of_map`.
     """
 
-    scores = ("max", "oks")
+    name = "integral"
 
+    @configurable
     def __init__(
         self,
         *,
@@ -60,27 +61,19 @@ class IntegralCodec(KeypointCodec):
         Raises:
             ConfigError: a value is out of range.
         """
-        super().__init__(score=score, oks_sigmas=oks_sigmas)
-        if not sigma > 0:
-            raise ConfigError(f"MRCNN_EXT.KEYPOINT_HEAD.SIGMA is {sigma}, expected more than 0.")
-        self.sigma = sigma
+        super().__init__(sigma=sigma, frame=_FRAME, score=score, oks_sigmas=oks_sigmas)
         self.regularization = regularization
 
-    def encode(self, boxes: Tensor, keypoints: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """True positions on the map, and which count.
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        weight = cfg.MRCNN_EXT.KEYPOINT_HEAD.INTEGRAL.REGULARIZATION
+        return {**super().from_config(cfg), "regularization": weight}
 
-        Args:
-            boxes: (R, 4).
-            keypoints: (R, K, 3) x, y, visibility.
-            size: side S of the map.
-
-        Returns:
-            (R, K, 2) x, y in cells, 0 to S - 1; where they do not count, the middle. (R, K) bool.
-        """
-        points = keypoints[..., :2].float()
-        positions = image_to_map(points, boxes.float(), (size, size), _FRAME)
-        valid = inside_and_labelled(boxes, keypoints)
-        return torch.where(valid[..., None], positions, (size - 1) / 2), valid
+    def encode(
+        self, boxes: Tensor, keypoints: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """(R, K, 2) true x, y in cells, 0 where they do not count; (R, K) bool."""
+        return self.positions(boxes, keypoints, size)
 
     def expectation(self, predictions: Tensor) -> Tensor:
         """(R, K, 2) mean x, y in cells of (R, K, H, W) logits; differentiable."""
@@ -117,31 +110,26 @@ class IntegralCodec(KeypointCodec):
         keypoints: Tensor,
         normalizer: float | None = None,
     ) -> Tensor:
-        """L1 distance in halves of the map plus cross entropy; (R, K, S, S) logits."""
+        """L1 distance in halves of the map plus cross entropy; (R, K, H, W) logits."""
         logits = predictions.float()
-        size = logits.shape[3]
+        size = (logits.shape[3], logits.shape[2])
         positions, valid = self.encode(boxes, keypoints, size)
         # In halves of the map, the unit of both papers, whose factors hold for it
-        half = max((size - 1) / 2, 0.5)
-        losses = (self.expectation(logits) - positions).abs().sum(dim=2) / half
+        halves = [max((side - 1) / 2, 0.5) for side in size]
+        distance = (self.expectation(logits) - positions).abs()
+        losses = distance[..., 0] / halves[0] + distance[..., 1] / halves[1]
         if self.regularization:
-            x = gaussian_lines(positions[..., 0], size, self.sigma)
-            y = gaussian_lines(positions[..., 1], size, self.sigma)
-            expected = ((logits @ x[..., None])[..., 0] * y).sum(dim=2)
-            entropy = logits.flatten(2).logsumexp(dim=2) - expected
-            losses = losses + self.regularization * entropy
+            losses = losses + self.regularization * self.cross_entropy(logits, positions)
         return self.reduce(losses, valid, normalizer)
 
     @torch.no_grad()
     def decode(self, predictions: Tensor, boxes: Tensor) -> Tensor:
-        """(R, K, 3) x, y, score. ``predictions``: (R, K, S, S) logits."""
+        """(R, K, 3) x, y, score. ``predictions``: (R, K, H, W) logits."""
         logits, boxes = predictions.float(), boxes.float()
         size = (logits.shape[3], logits.shape[2])
-        points = map_to_image(self._decoded(logits), boxes, size, _FRAME)
+        points = map_to_image(self._decoded(logits), boxes, size, self.frame)
         if self.score == "oks":
-            falloff = oks_falloff(self, boxes, points[..., 0])
-            score = expected_oks_of_map(logits, points, boxes, falloff, _FRAME)
+            score = self.expected_oks(logits, points, boxes)
         else:
-            flat = logits.flatten(2)
-            score = torch.exp(flat.amax(dim=2) - flat.logsumexp(dim=2))
+            score = highest_share(logits)
         return torch.cat([points, score[..., None]], dim=2)

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Mask R-CNN's codec: one cell of a heatmap is right."""
+"""Mask R-CNN's codec: a classification of the heatmap's cells."""
 
 from __future__ import annotations
 
@@ -9,41 +9,42 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...layers import bicubic_peaks
-from .base import KeypointCodec
-from .scores import expected_oks_of_map, oks_falloff
+from .heatmap import HeatmapCodec
+from .registry import KEYPOINT_CODEC_REGISTRY
 
 __all__ = ["OneHotCodec", "fast_heatmaps_to_keypoints"]
 
 _GPU_CHUNK = 16384  # maps that go through at once
 
 
-class OneHotCodec(KeypointCodec):
+@KEYPOINT_CODEC_REGISTRY.register()
+class OneHotCodec(HeatmapCodec):
     """A classification of the map's cells (He et al., "Mask R-CNN", sec. 5), as in Detectron2.
 
-    Labels and loss are Detectron2's, and so is what is decoded (see
-    :func:`fast_heatmaps_to_keypoints`). The labelled cell is the one that the point is in, which loses
-    where in the cell it is: up to half a cell, 1.8 x 3.6 pixels in a box of 200 x 400 at 56 cells.
+    Labels, loss and decoded keypoints are Detectron2's (see :func:`fast_heatmaps_to_keypoints`). The
+    label is the cell that contains the point; where in the cell is lost: up to half a cell, 1.8 x 3.6
+    pixels in a box of 200 x 400 at 56 cells.
+
     Points outside the box have no cell and do not count. Scores: "max", Detectron2's, the peak against
     the sum of the map; "oks", see :func:`expected_oks_of_map`.
     """
 
-    scores = ("max", "oks")
+    name = "one_hot"
 
-    def encode(self, boxes: Tensor, keypoints: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Number of the right cell, and whether there is one.
+    def encode(
+        self, boxes: Tensor, keypoints: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """(R, K) int64 index of the cell, row by row, 0 where there is none; (R, K) bool.
 
-        Args:
-            boxes: (R, 4).
-            keypoints: (R, K, 3) x, y, visibility.
-            size: side S of the map.
-
-        Returns:
-            (R, K) int64 in 0 ... S * S - 1, row by row, 0 where there is none; (R, K) bool.
+        Raises:
+            ValueError: the map is not square, as Detectron2's labels must be.
         """
+        if size[0] != size[1]:
+            raise ValueError(f"Maps of {size} cells; OneHotCodec expects a square.")
         if len(boxes) == 0:
             nothing = torch.zeros(keypoints.shape[:2], dtype=torch.int64, device=boxes.device)
             return nothing, nothing.bool()
-        labels, valid = Keypoints(keypoints).to_heatmap(boxes, size)
+        labels, valid = Keypoints(keypoints).to_heatmap(boxes, size[0])
         return labels, valid.bool()
 
     def loss(
@@ -54,12 +55,12 @@ class OneHotCodec(KeypointCodec):
         normalizer: float | None = None,
     ) -> Tensor:
         """Cross entropy over the cells. ``predictions``: (R, K, S, S) logits."""
-        labels, valid = self.encode(boxes, keypoints, predictions.shape[3])
+        size = (predictions.shape[3], predictions.shape[2])
+        labels, valid = self.encode(boxes, keypoints, size)
         logits = predictions.float().flatten(0, 1).flatten(1)
         labels = labels.masked_fill(~valid, -1).flatten()
         if logits.device.type == "cpu":
-            # As Detectron2 does, so that the sum is equal to the bit. A GPU would have to be waited
-            # for.
+            # As Detectron2 does, so that the sum is equal to the bit. On a GPU the host would wait.
             counts = valid.flatten()
             logits, labels = logits[counts], labels[counts]
         total = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
@@ -72,8 +73,7 @@ class OneHotCodec(KeypointCodec):
         found = fast_heatmaps_to_keypoints(logits, boxes.to(logits.dtype))
         if self.score == "max":
             return found[..., [0, 1, 3]]
-        falloff = oks_falloff(self, boxes, found[..., 0])
-        score = expected_oks_of_map(logits, found[..., :2], boxes, falloff, "half_pixel")
+        score = self.expected_oks(logits, found[..., :2], boxes)
         return torch.cat([found[..., :2], score[..., None]], dim=2)
 
 
@@ -81,9 +81,9 @@ class OneHotCodec(KeypointCodec):
 def fast_heatmaps_to_keypoints(maps: Tensor, rois: Tensor) -> Tensor:
     """Detectron2's ``heatmaps_to_keypoints`` for all regions at once, without resizing the maps.
 
-    The same pixel is found (see :mod:`mrcnn_ext.layers.heatmap_peaks`), so that coordinates are equal
-    to Detectron2's but for the last bits, and logit and score agree to about 1e-5. Where two pixels of
-    the resized map are equal up to float32's rounding, either may be the result, in Detectron2 as here.
+    It finds the same pixel (see :mod:`mrcnn_ext.layers.heatmap_peaks`): coordinates equal Detectron2's
+    but for the last bits, logits and scores agree to about 1e-5. If two pixels of the resized map are
+    equal up to float32's rounding, either may be the result, in Detectron2 as here.
 
     Args:
         maps: (R, K, H, W) logits.

@@ -24,7 +24,7 @@ def argmax_2d(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def peak_2d(maps: Tensor) -> Tensor:
-    """Where the maximum lies: one Newton step on the parabola around the highest cell.
+    """Sub-cell maximum: one Newton step on the parabola around the highest cell.
 
     The step of Zhang et al. ("Distribution-Aware Coordinate Representation for Human Pose Estimation",
     CVPR 2020, sec. 3.2) on logits, which are log probabilities up to a constant. In place of finite

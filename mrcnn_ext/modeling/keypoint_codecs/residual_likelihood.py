@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Regression that learns how its errors are distributed."""
+"""Regression with a learned distribution of its errors."""
 
 from __future__ import annotations
 
@@ -7,21 +7,27 @@ import math
 from collections.abc import Sequence
 
 import torch
+from detectron2.config import configurable
 from torch import Tensor
 
+from ..._moved import moved_names
 from ...errors import ConfigError
 from .base import KeypointCodec
 from .coordinates import box_sides
 from .flow import RealNVP
+from .registry import KEYPOINT_CODEC_REGISTRY
 from .scores import oks_falloff
 
-__all__ = ["RLECodec"]
+__all__ = ["ResidualLikelihoodCodec"]
 
-# Of the box; a prediction that is surer than this gains nothing.
+__getattr__ = moved_names(__name__, {"RLECodec": f"{__name__}:ResidualLikelihoodCodec"})
+
+# In sides of the box; a prediction that is surer than this gains nothing.
 _SMALLEST_SIGMA = 1e-3
 
 
-class RLECodec(KeypointCodec):
+@KEYPOINT_CODEC_REGISTRY.register()
+class ResidualLikelihoodCodec(KeypointCodec):
     """Position and uncertainty of each keypoint by residual log-likelihood estimation.
 
     After Li et al., "Human Pose Regression with Residual Log-likelihood Estimation", ICCV 2021: a head
@@ -38,8 +44,11 @@ class RLECodec(KeypointCodec):
     these deviations, in closed form.
     """
 
+    name = "residual_likelihood"
+    kind = "distribution"
     scores = ("sigma", "oks")
 
+    @configurable
     def __init__(
         self,
         *,
@@ -53,8 +62,8 @@ class RLECodec(KeypointCodec):
         """
         Args:
             limit: how far from the centre a labelled point may be to count, in sides of the box.
-            residual: learn the shape of errors; False: they are Laplace distributed, and there is no
-            flow. flow_steps, flow_width: of :class:`RealNVP`.
+            residual: learn the shape of errors with a flow; False: assume Laplace's.
+            flow_steps, flow_width: of :class:`RealNVP`.
             score, oks_sigmas: see KeypointCodec.
 
         Raises:
@@ -68,15 +77,17 @@ class RLECodec(KeypointCodec):
         self.limit = limit
         self.flow = RealNVP(steps=flow_steps, width=flow_width) if residual else None
 
-    def encode(self, boxes: Tensor, keypoints: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions in the box, and which count.
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        node = cfg.MRCNN_EXT.KEYPOINT_HEAD.RLE
+        return {**super().from_config(cfg), "limit": node.LIMIT, "residual": node.FLOW}
 
-        Args:
-            boxes: (R, 4).
-            keypoints: (R, K, 3) x, y, visibility.
+    def encode(
+        self, boxes: Tensor, keypoints: Tensor, size: tuple[int, int] = (1, 1)
+    ) -> tuple[Tensor, Tensor]:
+        """(R, K, 2) x, y from the centre in sides of the box, 0 where they do not count; (R, K) bool.
 
-        Returns:
-            (R, K, 2) x, y from the centre in sides of the box, 0 where they do not count; (R, K) bool.
+        ``size`` has no influence.
         """
         boxes = boxes.float()
         centre = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -91,7 +102,10 @@ class RLECodec(KeypointCodec):
         keypoints: Tensor,
         normalizer: float | None = None,
     ) -> Tensor:
-        """Negative log-likelihood. ``predictions``: (R, K, 4) mean x, y, logits of deviations x, y."""
+        """Negative log-likelihood.
+
+        ``predictions``: (R, K, 4) mean x, y in sides of the box, logits of the deviations of x, y.
+        """
         positions, valid = self.encode(boxes, keypoints)
         with torch.autocast(predictions.device.type, enabled=False):
             mean, deviation = _mean_and_deviation(predictions)

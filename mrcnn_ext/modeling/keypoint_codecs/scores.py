@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Scores of keypoints that say how far off they may be."""
+"""Scores of keypoints: the OKS to expect from the spread of a prediction."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def oks_falloff(codec: KeypointCodec, boxes: Tensor, like: Tensor) -> Tensor:
 def expected_oks_of_axis(
     probabilities: Tensor, positions: Tensor, cells: Tensor, falloff: Tensor
 ) -> Tensor:
-    """E exp(-a d^2) along one axis, where the truth is spread over cells by probabilities.
+    """E exp(-a d^2) along one axis, for true positions distributed over the cells.
 
     Args:
         probabilities: (R, K, S).
@@ -43,7 +43,7 @@ def expected_oks_of_axis(
 def expected_oks_of_map(
     logits: Tensor, keypoints: Tensor, boxes: Tensor, falloff: Tensor, frame: str
 ) -> Tensor:
-    """The OKS that decoded keypoints can expect, if the map is the truth's distribution.
+    """Expected OKS of decoded keypoints, if the map is the distribution of the true position.
 
     That is the sum over cells of softmax(logits) exp(-a d^2), d being a cell's distance from the
     decoded keypoint: 1 for a map that is sure, lower for one that is spread or has a second mode, and

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Keypoints as two classifications, one of the column and one of the row."""
+"""SimCC: a keypoint as two classifications, of its column and of its row."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import math
 from collections.abc import Sequence
 
 import torch
+from detectron2.config import configurable
 from torch import Tensor
 
 from ...errors import ConfigError
 from .base import KeypointCodec, inside_and_labelled
 from .coordinates import cell_sides, image_to_map, map_to_image
-from .gaussian import gaussian_lines
+from .heatmap import gaussian_lines
 from .peaks import peak_1d
+from .registry import KEYPOINT_CODEC_REGISTRY
 from .scores import expected_oks_of_axis, oks_falloff
 
 __all__ = ["SimCCCodec"]
 
 
+@KEYPOINT_CODEC_REGISTRY.register()
 class SimCCCodec(KeypointCodec):
     """Two lines of bins for each keypoint, finer than a map's cells.
 
@@ -33,8 +36,11 @@ class SimCCCodec(KeypointCodec):
     :func:`expected_oks_of_axis`.
     """
 
+    name = "simcc"
+    kind = "bins"
     scores = ("max", "oks")
 
+    @configurable
     def __init__(
         self, *, sigma: float = 6.0, score: str = "", oks_sigmas: Sequence[float] = ()
     ) -> None:
@@ -53,25 +59,20 @@ class SimCCCodec(KeypointCodec):
             )
         self.sigma = sigma
 
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        return {**super().from_config(cfg), "sigma": cfg.MRCNN_EXT.KEYPOINT_HEAD.SIMCC.SIGMA}
+
     def encode(
-        self, boxes: Tensor, keypoints: Tensor, bins: tuple[int, int]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Targets of both axes, and which count.
-
-        Args:
-            boxes: (R, 4).
-            keypoints: (R, K, 3) x, y, visibility.
-            bins: along x and along y.
-
-        Returns:
-            (R, K, bins of x), (R, K, bins of y), each summing to 1; (R, K) bool.
-        """
-        positions = image_to_map(keypoints[..., :2].float(), boxes.float(), bins)
+        self, boxes: Tensor, keypoints: Tensor, size: tuple[int, int]
+    ) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """((R, K, bins of x), (R, K, bins of y)), each summing to 1; (R, K) bool."""
+        positions = image_to_map(keypoints[..., :2].float(), boxes.float(), size)
         valid = inside_and_labelled(boxes, keypoints)
         positions = torch.where(valid[..., None], positions, 0.0)
-        x = gaussian_lines(positions[..., 0], bins[0], self.sigma)
-        y = gaussian_lines(positions[..., 1], bins[1], self.sigma)
-        return x, y, valid
+        x = gaussian_lines(positions[..., 0], size[0], self.sigma)
+        y = gaussian_lines(positions[..., 1], size[1], self.sigma)
+        return (x, y), valid
 
     def loss(
         self,
@@ -83,7 +84,7 @@ class SimCCCodec(KeypointCodec):
         """Divergence of targets from the softmax. ``predictions``: (R, K, bins) logits of x, of y."""
         lines = [item.float() for item in predictions]
         bins = (lines[0].shape[2], lines[1].shape[2])
-        *targets, valid = self.encode(boxes, keypoints, bins)
+        targets, valid = self.encode(boxes, keypoints, bins)
         x, y = (_divergence(target, line) for target, line in zip(targets, lines))
         return self.reduce((x + y) / 2, valid, normalizer)
 

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""What all keypoint heads of this package share, so that a head is its last layers and a codec."""
+"""The base of this package's keypoint heads: a head adds its last layers and names its codecs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...data.skeletons import class_keypoints_from_config
 from ...errors import ConfigError
-from ..keypoint_codecs import KeypointCodec
+from ..keypoint_codecs import KeypointCodec, build_keypoint_codec
 from .mask_guide import MaskGuide
 from .trunk import initialize, trunk_layers
 
@@ -21,12 +21,17 @@ __all__ = ["KeypointHeadBase"]
 
 
 class KeypointHeadBase(nn.Module):
-    """Trunk, losses, and what becomes of decoded keypoints, around the last layers of a head.
+    """Trunk, loss and results around the last layers of a keypoint head.
 
-    A head adds its layers and implements :meth:`predict`; its codec turns what that returns into losses
-    and keypoints. It can be used by every RoI heads class that keeps Detectron2's contract: RoI
-    features and instances come in; ``loss_keypoint``, or instances with ``pred_keypoints``, go out.
+    A head adds its layers and implements :meth:`predict`; its codec turns what that returns into a loss
+    and keypoints. The head works in every RoI heads class that keeps Detectron2's contract: it takes
+    RoI features and instances, and returns ``loss_keypoint`` or instances with ``pred_keypoints``.
     """
+
+    # Kind of the codecs that predict() is for, see KeypointCodec.
+    codec_kind = ""
+    # Codec to use where MRCNN_EXT.KEYPOINT_HEAD.CODEC names one of another kind.
+    default_codec = ""
 
     @configurable
     def __init__(
@@ -49,14 +54,13 @@ class KeypointHeadBase(nn.Module):
             input_shape: channels and size of the RoI features.
             num_keypoints: K, of all skeletons together.
             conv_dims: width of each convolution of the trunk.
-            codec: what is predicted for a keypoint.
+            codec: makes targets, losses and keypoints.
             conv_norm, light: of the trunk, see :func:`trunk_layers`.
             mask_guided: see :class:`MaskGuide`.
             fold_score: multiply ``scores`` by the mean score of the instance's keypoints, which ranks
                 boxes and masks by it, too.
             class_keypoints: (classes, K) bool, which keypoints a class has; None: every class has all.
-                Of those that the predicted class does not have, the score is 0 and the position the
-                middle of the box.
+                Keypoints that the predicted class does not have get score 0 and the middle of the box.
             loss_weight: factor of the loss.
             loss_normalizer: as in Detectron2's heads: "visible", the number of keypoints that count in
                 the batch; or a number that is multiplied by the number of images.
@@ -129,8 +133,8 @@ class KeypointHeadBase(nn.Module):
 
     @classmethod
     def codec_from_config(cls, cfg) -> KeypointCodec:
-        """The codec that ``MRCNN_EXT.KEYPOINT_HEAD`` asks for."""
-        raise NotImplementedError
+        """The codec that ``MRCNN_EXT.KEYPOINT_HEAD.CODEC`` names; see :func:`build_keypoint_codec`."""
+        return build_keypoint_codec(cfg, cls.__name__, cls.codec_kind, cls.default_codec)
 
     def predict(self, features: Tensor):
         """Predictions in the form that the codec takes, for (R, C, P, P) features of the trunk."""
@@ -154,7 +158,7 @@ class KeypointHeadBase(nn.Module):
         predictions = self.predict(self.trunk(features))
         if self.training:
             return {"loss_keypoint": self._loss(predictions, instances) * self.loss_weight}
-        self._attach(predictions, instances)
+        self._write_results(predictions, instances)
         return instances
 
     def trunk(self, features: Tensor) -> Tensor:
@@ -172,7 +176,7 @@ class KeypointHeadBase(nn.Module):
         return self.codec.loss(predictions, boxes, keypoints, normalizer)
 
     @torch.no_grad()
-    def _attach(self, predictions, instances: list[Instances]) -> None:
+    def _write_results(self, predictions, instances: list[Instances]) -> None:
         boxes = torch.cat([x.pred_boxes.tensor for x in instances])
         keypoints = self.codec.decode(predictions, boxes)
         if self.class_keypoints is not None:
@@ -183,7 +187,7 @@ class KeypointHeadBase(nn.Module):
             keypoints = torch.where(counted[..., None], keypoints, middle[:, None].to(keypoints))
         counts = [len(x) for x in instances]
         for x, item in zip(instances, keypoints.split(counts)):
-            # Who runs a head twice on the same instances must not have their scores scaled twice.
+            # Don't rescale scores if this head already ran on these instances.
             scored_before = x.has("pred_keypoints")
             x.pred_keypoints = item
             if self.fold_score and x.has("scores") and not scored_before:

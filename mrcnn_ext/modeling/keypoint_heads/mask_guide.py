@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""What the object's mask tells its keypoints."""
+"""Feeds the instance mask to a keypoint head."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _KEY = "MRCNN_EXT.KEYPOINT_HEAD.MASK_GUIDED"
 class MaskGuide(nn.Module):
     """Adds a 3 x 3 convolution of each region's mask to its features.
 
-    In training it is the ground truth's mask in the proposal, at inference the one that the model's
-    mask head has predicted by then: RoI heads run it first. A predicted mask is worse than a true one,
-    and the keypoint head has not learnt to mistrust it. The convolution starts at 0, so that a head
-    with trained weights does at first what it did without masks.
+    In training this is the ground-truth mask in the proposal, at inference the prediction of the mask
+    head, which RoI heads run first. The keypoint head never sees the errors of predicted masks in
+    training. The convolution starts at 0, so a head with trained weights starts with the results that
+    it had without masks.
     """
 
     def __init__(self, channels: int) -> None:
@@ -47,12 +47,12 @@ class MaskGuide(nn.Module):
             ConfigError: there are no masks.
         """
         side = (features.shape[2], features.shape[3])
-        masks = _true(instances, side) if self.training else _predicted(instances, side)
+        masks = _ground_truth(instances, side) if self.training else _predicted(instances, side)
         # Between -1 and 1, so that "no object here" is a signal, too
         return features + self.conv(masks.to(features) * 2 - 1)
 
 
-def _true(instances: list[Instances], side: tuple[int, int]) -> Tensor:
+def _ground_truth(instances: list[Instances], side: tuple[int, int]) -> Tensor:
     if any(len(x) > 0 and not x.has("gt_masks") for x in instances):
         raise ConfigError(
             f"{_KEY} is True, but the ground truth has no masks: set MODEL.MASK_ON to True, for a "

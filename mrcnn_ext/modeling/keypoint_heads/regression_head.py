@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Keypoints as numbers, with an uncertainty each."""
+"""Keypoint coordinates by regression, each with an uncertainty."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from detectron2.config import configurable
 from detectron2.modeling import ROI_KEYPOINT_HEAD_REGISTRY
 from torch import Tensor, nn
 
-from ..keypoint_codecs import RLECodec
+from ..keypoint_codecs import KeypointCodec, ResidualLikelihoodCodec
 from .base import KeypointHeadBase
 
 __all__ = ["MrcnnExtRegressionKeypointHead"]
@@ -23,18 +23,21 @@ class MrcnnExtRegressionKeypointHead(KeypointHeadBase):
     the box go through a fully connected layer first; ``grid`` 1 is the paper's.
     """
 
+    codec_kind = "distribution"
+    default_codec = "residual_likelihood"
+
     @configurable
     def __init__(
-        self, *, grid: int = 7, fc_dim: int = 1024, codec: RLECodec | None = None, **kwargs
+        self, *, grid: int = 7, fc_dim: int = 1024, codec: KeypointCodec | None = None, **kwargs
     ) -> None:
         """
         Args:
             grid: parts of the box along each side whose features are kept apart.
             fc_dim: width of the fully connected layer; 0: none.
-            codec: None: RLECodec.
+            codec: takes (R, K, 4); None: ResidualLikelihoodCodec.
             kwargs: see KeypointHeadBase.
         """
-        super().__init__(codec=codec or RLECodec(), **kwargs)
+        super().__init__(codec=codec or ResidualLikelihoodCodec(), **kwargs)
         self.pool = nn.AdaptiveAvgPool2d(grid)
         inputs = self.trunk_channels * grid * grid
         self.fc = nn.Sequential()
@@ -54,16 +57,6 @@ class MrcnnExtRegressionKeypointHead(KeypointHeadBase):
         node = cfg.MRCNN_EXT.KEYPOINT_HEAD.RLE
         arguments = {"grid": node.GRID, "fc_dim": node.FC_DIM}
         return {**super().from_config(cfg, input_shape), **arguments}
-
-    @classmethod
-    def codec_from_config(cls, cfg) -> RLECodec:
-        node = cfg.MRCNN_EXT.KEYPOINT_HEAD
-        return RLECodec(
-            limit=node.RLE.LIMIT,
-            residual=node.RLE.FLOW,
-            score=node.SCORE,
-            oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
-        )
 
     def predict(self, features: Tensor) -> Tensor:
         """(R, K, 4) mean x, y in sides of the box from its centre, logits of the deviations."""

@@ -8,7 +8,7 @@ from detectron2.modeling import ROI_KEYPOINT_HEAD_REGISTRY
 from torch import Tensor, nn
 
 from ...errors import ConfigError
-from ..keypoint_codecs import SimCCCodec
+from ..keypoint_codecs import KeypointCodec, SimCCCodec
 from .base import KeypointHeadBase
 from .trunk import initialize, upsampling
 
@@ -24,16 +24,19 @@ class MrcnnExtSimCCKeypointHead(KeypointHeadBase):
     same for all keypoints, give the bins of x and of y.
     """
 
+    codec_kind = "bins"
+    default_codec = "simcc"
+
     @configurable
-    def __init__(self, *, bins: int = 224, codec: SimCCCodec | None = None, **kwargs) -> None:
+    def __init__(self, *, bins: int = 224, codec: KeypointCodec | None = None, **kwargs) -> None:
         """
         Args:
             bins: of each axis.
-            codec: None: SimCCCodec.
+            codec: takes lines of bins; None: SimCCCodec.
             kwargs: see KeypointHeadBase; ``input_shape`` must have a height and a width.
 
         Raises:
-            ConfigError: too few bins, or the size of the features is not known.
+            ConfigError: too few bins, or an ``input_shape`` without a size.
         """
         super().__init__(codec=codec or SimCCCodec(), **kwargs)
         shape = kwargs["input_shape"]
@@ -57,13 +60,6 @@ class MrcnnExtSimCCKeypointHead(KeypointHeadBase):
     def from_config(cls, cfg, input_shape) -> dict:
         bins = cfg.MRCNN_EXT.KEYPOINT_HEAD.SIMCC.BINS
         return {**super().from_config(cfg, input_shape), "bins": bins}
-
-    @classmethod
-    def codec_from_config(cls, cfg) -> SimCCCodec:
-        node = cfg.MRCNN_EXT.KEYPOINT_HEAD
-        return SimCCCodec(
-            sigma=node.SIMCC.SIGMA, score=node.SCORE, oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS
-        )
 
     def predict(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """(R, K, bins) logits of x and of y."""

@@ -1,10 +1,10 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""What all mask heads of this package share, so that a head is its layers and the rest are switches."""
+"""The base of this package's mask heads: a head adds its layers, the base has all switches."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from detectron2.config import configurable
@@ -17,46 +17,47 @@ from ...config.aliases import first_set
 from ...errors import ConfigError
 from ...structures import mask_targets
 from .losses import MaskLoss
-from .regions import (
-    IN_FEATURES_KEYS,
-    build_region_pooler,
-    crop_context,
-    enlarge_boxes,
-    region_features,
-)
+from .regions import common_channels, crop_context, enlarge_boxes, pooled_maps
 from .scoring import MASK_SCORES, MaskIoUPredictor, free_mask_quality, mask_iou_target
 
 __all__ = ["MaskHeadBase", "MaskHeadInputs", "select_class"]
 
+# The key of the maps to pool from, and its old name
+_KEYS = ("MRCNN_EXT.MASK_HEAD.IN_FEATURES", "MRCNN_EXT.MASK_HEAD.POOLER_LEVELS")
+
 
 @dataclass
 class MaskHeadInputs:
-    """What a head sees of the R RoIs of a batch, image by image.
+    """The R RoIs of a batch, image by image.
 
     Attributes:
         pooled: (R, C, P, P) RoI features.
-        maps: feature maps (N, C, H_l, W_l) by name; empty where RoI heads pool for the head.
+        maps: feature maps (N, C, H_l, W_l) by name; empty if RoI heads pool for the head.
         boxes: N Boxes, R in all: the regions that masks cover, in pixels of the image.
         classes: (R,) int64; of the ground truth in training, predicted otherwise.
+        rasterised: ground truth of :meth:`MaskHeadBase.targets` by side, made once for each.
     """
 
     pooled: Tensor
     maps: dict[str, Tensor]
     boxes: list[Boxes]
     classes: Tensor
+    rasterised: dict[int, Tensor] = field(default_factory=dict)
 
 
 class MaskHeadBase(nn.Module):
     """Losses, targets, scores and regions around the layers of a mask head.
 
     A head implements :meth:`predict`; one with losses of its own also :meth:`losses`, one whose masks
-    are not the sigmoid of its last logits :meth:`probabilities`. It can be used by every RoI heads
-    class that keeps Detectron2's contract: RoI features (or, with
-    ``MODEL.ROI_MASK_HEAD.POOLER_TYPE: ""``, the feature maps) and instances come in; losses, or
-    instances with ``pred_masks``, go out.
+    are not the sigmoid of its last logits :meth:`probabilities`. It works in every RoI heads class that
+    keeps Detectron2's contract: it takes instances and RoI features, or feature maps if it pools for
+    itself, and returns losses or instances with ``pred_masks``.
+
+    This package's Standard and Cascade RoI heads hand feature maps to heads that pool for themselves
+    (:meth:`pools_itself`). Detectron2's do so with ``MODEL.ROI_MASK_HEAD.POOLER_TYPE: ""``.
     """
 
-    # Whether the head needs the feature maps themselves. Then RoI heads must not pool for it.
+    # True: the head always pools for itself. False: only with CONTEXT or IN_FEATURES in the config.
     needs_maps = False
 
     @configurable
@@ -82,15 +83,15 @@ class MaskHeadBase(nn.Module):
     ) -> None:
         """
         Args:
-            input_shape: of the RoI features, or of each feature map if the head is to pool itself.
+            input_shape: of the RoI features, or of each feature map if the head pools for itself.
             num_classes: foreground classes; 1 for masks that do not depend on the class.
             pooler: pools from the maps ``in_features``; None if RoI features come in.
             in_features: names of the maps for ``pooler``, finest first.
             resolution: side P of the RoI features.
-            context: masks are predicted for boxes enlarged by this factor and cut back afterwards, so
-                that the head sees what surrounds an object. Needs ``pooler``.
+            context: predict masks for boxes enlarged by this factor and cut them back afterwards: the
+                head then sees the surroundings of an object. Needs ``pooler``.
             losses, loss_weights: see :class:`MaskLoss`.
-            score: how ``mask_scores`` are made, one of ``MASK_SCORES``; "": not at all.
+            score: how to make ``mask_scores``, one of ``MASK_SCORES``; "": not at all.
             score_loss_weight, score_conv_dim, score_fc_dim: of :class:`MaskIoUPredictor`.
             fold_score: multiply ``scores`` by the mask's quality, which also re-ranks boxes.
             train_classes: only ground truth of these classes trains the head; empty: all classes.
@@ -98,15 +99,11 @@ class MaskHeadBase(nn.Module):
             vis_period: iterations between pictures in the event storage; 0: none.
 
         Raises:
-            ConfigError: arguments that exclude each other.
+            ConfigError: an argument is invalid, or excludes another.
         """
         super().__init__()
         if pooler is None and (self.needs_maps or context != 1):
-            raise ConfigError(
-                f"{type(self).__name__} (or its context of {context}) pools feature maps itself: set "
-                'MODEL.ROI_MASK_HEAD.POOLER_TYPE to "". That works in Standard and Cascade ROI heads; '
-                "Res5 heads (C4) cannot give feature maps to a mask head."
-            )
+            raise _needs_maps_error(type(self), context)
         if context < 1:
             raise ConfigError(f"the context of a mask head is {context}, expected 1 or more.")
         if score and score not in MASK_SCORES:
@@ -124,7 +121,10 @@ class MaskHeadBase(nn.Module):
         self.train_classes = list(train_classes)
         self.loss_weight = loss_weight
         self.vis_period = vis_period
-        self.in_channels = _in_channels(input_shape, self.in_features)
+        if isinstance(input_shape, ShapeSpec):
+            self.in_channels = input_shape.channels
+        else:
+            self.in_channels = common_channels(input_shape, self.in_features, _KEYS[0])
         self.iou_predictor = None
         if score == "mask_iou":
             self.iou_predictor = MaskIoUPredictor(
@@ -152,21 +152,32 @@ class MaskHeadBase(nn.Module):
             "train_classes": node.TRAIN_CLASSES,
             "vis_period": cfg.VIS_PERIOD,
         }
+        key, names = first_set(cfg, *_KEYS)
         if isinstance(input_shape, ShapeSpec):
-            key, names = first_set(cfg, *IN_FEATURES_KEYS)
+            if cls.needs_maps:
+                raise _needs_maps_error(cls, node.CONTEXT)
             if names:
                 raise ConfigError(
                     f"{key} is {names}, but RoI heads pool for the mask head: set "
                     'MODEL.ROI_MASK_HEAD.POOLER_TYPE to "".'
                 )
             return {**arguments, "resolution": input_shape.width or head.POOLER_RESOLUTION}
-        names = region_features(cfg, input_shape)
-        arguments["in_features"] = names
         arguments["resolution"] = head.POOLER_RESOLUTION
-        arguments["pooler"] = build_region_pooler(
-            input_shape, names, head.POOLER_RESOLUTION, head.POOLER_SAMPLING_RATIO
+        arguments["in_features"], arguments["pooler"] = pooled_maps(
+            input_shape,
+            names,
+            head.POOLER_RESOLUTION,
+            key=key,
+            sampling_ratio=head.POOLER_SAMPLING_RATIO,
+            pooler_type=head.POOLER_TYPE or "ROIAlignV2",
         )
         return arguments
+
+    @classmethod
+    def pools_itself(cls, cfg) -> bool:
+        """Whether the head takes feature maps instead of RoI features, with this config."""
+        node = cfg.MRCNN_EXT.MASK_HEAD
+        return cls.needs_maps or node.CONTEXT != 1 or bool(first_set(cfg, *_KEYS)[1])
 
     # ---- What a head implements --------------------------------------------------------------------
 
@@ -201,20 +212,25 @@ class MaskHeadBase(nn.Module):
         if self.training:
             features, instances = self._trainable(features, instances)
             inputs = self._inputs(features, instances, "proposal_boxes", "gt_classes")
-            return self._train(inputs, instances)
+            return self._training_losses(inputs, instances)
         inputs = self._inputs(features, instances, "pred_boxes", "pred_classes")
-        self._attach(self._test(inputs, instances), inputs, instances)
+        self._write_results(self._predict_masks(inputs, instances), inputs, instances)
         return instances
 
     def targets(self, inputs: MaskHeadInputs, instances: list[Instances], like: Tensor) -> Tensor:
         """(R, M, M) bool ground truth in the regions, at the size of ``like`` (…, M, M)."""
         side = like.shape[-1]
-        return mask_targets(instances, side, boxes=inputs.boxes).to(like.device)
+        if side not in inputs.rasterised:
+            targets = mask_targets(instances, side, boxes=inputs.boxes)
+            inputs.rasterised[side] = targets.to(like.device)
+        return inputs.rasterised[side]
 
-    def _train(self, inputs: MaskHeadInputs, instances: list[Instances]) -> dict[str, Tensor]:
+    def _training_losses(
+        self, inputs: MaskHeadInputs, instances: list[Instances]
+    ) -> dict[str, Tensor]:
         stages = self.predict(inputs)
         if len(inputs.classes) == 0:
-            # Every parameter still takes part, which distributed training asks for.
+            # Distributed training needs a gradient for every parameter.
             return {"loss_mask": self._no_loss() + sum(stage.sum() for stage in stages) * 0}
         losses = self.losses(stages, inputs, instances)
         losses = {name: loss * self.loss_weight for name, loss in losses.items()}
@@ -231,7 +247,7 @@ class MaskHeadBase(nn.Module):
         self._show(probabilities, targets)
         return losses
 
-    def _test(self, inputs: MaskHeadInputs, instances: list[Instances]) -> Tensor:
+    def _predict_masks(self, inputs: MaskHeadInputs, instances: list[Instances]) -> Tensor:
         return self.probabilities(self.predict(inputs), inputs)
 
     # ---- Switches ----------------------------------------------------------------------------------
@@ -253,7 +269,9 @@ class MaskHeadBase(nn.Module):
         pooled = self.pooler([features[name] for name in self.in_features], boxes)
         return MaskHeadInputs(pooled, features, boxes, classes)
 
-    def _attach(self, masks: Tensor, inputs: MaskHeadInputs, instances: list[Instances]) -> None:
+    def _write_results(
+        self, masks: Tensor, inputs: MaskHeadInputs, instances: list[Instances]
+    ) -> None:
         counts = [len(x) for x in instances]
         quality = None
         if self.iou_predictor is not None:
@@ -265,7 +283,7 @@ class MaskHeadBase(nn.Module):
         if quality is None:
             return
         for x, item in zip(instances, quality.split(counts)):
-            # Who runs a head twice on the same instances must not have their scores scaled twice.
+            # Don't rescale scores if this head already ran on these instances.
             scored_before = x.has("mask_scores")
             item = item.to(x.scores.dtype) * x.scores if x.has("scores") else item
             if self.fold_score and x.has("scores"):
@@ -308,13 +326,9 @@ def _is_any_of(classes: Tensor, wanted: list[int]) -> Tensor:
     return torch.isin(classes, torch.as_tensor(wanted, device=classes.device))
 
 
-def _in_channels(input_shape: ShapeSpec | dict[str, ShapeSpec], names: list[str]) -> int:
-    if isinstance(input_shape, ShapeSpec):
-        return input_shape.channels
-    channels = {input_shape[name].channels for name in names}
-    if len(channels) != 1:
-        raise ConfigError(
-            f"a mask head pools from {names}, which have {sorted(channels)} channels; expected as many "
-            "in each."
-        )
-    return channels.pop()
+def _needs_maps_error(head: type, context: float) -> ConfigError:
+    return ConfigError(
+        f"{head.__name__} (or its context of {context}) pools feature maps itself: set "
+        'MODEL.ROI_MASK_HEAD.POOLER_TYPE to "". That works in Standard and Cascade ROI heads; '
+        "Res5 heads (C4) cannot give feature maps to a mask head."
+    )

@@ -1,16 +1,14 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Layers that mask heads are made of, initialised as Detectron2's own head is."""
+"""Layers of mask heads, initialised as in Detectron2's own head."""
 
 from __future__ import annotations
 
 import fvcore.nn.weight_init as weight_init
-from detectron2.layers import Conv2d, ConvTranspose2d, ShapeSpec, get_norm
+from detectron2.layers import Conv2d, ConvTranspose2d, get_norm
 from torch import nn
 from torch.nn import functional as F
 
-from ...errors import ConfigError
-
-__all__ = ["common_channels", "conv", "conv_stack", "mask_predictor", "upsampling"]
+__all__ = ["conv", "conv_stack", "mask_predictor", "upsampling"]
 
 
 def conv(
@@ -51,25 +49,8 @@ def upsampling(in_channels: int, out_channels: int) -> ConvTranspose2d:
 
 
 def mask_predictor(in_channels: int, num_classes: int) -> Conv2d:
-    """The last 1 x 1 convolution: logits near 0 at the start, so that no class is ahead."""
+    """The last 1 x 1 convolution, initialised to logits near 0."""
     layer = Conv2d(in_channels, num_classes, kernel_size=1)
     nn.init.normal_(layer.weight, std=0.001)
     nn.init.constant_(layer.bias, 0)
     return layer
-
-
-def common_channels(maps: dict[str, ShapeSpec], names: list[str], key: str) -> int:
-    """Channels of the feature maps ``names``, which ``key`` of the config chose.
-
-    Raises:
-        ConfigError: a map that is not there, or maps of different widths.
-    """
-    unknown = [name for name in names if name not in maps]
-    if unknown:
-        raise ConfigError(f"{key} names {unknown}; MODEL.ROI_HEADS.IN_FEATURES has {list(maps)}.")
-    channels = {maps[name].channels for name in names}
-    if len(channels) != 1:
-        raise ConfigError(
-            f"{key} names {names}, which have {sorted(channels)} channels; expected as many in each."
-        )
-    return channels.pop()

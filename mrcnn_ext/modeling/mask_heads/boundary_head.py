@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Masks that are told where their boundary is: boundary-preserving Mask R-CNN."""
+"""Boundary-preserving Mask R-CNN: a mask and a boundary branch."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
 from detectron2.structures import Instances
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ...config.aliases import first_set
 from .base import MaskHeadBase, MaskHeadInputs, select_class
-from .blocks import common_channels, conv, conv_stack, mask_predictor, upsampling
-from .losses import MASK_LOSSES
-from .regions import build_region_pooler
+from .blocks import conv, conv_stack, mask_predictor, upsampling
+from .losses import MASK_LOSSES, laplacian
+from .regions import pooled_maps
 
 __all__ = ["MrcnnExtBoundaryMaskHead", "boundary_targets"]
 
@@ -85,29 +84,28 @@ class MrcnnExtBoundaryMaskHead(MaskHeadBase):
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec | dict[str, ShapeSpec]) -> dict:
         node, head = cfg.MRCNN_EXT.MASK_HEAD.BOUNDARY, cfg.MODEL.ROI_MASK_HEAD
-        arguments = {
-            **super().from_config(cfg, input_shape),
+        arguments = super().from_config(cfg, input_shape)
+        assert not isinstance(input_shape, ShapeSpec)  # refused by the base
+        key, names = first_set(cfg, f"{_KEY}.IN_FEATURES", f"{_KEY}.POOLER_LEVELS")
+        names, pooler = pooled_maps(
+            input_shape,
+            names or arguments["in_features"][:1],
+            2 * arguments["resolution"],
+            key=key,
+            beside=arguments["in_features"],
+            sampling_ratio=head.POOLER_SAMPLING_RATIO,
+        )
+        return {
+            **arguments,
             "conv_dim": head.CONV_DIM,
             "num_conv": head.NUM_CONV,
             "conv_norm": head.NORM,
-            "boundary_pooler": None,
-            "boundary_features": (),
+            "boundary_pooler": pooler,
+            "boundary_features": names,
             "boundary_num_conv": node.NUM_CONV,
             "bce_weight": node.BCE_WEIGHT,
             "dice_weight": node.DICE_WEIGHT,
         }
-        if isinstance(input_shape, ShapeSpec):
-            return arguments  # which the constructor refuses, with the reason
-        pooled = arguments["in_features"]
-        key, names = first_set(cfg, f"{_KEY}.IN_FEATURES", f"{_KEY}.POOLER_LEVELS")
-        names = names or pooled[:1]
-        common_channels(input_shape, [*names, *pooled], key)
-        names.sort(key=lambda name: input_shape[name].stride)
-        arguments["boundary_features"] = names
-        arguments["boundary_pooler"] = build_region_pooler(
-            input_shape, names, 2 * arguments["resolution"], head.POOLER_SAMPLING_RATIO
-        )
-        return arguments
 
     def predict(self, inputs: MaskHeadInputs) -> list[Tensor]:
         """Boundary logits, then mask logits, each (R, K, 2 P, 2 P)."""
@@ -138,9 +136,8 @@ class MrcnnExtBoundaryMaskHead(MaskHeadBase):
 def boundary_targets(masks: Tensor) -> Tensor:
     """Pixels of a mask where its Laplacian is above .1 (Cheng et al. 2020, sec. 3.3).
 
-    The Laplacian is 8 at the pixel and -1 at its 8 neighbours, and what lies outside of the region
-    counts as background. So these are the mask's pixels with background beside them, and those at the
-    border of the region, which for a tight box is where the object ends.
+    Outside of the region counts as background. So these are the mask's pixels with background beside
+    them, and those at the border of the region, which for a tight box is where the object ends.
 
     Args:
         masks: (R, M, M) bool, or 0 and 1.
@@ -148,7 +145,4 @@ def boundary_targets(masks: Tensor) -> Tensor:
     Returns:
         (R, M, M) bool.
     """
-    planes = masks[:, None].to(torch.float32)
-    kernel = planes.new_full((1, 1, 3, 3), -1.0)
-    kernel[..., 1, 1] = 8.0
-    return F.conv2d(planes, kernel, padding=1)[:, 0] > 0.1
+    return laplacian(masks.to(torch.float32), "constant") > 0.1

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""A deep head without classes, for classes whose masks it has never seen: Deep-MAC."""
+"""Deep-MAC: a deep class-agnostic head, for classes without masks in training."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ HOURGLASSES = {
 class MrcnnExtDeepMaskHead(MaskHeadBase):
     """An hourglass network on RoI features, trained on ground-truth boxes (Birodkar et al. 2021).
 
-    The paper (Deep-MAC; Deep-MARC in its Mask R-CNN form) finds two things that masks of unseen classes
-    need: a deep head, and training on tight boxes alone. Masks never depend on the class here, whatever
-    CLS_AGNOSTIC_MASK says. They are 2 P wide for RoI features of P; the paper's P is 32.
+    Masks of unseen classes need two things, says the paper (Deep-MAC; Deep-MARC in its Mask R-CNN
+    form): a deep head, and training on tight boxes only. Masks never depend on the class, whatever
+    CLS_AGNOSTIC_MASK is. They are 2 P wide for RoI features of P; the paper's P is 32.
     """
 
     needs_maps = True
@@ -56,8 +56,8 @@ class MrcnnExtDeepMaskHead(MaskHeadBase):
             train_on_gt_boxes: the regions in training are the ground-truth boxes that proposals were
                 matched to (``gt_boxes``), not the proposals.
             max_boxes_per_image: with ``train_on_gt_boxes``, how many of them at most; 0: no limit.
-            num_classes: taken because all heads have it, but not used: neither masks nor learned
-                scores may depend on classes of which some are never trained.
+            num_classes: not used: neither masks nor learned scores may depend on classes of which some
+                are never trained.
             kwargs: see MaskHeadBase; ``pooler`` is required.
 
         Raises:

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from ...config.aliases import first_set
 from .base import MaskHeadBase, MaskHeadInputs
-from .blocks import common_channels, conv, conv_stack
-from .regions import build_region_pooler
+from .blocks import conv, conv_stack
+from .regions import common_channels, finest_first, pooled_maps
 
 __all__ = ["MrcnnExtDynamicMaskHead", "dynamic_mask_network", "num_dynamic_parameters"]
 
@@ -25,12 +25,12 @@ _KEY = "MRCNN_EXT.MASK_HEAD.DYNAMIC"
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class MrcnnExtDynamicMaskHead(MaskHeadBase):
-    """Each RoI gets the weights of a tiny network that finds its mask in shared features.
+    """A tiny network for each RoI that finds its mask in shared features.
 
-    After CondInst (Tian et al. 2020, sec. 3), whose detector is replaced by RoIs: a controller looks at
-    the RoI features and predicts the weights of three 1 x 1 convolutions, which run on few channels
-    that a small branch makes once for the whole image, and on the position in the RoI. A mask does not
-    depend on the class; CLS_AGNOSTIC_MASK matters to the learned score alone.
+    CondInst (Tian et al. 2020, sec. 3) with RoIs in place of its detector. A controller predicts the
+    weights of three 1 x 1 convolutions from the RoI features. These run on the position in the RoI and
+    on a few channels that a small branch makes once for the whole image. Masks do not depend on the
+    class; CLS_AGNOSTIC_MASK matters to the learned score alone.
     """
 
     needs_maps = True
@@ -92,30 +92,30 @@ class MrcnnExtDynamicMaskHead(MaskHeadBase):
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec | dict[str, ShapeSpec]) -> dict:
         node, head = cfg.MRCNN_EXT.MASK_HEAD.DYNAMIC, cfg.MODEL.ROI_MASK_HEAD
-        arguments = {
-            **super().from_config(cfg, input_shape),
+        arguments = super().from_config(cfg, input_shape)
+        assert not isinstance(input_shape, ShapeSpec)  # refused by the base
+        key, names = first_set(cfg, f"{_KEY}.IN_FEATURES", f"{_KEY}.MAP_LEVELS")
+        names = finest_first(input_shape, names or arguments["in_features"])
+        common_channels(input_shape, [*names, *arguments["in_features"]], key)
+        _, pooler = pooled_maps(
+            input_shape,
+            names[:1],
+            node.MASK_RESOLUTION,
+            key=key,
+            sampling_ratio=head.POOLER_SAMPLING_RATIO,
+        )
+        return {
+            **arguments,
             "conv_dim": head.CONV_DIM,
             "num_conv": head.NUM_CONV,
             "conv_norm": head.NORM,
-            "map_pooler": None,
-            "map_features": (),
+            "map_pooler": pooler,
+            "map_features": names,
             "map_channels": node.MAP_CHANNELS,
             "map_conv_dim": node.MAP_CONV_DIM,
             "map_num_conv": node.MAP_NUM_CONV,
             "hidden_channels": node.HIDDEN_CHANNELS,
         }
-        if isinstance(input_shape, ShapeSpec):
-            return arguments  # which the constructor refuses, with the reason
-        pooled = arguments["in_features"]
-        key, names = first_set(cfg, f"{_KEY}.IN_FEATURES", f"{_KEY}.MAP_LEVELS")
-        names = names or list(pooled)
-        common_channels(input_shape, [*names, *pooled], key)
-        names.sort(key=lambda name: input_shape[name].stride)
-        arguments["map_features"] = names
-        arguments["map_pooler"] = build_region_pooler(
-            input_shape, names[:1], node.MASK_RESOLUTION, head.POOLER_SAMPLING_RATIO
-        )
-        return arguments
 
     def predict(self, inputs: MaskHeadInputs) -> list[Tensor]:
         """(R, 1, M, M) logits, where M is the output size of ``map_pooler``."""
@@ -125,7 +125,7 @@ class MrcnnExtDynamicMaskHead(MaskHeadBase):
         return [dynamic_mask_network(shared, weights, self.hidden_channels)]
 
     def shared_features(self, maps: dict[str, Tensor]) -> Tensor:
-        """(N, map_channels, H, W) at the size of the finest map: what all masks are made from."""
+        """(N, map_channels, H, W) features of all masks, at the size of the finest map."""
         total = None
         for name, lateral in zip(self.map_features, self.map_laterals):
             x = lateral(maps[name])

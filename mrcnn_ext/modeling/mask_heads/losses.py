@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["MASK_LOSSES", "MaskLoss", "boundary_band"]
+__all__ = ["MASK_LOSSES", "MaskLoss", "boundary_band", "laplacian"]
 
 
 def bce_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -99,7 +99,8 @@ class MaskLoss:
         if logits.shape[0] == 0:
             return logits.sum()
         targets = targets.to(logits.dtype)
-        return sum(weight * loss(logits, targets) for loss, weight in self.terms)
+        with torch.autocast(logits.device.type, enabled=False):
+            return sum(weight * loss(logits, targets) for loss, weight in self.terms)
 
 
 def boundary_band(masks: Tensor, radius: int) -> Tensor:
@@ -120,6 +121,22 @@ def boundary_band(masks: Tensor, radius: int) -> Tensor:
     return (grown - shrunk)[:, 0]
 
 
+def laplacian(masks: Tensor, border: str) -> Tensor:
+    """The 3 x 3 Laplacian, 8 at the pixel and -1 at its neighbours.
+
+    Args:
+        masks: (R, M, M), floating dtype.
+        border: how masks go on beyond their border, as for ``F.pad``: "constant" (with 0) or
+            "replicate".
+
+    Returns:
+        (R, M, M).
+    """
+    kernel = masks.new_full((1, 1, 3, 3), -1.0)
+    kernel[..., 1, 1] = 8.0
+    return F.conv2d(F.pad(masks[:, None], (1, 1, 1, 1), mode=border), kernel)[:, 0]
+
+
 def _soft_dice(predicted: Tensor, targets: Tensor) -> Tensor:
     predicted, targets = predicted.flatten(1), targets.flatten(1)
     overlap = 2 * (predicted * targets).sum(1) + 1
@@ -127,7 +144,4 @@ def _soft_dice(predicted: Tensor, targets: Tensor) -> Tensor:
 
 
 def _edges(masks: Tensor) -> Tensor:
-    kernel = masks.new_full((1, 1, 3, 3), -1.0)
-    kernel[..., 1, 1] = 8.0
-    padded = F.pad(masks[:, None], (1, 1, 1, 1), mode="replicate")
-    return (F.conv2d(padded, kernel)[:, 0].abs() / 8).clamp(max=1)
+    return (laplacian(masks, "replicate").abs() / 8).clamp(max=1)

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""PointRend: a coarse mask, and a better answer at the points where it is uncertain."""
+"""PointRend: a coarse mask, predicted again at the points where it is uncertain."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ import torch
 from detectron2.config import configurable
 from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...errors import ConfigError
 from .base import MaskHeadBase, MaskHeadInputs, select_class
 from .point_sampling import (
-    grid_points,
-    points_in_image,
-    sample_maps,
-    sample_points,
-    uncertain_cells,
-    uncertain_points,
+    generate_regular_grid_point_coords,
+    get_uncertain_point_coords_on_grid,
+    get_uncertain_point_coords_with_randomness,
+    point_sample,
+    point_sample_fine_grained_features,
 )
-from .regions import finest_first
+from .regions import check_names, finest_first
 
 __all__ = ["MrcnnExtPointRendMaskHead"]
 
@@ -33,15 +32,15 @@ _KEY = "MRCNN_EXT.MASK_HEAD.POINT_REND"
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class MrcnnExtPointRendMaskHead(MaskHeadBase):
-    """PointRend (Kirillov et al. 2020): a mask is rendered where it is hard, not everywhere.
+    """PointRend (Kirillov et al. 2020): detail only where the mask is uncertain.
 
-    A coarse mask comes from RoI features. A small network of fully connected layers answers for single
-    points, from the feature map's value there and the coarse mask's. It learns at random points, most
-    of them where the coarse mask is uncertain. In inference, the mask's side is doubled again and
-    again, and each time only the most uncertain cells are asked for.
+    RoI features give a coarse mask. A small point head predicts single points from the feature maps and
+    the coarse logits there. It trains on random points, most of them where the coarse mask is
+    uncertain. At inference the mask is upsampled 2x repeatedly, and each time the point head predicts
+    the most uncertain cells again.
 
-    The coarse mask has the losses of ``MRCNN_EXT.MASK_HEAD.LOSSES``. Points have binary cross entropy
-    always: they are not a picture, so that losses of regions and edges mean nothing for them.
+    The coarse mask has the losses of ``MRCNN_EXT.MASK_HEAD.LOSSES``. Points always have binary cross
+    entropy: losses of regions and edges need whole masks.
     """
 
     needs_maps = True
@@ -68,12 +67,13 @@ class MrcnnExtPointRendMaskHead(MaskHeadBase):
             conv_dim, conv_norm: of the convolution that halves the RoI features.
             coarse_fc_dims: widths of the fully connected layers of the coarse mask.
             coarse_resolution: side of the coarse mask.
-            point_features: maps that a point's features are from; empty: the finest one.
-            point_fc_dims: widths of the layers that answer for a point.
+            point_features: maps to sample a point's features from; empty: the finest one.
+            point_fc_dims: widths of the point head's layers.
             train_points: points of each RoI in training.
-            oversample_ratio, importance_ratio: how they are drawn, see :func:`uncertain_points`.
+            oversample_ratio, importance_ratio: how to draw them, see
+                :func:`get_uncertain_point_coords_with_randomness`.
             output_resolution: side of the mask: ``coarse_resolution`` times a power of 2.
-            subdivision_points: cells that are asked for after each doubling.
+            subdivision_points: most uncertain cells to predict again after each 2x upsampling.
             kwargs: see MaskHeadBase.
 
         Raises:
@@ -84,14 +84,9 @@ class MrcnnExtPointRendMaskHead(MaskHeadBase):
         _check_positive(train_points=train_points, subdivision_points=subdivision_points)
         shapes = kwargs["input_shape"]
         names = list(point_features) or finest_first(shapes)[:1]
-        missing = [name for name in names if name not in shapes]
-        if missing:
-            raise ConfigError(
-                f"{_KEY}.IN_FEATURES names {missing}, but MODEL.ROI_HEADS.IN_FEATURES has "
-                f"{list(shapes)}."
-            )
+        check_names(shapes, names, f"{_KEY}.IN_FEATURES")
         self.point_features = names
-        self.point_strides = [shapes[name].stride for name in names]
+        self.point_scales = [1 / shapes[name].stride for name in names]
         self.train_points = train_points
         self.oversample_ratio = oversample_ratio
         self.importance_ratio = importance_ratio
@@ -127,7 +122,7 @@ class MrcnnExtPointRendMaskHead(MaskHeadBase):
         }
 
     def predict(self, inputs: MaskHeadInputs) -> list[Tensor]:
-        """The coarse mask alone; what is finer is made by :meth:`probabilities`."""
+        """The coarse mask; :meth:`probabilities` refines it."""
         return [self.coarse_head(inputs.pooled)]
 
     def losses(
@@ -136,8 +131,9 @@ class MrcnnExtPointRendMaskHead(MaskHeadBase):
         coarse = stages[-1]
         losses = super().losses(stages, inputs, instances)
         with torch.no_grad():
-            points = uncertain_points(
-                select_class(coarse, inputs.classes),
+            points = get_uncertain_point_coords_with_randomness(
+                select_class(coarse, inputs.classes)[:, None],
+                _uncertainty,
                 self.train_points,
                 self.oversample_ratio,
                 self.importance_ratio,
@@ -152,26 +148,19 @@ class MrcnnExtPointRendMaskHead(MaskHeadBase):
     ) -> Tensor:
         """(R, P) truth between 0 and 1 at (R, P, 2) points relative to the boxes.
 
-        It is sampled from the truth inside the boxes at ``output_resolution``. That is one way for
-        bitmasks and polygons, needs no float copy of whole images' masks beyond the one the coarse
-        loss has anyway, and is as fine as the mask that comes out can be.
+        Labels are sampled from the ground truth in the boxes at ``output_resolution``. This works for
+        bitmasks and polygons, takes no float copy of whole images' masks, and is as fine as the
+        predicted mask.
         """
         side = self.output_resolution
         fine = self.targets(inputs, instances, points.new_empty((0, side, side)))
-        return sample_points(fine[:, None].to(points.dtype), points)[:, 0]
+        return point_sample(fine[:, None].to(points.dtype), points)[:, 0]
 
     def point_logits(self, points: Tensor, coarse: Tensor, inputs: MaskHeadInputs) -> Tensor:
         """(R, P) logits of ``inputs.classes`` at (R, P, 2) points relative to the boxes."""
-        places = points_in_image(Boxes.cat(inputs.boxes).tensor, points)
-        counts = [len(boxes) for boxes in inputs.boxes]
-        fine = torch.cat(
-            [
-                sample_maps(inputs.maps[name], stride, places, counts)
-                for name, stride in zip(self.point_features, self.point_strides)
-            ],
-            dim=1,
-        )
-        logits = self.point_head(fine, sample_points(coarse, points))
+        maps = [inputs.maps[name] for name in self.point_features]
+        fine = point_sample_fine_grained_features(maps, self.point_scales, inputs.boxes, points)
+        logits = self.point_head(fine, point_sample(coarse, points))
         return select_class(logits, inputs.classes).to(fine.dtype)
 
     def probabilities(self, stages: list[Tensor], inputs: MaskHeadInputs) -> Tensor:
@@ -184,7 +173,9 @@ class MrcnnExtPointRendMaskHead(MaskHeadBase):
             masks = F.interpolate(
                 masks[:, None], scale_factor=2.0, mode="bilinear", align_corners=False
             )[:, 0]
-            cells, points = uncertain_cells(masks, self.subdivision_points)
+            cells, points = get_uncertain_point_coords_on_grid(
+                _uncertainty(masks[:, None]), self.subdivision_points
+            )
             better = self.point_logits(points, coarse, inputs)
             masks = masks.flatten(1).scatter(1, cells, better.to(masks.dtype)).view_as(masks)
         return masks[:, None].sigmoid()
@@ -196,7 +187,7 @@ class MrcnnExtPointRendMaskHead(MaskHeadBase):
             side *= 2
         if side == coarse.shape[-1]:
             return select_class(coarse, inputs.classes)
-        points = grid_points(len(coarse), side, coarse)
+        points = generate_regular_grid_point_coords(len(coarse), side, coarse.device)
         return self.point_logits(points, coarse, inputs).view(-1, side, side)
 
 
@@ -265,6 +256,10 @@ class _PointHead(nn.Module):
         for layer in self.layers:
             x = layer(torch.cat([x, coarse.to(x.dtype)], dim=1)).relu()
         return self.predictor(torch.cat([x, coarse.to(x.dtype)], dim=1))
+
+
+def _uncertainty(logits: Tensor) -> Tensor:
+    return -logits.abs()
 
 
 def _check(coarse: int, output: int, oversample: float, importance: float) -> None:

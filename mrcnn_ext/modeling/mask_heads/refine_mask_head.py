@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""RefineMask: a mask that is doubled in side stage by stage, and corrected along its boundary."""
+"""RefineMask: stages that upsample a mask 2x each and correct it along its boundary."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ...config.aliases import first_set
 from ...errors import ConfigError
 from .base import MaskHeadBase, MaskHeadInputs, select_class
 from .losses import boundary_band
-from .regions import build_region_pooler, finest_first
+from .regions import check_names, finest_first, pooled_maps
 
 __all__ = ["MrcnnExtRefineMaskHead", "band_loss", "merge_stages", "refined_band"]
 
 _KEY = "MRCNN_EXT.MASK_HEAD.REFINE_MASK"
-_DENSE_STAGES = 2  # the first ones, whose masks are judged and used everywhere
+_DENSE_STAGES = 2  # the first ones, whose masks are trained and used everywhere
 _DILATIONS = (1, 3, 5)
 # Narrower stages, which the paper does not have, start with few live ReLUs or none.
 _NARROWEST = 16
@@ -35,15 +35,15 @@ _TRAIN_RADIUS, _TEST_RADIUS = 2, 1  # of the boundary, in pixels of the stage be
 class MrcnnExtRefineMaskHead(MaskHeadBase):
     """RefineMask (Zhang et al. 2021): masks of 14, 28, 56 and 112, the later ones at boundaries only.
 
-    A branch of convolutions over the finest feature map, shared by all RoIs of an image, gives detail.
-    Each stage predicts a mask, joins its features with that detail and the mask, looks around with
-    three dilated convolutions, and doubles its side with half the channels. The first two masks are
-    whole. Of a later one only the pixels near the boundary of the mask so far are taught and used; the
-    others are enlarged from the stage before.
+    A semantic branch of convolutions over the finest feature map, shared by all RoIs of an image, adds
+    detail. Each stage predicts a mask, fuses its features with that detail and the mask through three
+    dilated convolutions, and upsamples 2x with half the channels. The first two masks are trained and
+    used whole, a later one only near the boundary of the mask so far; its other pixels are upsampled
+    from the stage before.
 
-    The first two masks have the losses of ``MRCNN_EXT.MASK_HEAD.LOSSES``; the later ones, which are
-    judged in a band, have binary cross entropy always. As in the authors' faster variant, the branch
-    has no loss of its own, and the last mask is predicted before its side is doubled.
+    The first two masks have the losses of ``MRCNN_EXT.MASK_HEAD.LOSSES``, the later ones always binary
+    cross entropy in their band. As in the authors' faster variant, the branch has no loss of its own,
+    and the last mask is predicted before the last upsampling.
     """
 
     needs_maps = True
@@ -76,11 +76,8 @@ class MrcnnExtRefineMaskHead(MaskHeadBase):
         super().__init__(**kwargs)
         shapes = kwargs["input_shape"]
         name = semantic_feature or finest_first(shapes)[0]
-        if name not in shapes:
-            raise ConfigError(
-                f"{_KEY}.IN_FEATURES is '{name}', but MODEL.ROI_HEADS.IN_FEATURES has "
-                f"{list(shapes)}."
-            )
+        key = f"{_KEY}.IN_FEATURES"
+        check_names(shapes, [name], key)
         _check(conv_dims, stage_weights)
         self.stage_weights = list(stage_weights)
         self.semantic_feature = name
@@ -95,7 +92,8 @@ class MrcnnExtRefineMaskHead(MaskHeadBase):
         for _ in self.stage_weights[1:]:
             narrower = max(dim // 2, _NARROWEST)
             self.stages.append(_Stage(dim, narrower, semantic_dim, self.num_classes, conv_norm))
-            self.poolers.append(build_region_pooler(shapes, [name], side, sampling_ratio=1))
+            _, pooler = pooled_maps(shapes, [name], side, key=key, sampling_ratio=1)
+            self.poolers.append(pooler)
             dim, side = narrower, side * 2
         self.predictor = _predictor(dim, 1)
 
@@ -155,7 +153,7 @@ class MrcnnExtRefineMaskHead(MaskHeadBase):
         return merge_stages(masks)[:, None]
 
     def _no_masks(self, inputs: MaskHeadInputs) -> list[Tensor]:
-        """Nothing is to be found, so that the branch over the whole image need not run."""
+        """Without RoIs, the branch over the whole image need not run."""
         sides = [self.resolution * 2**i for i in range(len(self.stage_weights))]
         return [inputs.pooled.new_zeros((0, 1, side, side)) for side in sides]
 

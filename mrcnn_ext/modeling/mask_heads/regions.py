@@ -1,76 +1,96 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Where a mask head looks: its own pooling of feature maps, and regions larger than boxes."""
+"""The regions that a mask head sees: pooling of feature maps, and boxes with context."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes
 from torch import Tensor
-from torch.nn import functional as F
 
-from ...config.aliases import first_set
 from ...errors import ConfigError
 from ..poolers import FusedROIPooler
+from .point_sampling import generate_regular_grid_point_coords, point_sample
 
 __all__ = [
-    "IN_FEATURES_KEYS",
-    "build_region_pooler",
+    "check_names",
+    "common_channels",
     "crop_context",
     "enlarge_boxes",
     "finest_first",
-    "region_features",
+    "pooled_maps",
 ]
 
-IN_FEATURES_KEYS = ("MRCNN_EXT.MASK_HEAD.IN_FEATURES", "MRCNN_EXT.MASK_HEAD.POOLER_LEVELS")
 
-
-def build_region_pooler(
+def pooled_maps(
     maps: dict[str, ShapeSpec],
-    in_features: list[str],
+    names: Sequence[str],
     resolution: int,
+    *,
+    key: str,
+    beside: Sequence[str] = (),
     sampling_ratio: int = 0,
     pooler_type: str = "ROIAlignV2",
-) -> FusedROIPooler:
-    """A pooler over some of the feature maps that RoI heads hand to a mask head.
+) -> tuple[list[str], FusedROIPooler]:
+    """The feature maps that a mask head pools from, and the pooler over them.
 
     Args:
-        maps: name -> shape of all maps there are.
-        in_features: names of those to pool from.
-        resolution: side of the result.
+        maps: name -> shape of all maps that RoI heads hand to the head.
+        names: those to pool from; empty: all.
+        resolution: side of the pooled features.
+        key: of the config, where the names are from; for errors.
+        beside: maps that must have as many channels.
         sampling_ratio, pooler_type: as for ROIPooler.
 
+    Returns:
+        the names, finest first, and the pooler.
+
     Raises:
-        ConfigError: a name that is not there.
+        ConfigError: a map does not exist, or the maps differ in channels.
     """
-    missing = [name for name in in_features if name not in maps]
-    if missing:
-        raise ConfigError(
-            f"a mask head is to pool from {missing}, but MODEL.ROI_HEADS.IN_FEATURES gives it "
-            f"{list(maps)}."
-        )
-    scales = [1.0 / maps[name].stride for name in in_features]
-    return FusedROIPooler(
+    names = finest_first(maps, names)
+    common_channels(maps, [*names, *beside], key)
+    pooler = FusedROIPooler(
         output_size=resolution,
-        scales=scales,
+        scales=[1.0 / maps[name].stride for name in names],
         sampling_ratio=sampling_ratio,
         pooler_type=pooler_type,
     )
+    return names, pooler
 
 
-def region_features(cfg, maps: dict[str, ShapeSpec]) -> list[str]:
-    """Names of the maps that the head pools from, finest first."""
-    key, names = first_set(cfg, *IN_FEATURES_KEYS)
-    names = names or list(maps)
+def check_names(maps: dict[str, ShapeSpec], names: Sequence[str], key: str) -> None:
+    """
+    Raises:
+        ConfigError: ``key`` names maps that do not exist.
+    """
     unknown = [name for name in names if name not in maps]
     if unknown:
         raise ConfigError(f"{key} names {unknown}; MODEL.ROI_HEADS.IN_FEATURES has {list(maps)}.")
-    return [name for name in finest_first(maps) if name in names]
 
 
-def finest_first(maps: dict[str, ShapeSpec]) -> list[str]:
-    """Names of feature maps in the order of their strides."""
-    return sorted(maps, key=lambda name: maps[name].stride)
+def common_channels(maps: dict[str, ShapeSpec], names: Sequence[str], key: str) -> int:
+    """Channels of the maps ``names``.
+
+    Raises:
+        ConfigError: a map does not exist, or the maps differ in channels.
+    """
+    check_names(maps, names, key)
+    channels = {maps[name].channels for name in names}
+    if len(channels) != 1:
+        raise ConfigError(
+            f"{key} names {list(names)}, which have {sorted(channels)} channels; expected as many in "
+            "each."
+        )
+    return channels.pop()
+
+
+def finest_first(maps: dict[str, ShapeSpec], names: Sequence[str] = ()) -> list[str]:
+    """``names``, or all maps, in the order of their strides; names that do not exist come last."""
+    known = [name for name in sorted(maps, key=lambda n: maps[n].stride) if name in (names or maps)]
+    return known + [name for name in names if name not in maps]
 
 
 def enlarge_boxes(boxes: list[Boxes], factor: float) -> list[Boxes]:
@@ -86,7 +106,7 @@ def enlarge_boxes(boxes: list[Boxes], factor: float) -> list[Boxes]:
 
 
 def crop_context(masks: Tensor, factor: float) -> Tensor:
-    """The middle of masks that cover ``factor`` times the box, at the same number of pixels.
+    """Cut masks of boxes enlarged by ``factor`` back to the boxes, at the same number of pixels.
 
     Args:
         masks: (R, 1, M, M) probabilities over enlarged boxes.
@@ -96,6 +116,6 @@ def crop_context(masks: Tensor, factor: float) -> Tensor:
     """
     if factor == 1 or masks.shape[0] == 0:
         return masks
-    theta = masks.new_tensor([[1 / factor, 0, 0], [0, 1 / factor, 0]]).expand(len(masks), 2, 3)
-    grid = F.affine_grid(theta, list(masks.shape), align_corners=False)
-    return F.grid_sample(masks, grid, padding_mode="border", align_corners=False)
+    grid = generate_regular_grid_point_coords(len(masks), masks.shape[-1], masks.device)
+    points = (grid - 0.5) / factor + 0.5
+    return point_sample(masks, points).view_as(masks).to(masks.dtype)

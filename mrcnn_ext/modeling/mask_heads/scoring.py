@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""How good is this mask? A learned answer (MaskIoU) and two that cost nothing."""
+"""The quality of a mask: learned (MaskIoU), or from its probabilities at no cost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MASK_SCORES = ("mask_iou", *FREE_MASK_SCORES)
 
 
 def free_mask_quality(kind: str, probabilities: Tensor) -> Tensor:
-    """Quality of masks from nothing but their probabilities.
+    """Quality of masks from their probabilities alone.
 
     Args:
         kind: "mean_foreground", the mean probability over pixels of at least .5 (0 if there is none),
@@ -46,8 +46,8 @@ class MaskIoUPredictor(nn.Module):
     """Predicts the IoU of a mask with the truth (Mask Scoring R-CNN, Huang et al. 2019, sec. 3.2).
 
     RoI features beside the mask, max-pooled to their size: 3 convolutions, one with stride 2, two fully
-    connected layers, one output for each class. It learns from detached features and masks, so that the
-    detector and the mask head are trained as without it.
+    connected layers, one output for each class. It trains on detached features and masks, so it does
+    not change the training of detector and mask head.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class MaskIoUPredictor(nn.Module):
 def mask_iou_target(
     probabilities: Tensor, targets: Tensor, boxes: Tensor, instances: list[Instances]
 ) -> Tensor:
-    """IoU of predicted masks with whole objects, of which the RoI may hold but a part.
+    """IoU of predicted masks with whole objects, which may reach beyond the RoI.
 
     Args:
         probabilities: (R, 1, M, M) of the ground-truth class.

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Scores, context and own pooling for a mask head that is not of this package."""
+"""Scores, context and own pooling for mask heads of Detectron2 and of other plugins."""
 
 from __future__ import annotations
 
@@ -52,11 +52,14 @@ class MrcnnExtWrappedMaskHead(MaskHeadBase):
                 f"MRCNN_EXT.MASK_HEAD.WRAPPED is '{name}', expected another registered mask head."
             )
         side = arguments["resolution"]
-        channels = _channels(input_shape, arguments.get("in_features"))
-        shape = ShapeSpec(channels=channels, height=side, width=side)
+        if not isinstance(input_shape, ShapeSpec):
+            input_shape = input_shape[arguments["in_features"][0]]
+        shape = ShapeSpec(channels=input_shape.channels, height=side, width=side)
         return {**arguments, "head": ROI_MASK_HEAD_REGISTRY.get(name)(cfg, shape)}
 
-    def _train(self, inputs: MaskHeadInputs, instances: list[Instances]) -> dict[str, Tensor]:
+    def _training_losses(
+        self, inputs: MaskHeadInputs, instances: list[Instances]
+    ) -> dict[str, Tensor]:
         moved = _with_field(instances, "proposal_boxes", inputs.boxes)
         losses = self.head(inputs.pooled, moved)
         losses = {name: loss * self.loss_weight for name, loss in losses.items()}
@@ -70,7 +73,7 @@ class MrcnnExtWrappedMaskHead(MaskHeadBase):
         score_loss = self._score_loss(self.iou_predictor, inputs, instances, probabilities, targets)
         return {**losses, "loss_mask_iou": score_loss}
 
-    def _test(self, inputs: MaskHeadInputs, instances: list[Instances]) -> Tensor:
+    def _predict_masks(self, inputs: MaskHeadInputs, instances: list[Instances]) -> Tensor:
         moved = _with_field(instances, "pred_boxes", inputs.boxes)
         return torch.cat([x.pred_masks for x in self.head(inputs.pooled, moved)])
 
@@ -96,11 +99,3 @@ def _with_field(instances: list[Instances], field: str, values: list[Boxes]) -> 
         fields = {**x.get_fields(), field: value}
         result.append(Instances(x.image_size, **fields))
     return result
-
-
-def _channels(input_shape, names) -> int:
-    return (
-        input_shape.channels
-        if isinstance(input_shape, ShapeSpec)
-        else input_shape[names[0]].channels
-    )

@@ -1,6 +1,12 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 from .cascade_heads import MrcnnExtCascadeROIHeads
 from .res5_heads import MrcnnExtRes5ROIHeads
+from .self_pooling import pools_itself
 from .standard_heads import MrcnnExtStandardROIHeads
 
-__all__ = ["MrcnnExtCascadeROIHeads", "MrcnnExtRes5ROIHeads", "MrcnnExtStandardROIHeads"]
+__all__ = [
+    "MrcnnExtCascadeROIHeads",
+    "MrcnnExtRes5ROIHeads",
+    "MrcnnExtStandardROIHeads",
+    "pools_itself",
+]

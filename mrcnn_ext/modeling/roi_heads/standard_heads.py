@@ -2,23 +2,28 @@
 """StandardROIHeads with the fused pooler."""
 
 # No "from __future__ import annotations": TorchScript reads Final from the annotations themselves.
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.structures import Instances
 from torch import nn
 
 from ...structures import pack_gt_masks
 from ..poolers import fuse_pooler
+from .self_pooling import self_pooling_arguments
 
 __all__ = ["MrcnnExtStandardROIHeads"]
 
 
 @ROI_HEADS_REGISTRY.register()
 class MrcnnExtStandardROIHeads(StandardROIHeads):
-    """Detectron2's StandardROIHeads (same keys, state_dict and results) with fused RoIAlign."""
+    """Detectron2's StandardROIHeads (same keys, state_dict and results) with fused RoIAlign.
+
+    Mask and keypoint heads that pool for themselves get the feature maps, whatever their POOLER_TYPE.
+    """
 
     # Detectron2 marks these for TorchScript in its own class, and subclasses do not inherit that.
     mask_on: torch.jit.Final[bool]
@@ -37,7 +42,7 @@ class MrcnnExtStandardROIHeads(StandardROIHeads):
         Args:
             box_pooler, mask_pooler, keypoint_pooler: as for StandardROIHeads; a ROIPooler is
                 replaced by a FusedROIPooler, other modules stay.
-            kwargs: as for StandardROIHeads.
+            kwargs: as for the parent.
         """
         super().__init__(
             box_pooler=fuse_pooler(box_pooler),
@@ -45,6 +50,16 @@ class MrcnnExtStandardROIHeads(StandardROIHeads):
             keypoint_pooler=fuse_pooler(keypoint_pooler),
             **kwargs,
         )
+
+    @classmethod
+    def _init_mask_head(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        own = self_pooling_arguments(cfg, "mask", input_shape)
+        return super()._init_mask_head(cfg, input_shape) if own is None else own
+
+    @classmethod
+    def _init_keypoint_head(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        own = self_pooling_arguments(cfg, "keypoint", input_shape)
+        return super()._init_keypoint_head(cfg, input_shape) if own is None else own
 
     def label_and_sample_proposals(
         self, proposals: list[Instances], targets: list[Instances]

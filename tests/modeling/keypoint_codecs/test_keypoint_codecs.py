@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.special
 import torch
+from detectron2.config import get_cfg
 from detectron2.modeling.roi_heads.keypoint_head import keypoint_rcnn_loss
 from detectron2.structures import Boxes, Instances, Keypoints, heatmaps_to_keypoints
 from fvcore.nn import FlopCountAnalysis
@@ -17,21 +18,26 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from torch.nn import functional as F
 
+from mrcnn_ext import add_mrcnn_ext_config
 from mrcnn_ext.errors import ConfigError
+from mrcnn_ext.modeling import keypoint_codecs
 from mrcnn_ext.modeling.keypoint_codecs import (
+    KEYPOINT_CODEC_REGISTRY,
     GaussianCodec,
     IntegralCodec,
     OneHotCodec,
     RealNVP,
-    RLECodec,
+    ResidualLikelihoodCodec,
     SimCCCodec,
+    build_keypoint_codec,
+    codec_names,
     fast_heatmaps_to_keypoints,
     image_to_map,
     map_to_image,
     peak_2d,
 )
 
-SIZE = 56
+SIZE = 56  # of maps
 BINS = (224, 224)
 BOX = torch.tensor([[30.0, 20.0, 230.0, 420.0]])  # 200 x 400
 
@@ -43,11 +49,11 @@ def _codecs():
         GaussianCodec(frame="unit_length"),
         IntegralCodec(),
         SimCCCodec(),
-        RLECodec(),
+        ResidualLikelihoodCodec(),
     ]
 
 
-NAMES = ["one_hot", "gaussian", "udp", "integral", "simcc", "rle"]
+NAMES = ["one_hot", "gaussian", "udp", "integral", "simcc", "residual_likelihood"]
 each_codec = pytest.mark.parametrize("codec", _codecs(), ids=NAMES)
 
 
@@ -72,7 +78,7 @@ def _random_predictions(codec, regions, number, seed=0, dtype=torch.float32):
 
     if isinstance(codec, SimCCCodec):
         return draw(32), draw(48)
-    if isinstance(codec, RLECodec):
+    if isinstance(codec, ResidualLikelihoodCodec):
         return draw(4)
     return draw(14, 14)
 
@@ -81,30 +87,28 @@ def _leaves(predictions):
     return predictions if isinstance(predictions, tuple) else (predictions,)
 
 
-def _sizes(codec, size=SIZE, bins=BINS):
-    """What encode() wants to know besides boxes and keypoints."""
-    if isinstance(codec, RLECodec):
-        return ()
-    return (bins,) if isinstance(codec, SimCCCodec) else (size,)
+def _size(codec, size=SIZE, bins=BINS):
+    """Of what a head would predict for the codec."""
+    return bins if isinstance(codec, SimCCCodec) else (size, size)
 
 
 def _perfect(codec, boxes, keypoints):
     """Predictions that say just what was encoded."""
     if isinstance(codec, OneHotCodec):
-        labels, _ = codec.encode(boxes, keypoints, SIZE)
+        labels, _ = codec.encode(boxes, keypoints, (SIZE, SIZE))
         return F.one_hot(labels, SIZE * SIZE).float().unflatten(2, (SIZE, SIZE)) * 20
     if isinstance(codec, IntegralCodec):
         # Any map with that mean will do: the four cells around the point.
-        positions, _ = codec.encode(boxes, keypoints, SIZE)
+        positions, _ = codec.encode(boxes, keypoints, (SIZE, SIZE))
         cells = torch.arange(SIZE)
         x, y = ((1 - (p[..., None] - cells).abs()).clamp(min=0) for p in positions.unbind(2))
         return (y[..., None] * x[..., None, :]).clamp(min=1e-12).log()
     if isinstance(codec, GaussianCodec):
-        return codec.encode(boxes, keypoints, SIZE)[0].clamp(min=1e-30).log()
+        return codec.encode(boxes, keypoints, (SIZE, SIZE))[0].clamp(min=1e-30).log()
     if isinstance(codec, SimCCCodec):
-        x, y, _ = codec.encode(boxes, keypoints, BINS)
+        (x, y), _ = codec.encode(boxes, keypoints, BINS)
         return x.clamp(min=1e-30).log(), y.clamp(min=1e-30).log()
-    positions, _ = codec.encode(boxes, keypoints)
+    positions, _ = codec.encode(boxes, keypoints, (1, 1))
     return torch.cat([positions, torch.full_like(positions, -3)], dim=2)
 
 
@@ -187,14 +191,16 @@ def test_the_code_of_a_flipped_image_is_the_flipped_code(codec):
     boxes, keypoints = _case(50)
     # Eighths, so that the flip is exact and a point on a cell's border is on it in both.
     boxes, keypoints = (boxes * 8).round() / 8, (keypoints * 8).round() / 8
-    sizes = _sizes(codec)
-    straight = codec.encode(boxes, keypoints, *sizes)
-    flipped = codec.encode(*_flip(boxes, keypoints), *sizes)
-    valid = straight[-1]
-    assert torch.equal(valid, flipped[-1])
+    size = _size(codec)
+    straight, valid = codec.encode(boxes, keypoints, size)
+    flipped, valid_flipped = codec.encode(*_flip(boxes, keypoints), size)
+    assert torch.equal(valid, valid_flipped)
+    if isinstance(codec, SimCCCodec):
+        torch.testing.assert_close(straight[1], flipped[1])
+        straight, flipped = straight[0], flipped[0]
     assert valid.any()
     assert not valid.all()
-    first, second = straight[0][valid], flipped[0][valid]
+    first, second = straight[valid], flipped[valid]
     if isinstance(codec, OneHotCodec):
         # floor() puts a point on the border between cells to the right of it, in either image.
         position = image_to_map(keypoints[..., :2], boxes, (SIZE, SIZE))[valid][:, 0] + 0.5
@@ -202,7 +208,7 @@ def test_the_code_of_a_flipped_image_is_the_flipped_code(codec):
         assert inner.sum() > 10
         mirrored = first // SIZE * SIZE + SIZE - 1 - first % SIZE
         assert torch.equal(mirrored[inner], second[inner])
-    elif isinstance(codec, RLECodec):
+    elif isinstance(codec, ResidualLikelihoodCodec):
         torch.testing.assert_close(first * torch.tensor([-1.0, 1.0]), second)
     elif isinstance(codec, IntegralCodec):
         mirrored = torch.stack([SIZE - 1 - first[:, 0], first[:, 1]], dim=1)
@@ -238,21 +244,16 @@ def test_which_points_count(codec):
             [700.0, 100.0, 2],  # far outside
         ]
     )[:, None]
-    sizes = _sizes(codec)
-    valid = codec.encode(boxes, points, *sizes)[-1][:, 0].tolist()
-    outside = isinstance(codec, RLECodec)
+    valid = codec.encode(boxes, points, _size(codec))[1][:, 0].tolist()
+    outside = isinstance(codec, ResidualLikelihoodCodec)
     assert valid == [True, True, False, True, True, outside, False]
 
 
 @each_codec
 def test_what_does_not_count_has_no_influence(codec):
     boxes, keypoints = _case(8)
-    size = (
-        ()
-        if isinstance(codec, RLECodec)
-        else ((14,) if not isinstance(codec, SimCCCodec) else ((32, 48),))
-    )
-    valid = codec.encode(boxes, keypoints, *size)[-1]
+    size = _size(codec, 14, (32, 48))
+    _, valid = codec.encode(boxes, keypoints, size)
     predictions = _random_predictions(codec, 8, 3)
     loss = codec.loss(predictions, boxes, keypoints)
     loss.backward()
@@ -285,12 +286,8 @@ def test_normalizers(codec):
     predictions = _random_predictions(codec, 8, 3)
     total = codec.loss(predictions, boxes, keypoints, 1.0)
     torch.testing.assert_close(codec.loss(predictions, boxes, keypoints, 4.0), total / 4)
-    size = (
-        ()
-        if isinstance(codec, RLECodec)
-        else ((14,) if not isinstance(codec, SimCCCodec) else ((32, 48),))
-    )
-    count = codec.encode(boxes, keypoints, *size)[-1].sum()
+    size = _size(codec, 14, (32, 48))
+    count = codec.encode(boxes, keypoints, size)[1].sum()
     torch.testing.assert_close(codec.loss(predictions, boxes, keypoints), total / count)
 
 
@@ -368,14 +365,14 @@ def test_traced_one_hot_decoding_is_detectron2s_own():
     torch.testing.assert_close(traced(other, boxes), heatmaps_to_keypoints(other, boxes))
 
 
-# ---- Gaussian, integral, SimCC, RLE: by their formulas ------------------------------------------
+# ---- Gaussian, integral, SimCC, residual likelihood: by their formulas --------------------------
 
 
 @pytest.mark.parametrize("frame", ["half_pixel", "unit_length"])
 def test_gaussian_target_and_loss_by_the_formula(frame):
     codec = GaussianCodec(sigma=1.5, frame=frame)
     boxes, keypoints = _case(4)
-    target, valid = codec.encode(boxes, keypoints, 14)
+    target, valid = codec.encode(boxes, keypoints, (14, 14))
     logits = torch.randn(4, 3, 14, 14, dtype=torch.float64)
     position = image_to_map(keypoints[..., :2].double(), boxes.double(), (14, 14), frame).numpy()
     total = 0.0
@@ -422,7 +419,7 @@ def test_integral_expectation_and_its_gradient():
 def test_integral_loss_by_the_formula():
     codec = IntegralCodec(sigma=1.5, regularization=0.3)
     boxes, keypoints = _case(4)
-    positions, valid = codec.encode(boxes, keypoints, 13)
+    positions, valid = codec.encode(boxes, keypoints, (13, 13))
     logits = torch.randn(4, 3, 13, 13)
     total, cells = 0.0, np.arange(13)
     for r, k in valid.nonzero().tolist():
@@ -452,7 +449,7 @@ def test_what_is_far_away_does_not_move_a_decoded_integral():
 def test_simcc_targets_and_loss_against_scipy():
     codec = SimCCCodec(sigma=2.5)
     boxes, keypoints = _case(5)
-    x, _, valid = codec.encode(boxes, keypoints, (32, 48))
+    (x, _), valid = codec.encode(boxes, keypoints, (32, 48))
     lines = [torch.randn(5, 3, bins) for bins in (32, 48)]
     total = 0.0
     for r, k in valid.nonzero().tolist():
@@ -471,11 +468,11 @@ def test_simcc_targets_and_loss_against_scipy():
     assert float(codec.loss(perfect, boxes, keypoints)) == pytest.approx(0, abs=1e-5)
 
 
-def test_rle_loss_without_its_flow_is_a_laplace_likelihood():
-    codec = RLECodec(residual=False)
+def test_likelihood_without_its_flow_is_a_laplace_likelihood():
+    codec = ResidualLikelihoodCodec(residual=False)
     boxes, keypoints = _case(5)
     predictions = torch.randn(5, 3, 4)
-    positions, valid = codec.encode(boxes, keypoints)
+    positions, valid = codec.encode(boxes, keypoints, (1, 1))
     deviation = predictions[..., 2:].sigmoid()
     laplace = torch.distributions.Laplace(predictions[..., :2], deviation)
     expected = -laplace.log_prob(positions).sum(dim=2)[valid].sum()
@@ -518,8 +515,8 @@ def test_flow_density_integrates_to_one():
     torch.testing.assert_close(fresh.log_density(points), normal)
 
 
-def test_rle_gradients_reach_the_flow():
-    codec = RLECodec()
+def test_gradients_reach_the_flow():
+    codec = ResidualLikelihoodCodec()
     boxes, keypoints = _case(6)
     codec.loss(torch.randn(6, 3, 4), boxes, keypoints).backward()
     gradients = {name: p.grad for name, p in codec.named_parameters()}
@@ -564,8 +561,8 @@ def test_oks_score_of_a_map_by_brute_force():
         GaussianCodec(score="oks", oks_sigmas=[0.1] * 3).decode(logits, boxes)
 
 
-def test_oks_score_of_rle_by_quadrature():
-    codec = RLECodec(score="oks", oks_sigmas=[0.05])
+def test_oks_score_of_residual_likelihood_by_quadrature():
+    codec = ResidualLikelihoodCodec(score="oks", oks_sigmas=[0.05])
     boxes = torch.tensor([[10.0, 20, 60, 140]])
     predictions = torch.tensor([[[0.1, 0.2, -2.0, -1.0]]])
     b = [scipy.special.expit(-2.0) * 50, scipy.special.expit(-1.0) * 120]
@@ -604,7 +601,7 @@ def test_words_for_wrong_values():
         with pytest.raises(ConfigError, match=rf"MRCNN_EXT.KEYPOINT_HEAD.{name} is 0"):
             kind(sigma=0)
     with pytest.raises(ConfigError, match=r"RLE.LIMIT is 0.3"):
-        RLECodec(limit=0.3)
+        ResidualLikelihoodCodec(limit=0.3)
     with pytest.raises(ConfigError, match="coordinates of a codec are 'pixels'"):
         GaussianCodec(frame="pixels")
 
@@ -619,3 +616,87 @@ def test_decoding_can_be_counted_by_fvcore(codec):
     count = FlopCountAnalysis(Decode(), (torch.randn(2, 3, 14, 14), boxes))
     count.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     assert count.total() >= 0
+
+
+# ---- The registry -------------------------------------------------------------------------------
+
+
+def _cfg(codec: str):
+    cfg = get_cfg()
+    add_mrcnn_ext_config(cfg)
+    node = cfg.MRCNN_EXT.KEYPOINT_HEAD
+    node.CODEC, node.SIGMA, node.SIMCC.SIGMA = codec, 1.25, 3.5
+    node.INTEGRAL.REGULARIZATION, node.RLE.LIMIT, node.RLE.FLOW = 0.5, 0.75, False
+    cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.1, 0.2]
+    return cfg
+
+
+def test_every_codec_is_registered_and_built_from_the_config():
+    expected = {
+        "one_hot": (OneHotCodec, {}),
+        "gaussian": (GaussianCodec, {"sigma": 1.25, "frame": "half_pixel"}),
+        "udp": (GaussianCodec, {"sigma": 1.25, "frame": "unit_length"}),
+        "integral": (IntegralCodec, {"sigma": 1.25, "regularization": 0.5}),
+        "simcc": (SimCCCodec, {"sigma": 3.5}),
+        "residual_likelihood": (ResidualLikelihoodCodec, {"limit": 0.75, "flow": None}),
+    }
+    assert {name for name, _ in KEYPOINT_CODEC_REGISTRY} == set(expected)
+    for name, (kind, values) in expected.items():
+        codec = KEYPOINT_CODEC_REGISTRY.get(name)(_cfg(name))
+        assert isinstance(codec, kind)
+        assert {key: getattr(codec, key) for key in values} == values
+        assert codec.oks_sigmas == [0.1, 0.2]
+        assert codec.score == codec.scores[0]
+    assert set(codec_names("heatmap")) == {"one_hot", "gaussian", "udp", "integral"}
+
+
+def test_names_of_codecs_and_words_for_wrong_ones():
+    for name in ("rle", "residual_likelihood", "gaussian"):  # the last is of another kind
+        codec = build_keypoint_codec(_cfg(name), "H", "distribution", "residual_likelihood")
+        assert isinstance(codec, ResidualLikelihoodCodec)
+    for name in ("dark", "simcc"):
+        with pytest.raises(ConfigError, match=rf"KEYPOINT_HEAD.CODEC is '{name}'; H has .*one_hot"):
+            build_keypoint_codec(_cfg(name), "H", "heatmap")
+    with pytest.raises(ConfigError, match="CODEC is 'dark'"):
+        build_keypoint_codec(_cfg("dark"), "H", "bins", "simcc")
+
+
+def test_a_subclass_is_registered_under_its_own_name(monkeypatch):
+    monkeypatch.setattr(KEYPOINT_CODEC_REGISTRY, "_obj_map", dict(KEYPOINT_CODEC_REGISTRY._obj_map))
+
+    @KEYPOINT_CODEC_REGISTRY.register()
+    class Other(GaussianCodec):
+        pass
+
+    assert KEYPOINT_CODEC_REGISTRY.get("Other") is Other
+
+
+def test_the_old_name_of_the_regression_codec_warns():
+    with pytest.warns(FutureWarning, match=r"RLECodec moved to .*ResidualLikelihoodCodec"):
+        assert keypoint_codecs.RLECodec is ResidualLikelihoodCodec
+
+
+def test_one_hot_labels_are_of_square_maps():
+    with pytest.raises(ValueError, match=r"\(28, 14\) cells"):
+        OneHotCodec().encode(*_case(2), (28, 14))
+
+
+@pytest.mark.parametrize("codec", [GaussianCodec(), IntegralCodec()], ids=["gaussian", "integral"])
+def test_maps_need_not_be_square(codec):
+    boxes, keypoints = _case(6, outside=-0.01)
+    size = (40, 56)
+    targets, _ = codec.encode(boxes, keypoints, size)
+    if isinstance(codec, IntegralCodec):
+        x, y = ((p[..., None] - torch.arange(n)).square() for p, n in zip(targets.unbind(2), size))
+        maps = -(y[..., None] + x[..., None, :]) / 8
+    else:
+        maps = targets.clamp(min=1e-30).log()
+    assert maps.shape == (6, 3, 56, 40)
+    sides = (boxes[:, 2:] - boxes[:, :2])[:, None]
+    error = (codec.decode(maps, boxes) - keypoints)[..., :2] / sides
+    # Near the border, it cuts the Gaussian, whose mean then lies further inside.
+    middle = ((keypoints[..., :2] - boxes[:, None, :2]) / sides - 0.5).abs() < 0.3
+    counted = middle.all(dim=2) & (keypoints[..., 2] > 0)
+    assert counted.any()
+    assert error[counted].abs().max() < 1e-3
+    assert torch.isfinite(codec.loss(maps, boxes, keypoints))

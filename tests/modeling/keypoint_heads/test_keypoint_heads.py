@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 
 import pytest
@@ -15,7 +16,11 @@ from detectron2.modeling.roi_heads import KRCNNConvDeconvUpsampleHead
 from detectron2.structures import BitMasks, Boxes, Instances, Keypoints
 
 from mrcnn_ext.errors import ConfigError
-from mrcnn_ext.modeling.keypoint_codecs import GaussianCodec
+from mrcnn_ext.modeling.keypoint_codecs import (
+    KEYPOINT_CODEC_REGISTRY,
+    GaussianCodec,
+    SimCCCodec,
+)
 from mrcnn_ext.modeling.keypoint_heads import (
     HEATMAP_CODECS,
     MaskGuide,
@@ -432,7 +437,7 @@ def test_words_for_missing_masks():
 def test_words_for_wrong_keys():
     cfg = _cfg("Heatmap one_hot")
     cfg.MRCNN_EXT.KEYPOINT_HEAD.CODEC = "dark"
-    with pytest.raises(ConfigError, match=r"KEYPOINT_HEAD.CODEC is 'dark'.*one_hot.*integral"):
+    with pytest.raises(ConfigError, match=r"KEYPOINT_HEAD.CODEC is 'dark'.*gaussian.*one_hot"):
         build_keypoint_head(cfg, _shape())
     cfg = _cfg("Regression")
     cfg.MRCNN_EXT.KEYPOINT_HEAD.SCORE = "max"
@@ -454,22 +459,50 @@ def test_words_for_wrong_keys():
 # ---- The example of the document --------------------------------------------------------------------
 
 
-def test_codec_and_head_of_the_document_train_and_predict():
+@pytest.fixture
+def registries(monkeypatch):
+    """What a test registers is forgotten afterwards."""
+    for registry in (ROI_KEYPOINT_HEAD_REGISTRY, KEYPOINT_CODEC_REGISTRY):
+        monkeypatch.setattr(registry, "_obj_map", dict(registry._obj_map))
+
+
+def _blocks_of_the_document():
     text = (REPO / "docs" / "pose" / "heads.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    names: dict = {}
-    exec("\n".join(blocks), names)
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_codec_and_head_of_the_document_train_and_predict(registries):
+    exec("\n".join(_blocks_of_the_document()[1:]), {})
     cfg = _cfg("Heatmap one_hot")
     cfg.MODEL.ROI_KEYPOINT_HEAD.NAME = "MyL1KeypointHead"
-    try:
-        model = build_model(cfg)
-    finally:
-        ROI_KEYPOINT_HEAD_REGISTRY._obj_map.pop("MyL1KeypointHead")
+    cfg.MRCNN_EXT.KEYPOINT_HEAD.CODEC = "l1"
+    model = build_model(cfg)
+    assert model.roi_heads.keypoint_head.codec.name == "l1"
     batch = _inputs(cfg)
     assert train_step(model, batch)["loss_keypoint"] > 0
     with torch.no_grad():
         found = model.eval()(batch[:1])[0]["instances"]
     assert found.pred_keypoints.shape[1:] == (NUM_KEYPOINTS, 3)
+
+
+def test_codec_in_a_file_of_its_own_is_chosen_by_config(registries, tmp_path, monkeypatch):
+    (tmp_path / "my_codec.py").write_text(_blocks_of_the_document()[0])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    codec = importlib.import_module("my_codec").SquaredErrorCodec
+    cfg = _cfg("Heatmap one_hot")
+    cfg.MRCNN_EXT.KEYPOINT_HEAD.CODEC = "squared_error"
+    cfg.MRCNN_EXT.KEYPOINT_HEAD.SIGMA = 1.5
+    head = build_keypoint_head(cfg, _shape())
+    assert type(head.codec) is codec
+    assert head.codec.sigma == 1.5
+    head.train()(torch.randn(3, 6, 7, 7), _truth())["loss_keypoint"].backward()
+    assert all(p.grad is not None for p in head.parameters())
+    (found, _) = head.eval()(torch.randn(3, 6, 7, 7), _found())
+    assert found.pred_keypoints.shape == (2, NUM_KEYPOINTS, 3)
+    # A head of another kind keeps its own codec.
+    cfg = _cfg("SimCC")
+    cfg.MRCNN_EXT.KEYPOINT_HEAD.CODEC = "squared_error"
+    assert type(build_keypoint_head(cfg, _shape()).codec) is SimCCCodec
 
 
 # ---- What they learn --------------------------------------------------------------------------------

@@ -123,7 +123,6 @@ def _config(name: str, options: Sequence):
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(SHAPES_CLASSES)
     cfg.MODEL.ROI_HEADS.IN_FEATURES = list(_shapes())
     cfg.MODEL.ROI_MASK_HEAD.NAME = name
-    cfg.MODEL.ROI_MASK_HEAD.POOLER_TYPE = ""
     cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION = 14
     cfg.MODEL.ROI_MASK_HEAD.NUM_CONV = 4
     cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = CHANNELS

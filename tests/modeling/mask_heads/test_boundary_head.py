@@ -17,8 +17,7 @@ from mrcnn_ext.errors import ConfigError
 from mrcnn_ext.modeling import FusedROIPooler
 from mrcnn_ext.modeling.mask_heads import MrcnnExtBoundaryMaskHead
 from mrcnn_ext.modeling.mask_heads.boundary_head import boundary_targets
-from tests.modeling.mask_heads.learning import check_that_it_learns
-from tests.modeling.mask_heads.usage import check_use, check_words_of_res5_heads, head_cfg
+from tests.modeling.mask_heads.harness import head_cfg
 
 NAME = "MrcnnExtBoundaryMaskHead"
 
@@ -137,17 +136,3 @@ def test_pooler_levels_and_words_for_wrong_ones():
     cfg.MRCNN_EXT.MASK_HEAD.BOUNDARY.POOLER_LEVELS = ["p7"]
     with pytest.raises(ConfigError, match=r"BOUNDARY.POOLER_LEVELS names \['p7'\]"):
         build_model(cfg)
-
-
-@pytest.mark.parametrize("heads", ["Standard", "Cascade", "MrcnnExtStandard", "MrcnnExtCascade"])
-def test_in_roi_heads(heads):
-    check_use(NAME, f"{heads}ROIHeads")
-
-
-def test_not_in_res5_heads():
-    check_words_of_res5_heads(NAME)
-
-
-@pytest.mark.slow
-def test_it_learns_finer_boundaries_than_the_plain_head():
-    check_that_it_learns(NAME, margin=0.05)  # one seed gave .096

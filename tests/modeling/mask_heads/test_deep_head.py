@@ -16,8 +16,7 @@ from mrcnn_ext.modeling import FusedROIPooler
 from mrcnn_ext.modeling.mask_heads import MrcnnExtDeepMaskHead
 from mrcnn_ext.modeling.mask_heads.deep_head import HOURGLASSES, Hourglass, ResidualBlock
 from tests.helpers import random_inputs, train_step
-from tests.modeling.mask_heads.learning import check_that_it_learns
-from tests.modeling.mask_heads.usage import check_use, check_words_of_res5_heads, head_cfg
+from tests.modeling.mask_heads.harness import head_cfg
 
 NAME = "MrcnnExtDeepMaskHead"
 
@@ -176,17 +175,3 @@ def test_words_for_wrong_arguments():
         _small_head(depth=11)
     with pytest.raises(ConfigError, match=r"MAX_BOXES_PER_IMAGE is -1"):
         _small_head(max_boxes_per_image=-1)
-
-
-@pytest.mark.parametrize("heads", ["Standard", "Cascade", "MrcnnExtStandard", "MrcnnExtCascade"])
-def test_in_roi_heads(heads):
-    check_use(NAME, f"{heads}ROIHeads")
-
-
-def test_not_in_res5_heads():
-    check_words_of_res5_heads(NAME)
-
-
-@pytest.mark.slow
-def test_it_learns_as_well_as_the_plain_head():
-    check_that_it_learns(NAME, margin=0.0, options=["MRCNN_EXT.MASK_HEAD.DEEP.CONV_DIM", 16])

@@ -19,8 +19,7 @@ from mrcnn_ext.modeling.mask_heads.dynamic_head import (
     dynamic_mask_network,
     num_dynamic_parameters,
 )
-from tests.modeling.mask_heads.learning import check_that_it_learns
-from tests.modeling.mask_heads.usage import check_use, check_words_of_res5_heads, head_cfg
+from tests.modeling.mask_heads.harness import head_cfg
 
 NAME = "MrcnnExtDynamicMaskHead"
 
@@ -125,18 +124,3 @@ def test_levels_sizes_and_words_for_wrong_ones():
     node.MAP_LEVELS = ["p6"]
     with pytest.raises(ConfigError, match=r"DYNAMIC.MAP_LEVELS names \['p6'\]"):
         build_model(cfg)
-
-
-@pytest.mark.parametrize("heads", ["Standard", "Cascade", "MrcnnExtStandard", "MrcnnExtCascade"])
-def test_in_roi_heads(heads):
-    check_use(NAME, f"{heads}ROIHeads")
-
-
-def test_not_in_res5_heads():
-    check_words_of_res5_heads(NAME)
-
-
-@pytest.mark.slow
-def test_it_learns_finer_boundaries_than_the_plain_head():
-    options = ["MRCNN_EXT.MASK_HEAD.DYNAMIC.MAP_CONV_DIM", 32, "MODEL.ROI_MASK_HEAD.NORM", "GN"]
-    check_that_it_learns(NAME, margin=0.14, options=options)  # one seed gave .234

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""What all mask heads share: losses, scores, regions, and the contract with RoI heads."""
+"""The parts that mask heads share: losses, scores, regions; and Mask R-CNN's own head."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import ROI_MASK_HEAD_REGISTRY, build_model
+from detectron2.modeling import build_model
 from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
@@ -16,58 +16,10 @@ from hypothesis import strategies as st
 
 from mrcnn_ext.errors import ConfigError
 from mrcnn_ext.modeling.mask_heads import MASK_LOSSES, MaskLoss, MrcnnExtFCNMaskHead
-from mrcnn_ext.modeling.mask_heads.losses import boundary_band
+from mrcnn_ext.modeling.mask_heads.losses import boundary_band, laplacian
 from mrcnn_ext.modeling.mask_heads.regions import crop_context, enlarge_boxes
 from mrcnn_ext.modeling.mask_heads.scoring import free_mask_quality, mask_iou_target
-from tests.helpers import random_inputs, timm_cfg, train_step
-
-# Heads of this package; every switch is tried on each of them.
-HEADS = [
-    "MrcnnExtFCNMaskHead",
-    "MrcnnExtWrappedMaskHead",
-    "MrcnnExtBoundaryMaskHead",
-    "MrcnnExtDynamicMaskHead",
-    "MrcnnExtDeepMaskHead",
-    "MrcnnExtPointRendMaskHead",
-    "MrcnnExtRefineMaskHead",
-]
-SWITCHES = {
-    "plain": [],
-    "agnostic": ["MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", True],
-    "losses": [
-        *("MRCNN_EXT.MASK_HEAD.LOSSES", list(MASK_LOSSES)),
-        *("MRCNN_EXT.MASK_HEAD.LOSS_WEIGHTS", [0.5] * len(MASK_LOSSES)),
-    ],
-    "mask_iou": ["MRCNN_EXT.MASK_HEAD.SCORE", "mask_iou"],
-    "mean_foreground": [
-        *("MRCNN_EXT.MASK_HEAD.SCORE", "mean_foreground", "MRCNN_EXT.MASK_HEAD.FOLD_SCORE", True)
-    ],
-    "context": [
-        *("MODEL.ROI_MASK_HEAD.POOLER_TYPE", "", "MRCNN_EXT.MASK_HEAD.CONTEXT", 1.25),
-        *("MRCNN_EXT.MASK_HEAD.POOLER_LEVELS", ["p2", "p3"]),
-    ],
-    "some_classes": ["MRCNN_EXT.MASK_HEAD.TRAIN_CLASSES", [7]],
-    "no_such_class": [
-        *("MRCNN_EXT.MASK_HEAD.TRAIN_CLASSES", [3], "MRCNN_EXT.MASK_HEAD.SCORE", "mask_iou")
-    ],
-}
-
-
-def head_cfg(name: str, *switches: str):
-    cfg = timm_cfg("resnet18", fpn=True)
-    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
-    cfg.TEST.DETECTIONS_PER_IMAGE = 10
-    cfg.MODEL.ROI_MASK_HEAD.NAME = name
-    if ROI_MASK_HEAD_REGISTRY.get(name).needs_maps:
-        cfg.MODEL.ROI_MASK_HEAD.POOLER_TYPE = ""
-    cfg.MRCNN_EXT.MASK_HEAD.SCORE_CONV_DIM = 8
-    cfg.MRCNN_EXT.MASK_HEAD.SCORE_FC_DIM = 16
-    cfg.MRCNN_EXT.MASK_HEAD.DYNAMIC.MAP_CONV_DIM = 16
-    cfg.MRCNN_EXT.MASK_HEAD.DEEP.CONV_DIM = 8
-    for switch in switches:
-        cfg.merge_from_list(SWITCHES[switch])
-    return cfg
-
+from tests.modeling.mask_heads.harness import head_cfg
 
 # ---- Losses ----------------------------------------------------------------------------------------
 
@@ -159,6 +111,27 @@ def test_boundary_band_has_no_boundary_at_the_border():
     assert boundary_band(torch.ones(1, 4, 4), 2).sum() == 0
 
 
+@pytest.mark.parametrize("border", ["constant", "replicate"])
+def test_laplacian_against_plain_loops(border):
+    masks = np.random.default_rng(0).random((2, 5, 6))
+    mode = "constant" if border == "constant" else "edge"
+    padded = np.pad(masks, ((0, 0), (1, 1), (1, 1)), mode=mode)
+    expected = np.zeros_like(masks)
+    for r, y, x in np.ndindex(masks.shape):
+        expected[r, y, x] = 9 * masks[r, y, x] - padded[r, y : y + 3, x : x + 3].sum()
+    np.testing.assert_allclose(laplacian(torch.from_numpy(masks), border), expected, atol=1e-12)
+
+
+def test_losses_are_computed_in_float32_under_autocast():
+    torch.manual_seed(0)
+    logits, truth = torch.randn(2, 9, 9), torch.rand(2, 9, 9) < 0.5
+    for name in MASK_LOSSES:
+        loss = MaskLoss([name], [1.0])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            got = loss(logits, truth)
+        assert torch.equal(got, loss(logits, truth)), name
+
+
 # ---- Scores ----------------------------------------------------------------------------------------
 
 
@@ -196,6 +169,9 @@ def test_context_is_cut_back_to_the_box():
     ramp = centres.expand(1, 1, side, side)
     expected = (torch.arange(side) + 0.5) / side * 20 + 10
     assert torch.allclose(crop_context(ramp, 1.5)[0, 0, 3], expected, atol=1e-4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cut = crop_context(ramp, 1.5)
+    assert torch.allclose(cut[0, 0, 3], expected, atol=1e-4)
 
 
 # ---- The heads -------------------------------------------------------------------------------------
@@ -242,72 +218,8 @@ def test_softmax_couples_classes():
             MrcnnExtFCNMaskHead(input_shape=ShapeSpec(channels=6), **arguments)
 
 
-@pytest.mark.parametrize("switch", SWITCHES)
-@pytest.mark.parametrize("name", HEADS)
-def test_every_head_takes_every_switch(name, switch):
-    if (name, switch) == ("MrcnnExtWrappedMaskHead", "losses"):
-        with pytest.raises(ConfigError, match="losses of its own"):
-            build_model(head_cfg(name, switch))
-        return
-    torch.manual_seed(0)
-    cfg = head_cfg(name, switch)
-    model = build_model(cfg)
-    batch = random_inputs(cfg)
-    losses = train_step(model, batch)
-    mask_losses = {key: value for key, value in losses.items() if "mask" in key}
-    assert mask_losses
-    assert all(torch.isfinite(value) for value in losses.values())
-    head = model.roi_heads.mask_head
-    without = [key for key, p in head.named_parameters() if p.requires_grad and p.grad is None]
-    assert not without
-    trained = switch != "no_such_class"
-    assert (sum(float(p.grad.abs().sum()) for p in head.parameters()) > 0) == trained
-
-    model.eval()
-    with torch.no_grad():
-        results = model.inference(batch, do_postprocess=False)
-    masks = [x.pred_masks for x in results]
-    sides = {item.shape[1:] for item in masks}
-    assert len(sides) == 1
-    assert next(iter(sides))[0] == 1
-    assert all(((item >= 0) & (item <= 1)).all() for item in masks)
-    assert [len(item) for item in masks] == [len(x) for x in results]
-    if cfg.MRCNN_EXT.MASK_HEAD.SCORE:
-        assert all(x.mask_scores.shape == x.scores.shape for x in results)
-    if cfg.MRCNN_EXT.MASK_HEAD.FOLD_SCORE:
-        assert all(torch.equal(x.mask_scores, x.scores) for x in results)
-        _check_that_scores_are_folded_once(model, batch, results)
-    _check_that_nothing_found_is_no_problem(model, batch, results[0])
-
-
-def _check_that_scores_are_folded_once(model, batch, results):
-    before = [x.scores.clone() for x in results]
-    with torch.no_grad():
-        model.inference(batch, detected_instances=results, do_postprocess=False)
-    assert all(torch.equal(x.scores, scores) for x, scores in zip(results, before))
-
-
-def _check_that_nothing_found_is_no_problem(model, batch, result):
-    none = [result[:0] for _ in batch]
-    with torch.no_grad():
-        again = model.inference(batch, detected_instances=none, do_postprocess=False)
-    assert all(x.pred_masks.shape == (0, *result.pred_masks.shape[1:]) for x in again)
-
-
-@pytest.mark.parametrize("name", HEADS)
-def test_a_batch_without_objects_trains(name):
-    cfg = head_cfg(name, "mask_iou")
-    model = build_model(cfg)
-    batch = random_inputs(cfg)
-    for inputs in batch:
-        inputs["instances"] = inputs["instances"][:0]
-    losses = train_step(model, batch)
-    assert all(torch.isfinite(value) for value in losses.values())
-    assert losses["loss_mask"] == 0
-
-
 def test_contradictions_are_named():
-    cfg = head_cfg("MrcnnExtFCNMaskHead")
+    cfg = head_cfg("MrcnnExtFCNMaskHead", "StandardROIHeads")
     cfg.MRCNN_EXT.MASK_HEAD.CONTEXT = 1.5
     with pytest.raises(ConfigError, match="POOLER_TYPE"):
         build_model(cfg)

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""PointRend: values at points, the choice of points, subdivision, and the head in its surroundings."""
+"""PointRend: values at points, the choice of points, labels, subdivision, losses."""
 
 from __future__ import annotations
 
@@ -19,23 +19,14 @@ from mrcnn_ext.errors import ConfigError
 from mrcnn_ext.modeling import FusedROIPooler
 from mrcnn_ext.modeling.mask_heads import MaskHeadInputs, MrcnnExtPointRendMaskHead
 from mrcnn_ext.modeling.mask_heads.point_sampling import (
-    grid_points,
-    points_in_image,
-    sample_maps,
-    sample_points,
-    uncertain_cells,
-    uncertain_points,
-)
-from tests.modeling.mask_heads.learning import check_that_it_learns
-from tests.modeling.mask_heads.surroundings import (
-    check_amp,
-    check_polygons,
-    check_res5_is_refused,
-    check_roi_heads,
-    check_test_time_augmentation,
+    generate_regular_grid_point_coords,
+    get_point_coords_wrt_image,
+    get_uncertain_point_coords_on_grid,
+    get_uncertain_point_coords_with_randomness,
+    point_sample,
+    point_sample_fine_grained_features,
 )
 
-NAME = "MrcnnExtPointRendMaskHead"
 MAPS = {"p2": ShapeSpec(channels=6, stride=4), "p3": ShapeSpec(channels=6, stride=8)}
 
 
@@ -90,10 +81,10 @@ def _bilinear(plane: np.ndarray, x: float, y: float) -> float:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**31), st.integers(2, 7), st.integers(2, 7))
-def test_sample_points_is_bilinear(seed, height, width):
+def test_point_sample_is_bilinear(seed, height, width):
     rng = np.random.default_rng(seed)
     planes, points = rng.normal(size=(2, 3, height, width)), rng.uniform(-0.1, 1.1, (2, 5, 2))
-    got = sample_points(torch.from_numpy(planes), torch.from_numpy(points))
+    got = point_sample(torch.from_numpy(planes), torch.from_numpy(points))
     assert got.shape == (2, 3, 5)
     for r, c, p in np.ndindex(2, 3, 5):
         x, y = points[r, p] * (width, height)
@@ -101,25 +92,37 @@ def test_sample_points_is_bilinear(seed, height, width):
 
 
 @pytest.mark.parametrize("counts", [[2, 0, 3], [0, 0, 1], [4]])
-def test_sample_maps_finds_the_right_image_and_pixel(counts):
+def test_fine_grained_features_are_of_the_right_image_and_pixel(counts):
     generator = torch.Generator().manual_seed(0)
-    maps = torch.randn(len(counts), 2, 6, 8, generator=generator, dtype=torch.float64)
-    maps.requires_grad_()
-    points = torch.rand(sum(counts), 4, 2, generator=generator, dtype=torch.float64) * 30
-    got = sample_maps(maps, 4, points, counts)
-    assert got.shape == (sum(counts), 2, 4)
+    maps = [
+        torch.randn(len(counts), 2, size, size, generator=generator, dtype=torch.float64)
+        for size in (8, 4)
+    ]
+    for item in maps:
+        item.requires_grad_()
+    corner = torch.rand(sum(counts), 2, generator=generator, dtype=torch.float64) * 20
+    boxes = torch.cat([corner, corner + 10], dim=1)
+    points = torch.rand(sum(counts), 4, 2, generator=generator, dtype=torch.float64)
+    split = [Boxes(item) for item in boxes.split(counts)]
+    for item in split:
+        item.tensor = item.tensor.double()
+    got = point_sample_fine_grained_features(maps, [1 / 4, 1 / 8], split, points)
+    assert got.shape == (sum(counts), 4, 4)
     images = [image for image, count in enumerate(counts) for _ in range(count)]
     for (r, c, p), value in np.ndenumerate(got.detach().numpy()):
-        x, y = (points[r, p] / 4).tolist()
-        plane = maps[images[r], c].detach().numpy()
-        assert value == pytest.approx(_bilinear(plane, x, y), abs=1e-9)
-    gradient = torch.autograd.grad(got.sum(), maps)[0].sum((1, 2, 3))
+        x, y = boxes[r, :2] + points[r, p] * 10
+        feature_map, stride = maps[c // 2], (4, 8)[c // 2]
+        plane = feature_map[images[r], c % 2].detach().numpy()
+        expected = _bilinear(plane, float(x) / stride, float(y) / stride)
+        assert value == pytest.approx(expected, abs=1e-5)  # Boxes are float32
+    gradient = torch.autograd.grad(got.sum(), maps[0])[0].sum((1, 2, 3))
     assert gradient.tolist() == pytest.approx([8.0 * count for count in counts])
 
 
-def test_sample_maps_without_rois_has_a_gradient():
+def test_fine_grained_features_without_rois_have_a_gradient():
     maps = torch.randn(2, 3, 4, 4, requires_grad=True)
-    got = sample_maps(maps, 4, torch.zeros(0, 5, 2), [0, 0])
+    none = [Boxes(torch.zeros(0, 4))] * 2
+    got = point_sample_fine_grained_features([maps], [1 / 4], none, torch.zeros(0, 5, 2))
     assert got.shape == (0, 3, 5)
     got.sum().backward()
     assert maps.grad is not None
@@ -128,17 +131,20 @@ def test_sample_maps_without_rois_has_a_gradient():
 def test_positions_are_exact_in_half_precision():
     ramp = torch.arange(256.0).expand(1, 1, 4, 256).to(torch.bfloat16)
     points = torch.tensor([[[200.3 / 256, 0.5]]])
-    assert float(sample_points(ramp, points)) == pytest.approx(199.8, abs=1e-3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert float(point_sample(ramp, points)) == pytest.approx(199.8, abs=1e-3)
+        grid = generate_regular_grid_point_coords(1, 200, torch.device("cpu"))
+    assert grid[0, 5].tolist() == pytest.approx([5.5 / 200, 0.5 / 200], abs=1e-7)
 
 
 def test_grid_points_are_cell_centres_and_points_in_image_fill_the_box():
-    points = grid_points(2, 3, torch.zeros(1))
+    points = generate_regular_grid_point_coords(2, 3, torch.device("cpu"))
     assert points.shape == (2, 9, 2)
     assert points[0, :4].tolist() == [
         pytest.approx(p) for p in ([1 / 6, 1 / 6], [1 / 2, 1 / 6], [5 / 6, 1 / 6], [1 / 6, 1 / 2])
     ]
     boxes = torch.tensor([[10.0, 20, 16, 26], [0, 0, 60, 6]])
-    assert points_in_image(boxes, points)[:, 5].tolist() == [
+    assert get_point_coords_wrt_image(boxes, points)[:, 5].tolist() == [
         pytest.approx(p) for p in ([15, 23], [50, 3])
     ]
 
@@ -148,19 +154,24 @@ def test_grid_points_are_cell_centres_and_points_in_image_fill_the_box():
 
 def test_uncertain_cells_are_those_closest_to_zero():
     logits = torch.tensor([[[3.0, -0.1, 5], [0.2, -9, 4], [7, 8, -0.3]]])
-    cells, points = uncertain_cells(logits, 3)
+    uncertainty = -logits[:, None].abs()
+    cells, points = get_uncertain_point_coords_on_grid(uncertainty, 3)
     assert sorted(cells[0].tolist()) == [1, 3, 8]
     expected = {1: [0.5, 1 / 6], 3: [1 / 6, 0.5], 8: [5 / 6, 5 / 6]}
     for cell, point in zip(cells[0].tolist(), points[0].tolist()):
         assert point == pytest.approx(expected[cell])
-    assert uncertain_cells(logits, 100)[0].shape == (1, 9)
+    assert get_uncertain_point_coords_on_grid(uncertainty, 100)[0].shape == (1, 9)
 
 
 def test_training_points_are_drawn_where_the_mask_is_uncertain():
     torch.manual_seed(0)
     # Logits rise from left to right and are 0 in the middle.
-    ramp = torch.linspace(-7, 7, 15).expand(4, 15, 15)
-    points = uncertain_points(ramp, 1000, oversample=4, importance=0.75)
+    ramp = torch.linspace(-7, 7, 15).expand(4, 1, 15, 15)
+
+    def draw(*arguments):
+        return get_uncertain_point_coords_with_randomness(ramp, lambda x: -x.abs(), *arguments)
+
+    points = draw(1000, 4, 0.75)
     assert points.shape == (4, 1000, 2)
     assert ((points >= 0) & (points <= 1)).all()
     away = (points[..., 0] - 0.5).abs()
@@ -168,9 +179,9 @@ def test_training_points_are_drawn_where_the_mask_is_uncertain():
     assert (away[:, :750] < 0.11).all()
     assert float(away[:, 750:].mean()) == pytest.approx(0.25, abs=0.02)
     assert float(points[..., 1].mean()) == pytest.approx(0.5, abs=0.02)
-    uniform = uncertain_points(ramp, 1000, oversample=1, importance=0)
+    uniform = draw(1000, 1, 0)
     assert float((uniform[..., 0] - 0.5).abs().mean()) == pytest.approx(0.25, abs=0.02)
-    all_uncertain = uncertain_points(ramp, 10, oversample=1, importance=1)
+    all_uncertain = draw(10, 1, 1)
     assert all_uncertain.shape == (4, 10, 2)
 
 
@@ -196,7 +207,7 @@ def test_labels_are_the_truth_at_the_points(kind):
     points = torch.rand(1, 5000, 2)
     labels = _head().point_labels(points, inputs, instances)
     assert labels.shape == (1, 5000)
-    away = (points_in_image(boxes, points)[0] - centre).norm(dim=1) - radius
+    away = (get_point_coords_wrt_image(boxes, points)[0] - centre).norm(dim=1) - radius
     # A cell of the 112 x 112 grid is 3 pixels wide here: at that distance there is no doubt.
     assert (labels[0][away < -4.5] > 0.999).all()
     assert (labels[0][away > 4.5] < 0.001).all()
@@ -253,7 +264,7 @@ def test_the_point_head_sees_features_coarse_logits_and_class():
     got = head.point_logits(points, coarse, inputs)
     boxes = Boxes.cat(inputs.boxes).tensor.double()
     for roi, image in enumerate([0, 0, 1, 1, 1]):
-        place = points_in_image(boxes[roi : roi + 1], points[roi : roi + 1])[0]
+        place = get_point_coords_wrt_image(boxes[roi : roi + 1], points[roi : roi + 1])[0]
         fine = [
             [_bilinear(plane, *(xy / stride)) for xy in place.numpy()]
             for name, stride in (("p3", 8), ("p2", 4))
@@ -271,7 +282,7 @@ def test_the_point_head_sees_features_coarse_logits_and_class():
         torch.testing.assert_close(got[roi], logits[int(inputs.classes[roi])])
 
 
-# ---- In its surroundings ---------------------------------------------------------------------------
+# ---- Losses ----------------------------------------------------------------------------------------
 
 
 def test_losses_are_of_the_coarse_mask_and_of_points():
@@ -310,32 +321,3 @@ def test_losses_are_of_the_coarse_mask_and_of_points():
 def test_what_does_not_fit_is_named(changes, message):
     with pytest.raises(ConfigError, match=message):
         _head(**changes)
-
-
-@pytest.mark.parametrize(
-    "heads",
-    ["StandardROIHeads", "CascadeROIHeads", "MrcnnExtStandardROIHeads", "MrcnnExtCascadeROIHeads"],
-)
-def test_it_works_in(heads):
-    check_roi_heads(NAME, heads, side=112)
-
-
-def test_res5_heads_are_refused():
-    check_res5_is_refused(NAME)
-
-
-def test_bfloat16():
-    check_amp(NAME)
-
-
-def test_test_time_augmentation():
-    check_test_time_augmentation(NAME, side=112)
-
-
-def test_it_trains_on_polygons():
-    check_polygons(NAME)
-
-
-@pytest.mark.slow
-def test_it_learns_boundaries_that_the_plain_head_does_not():
-    check_that_it_learns(NAME, margin=0.08)

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""RefineMask: bands, merge, losses and layers, and the head in its surroundings."""
+"""RefineMask: bands, merge, losses and layers."""
 
 from __future__ import annotations
 
@@ -17,16 +17,7 @@ from mrcnn_ext.errors import ConfigError
 from mrcnn_ext.modeling import FusedROIPooler
 from mrcnn_ext.modeling.mask_heads import MaskHeadInputs, MrcnnExtRefineMaskHead
 from mrcnn_ext.modeling.mask_heads.refine_mask_head import band_loss, merge_stages, refined_band
-from tests.modeling.mask_heads.learning import check_that_it_learns
-from tests.modeling.mask_heads.surroundings import (
-    check_amp,
-    check_polygons,
-    check_res5_is_refused,
-    check_roi_heads,
-    check_test_time_augmentation,
-)
 
-NAME = "MrcnnExtRefineMaskHead"
 MAPS = {"p2": ShapeSpec(channels=6, stride=4), "p3": ShapeSpec(channels=6, stride=8)}
 
 
@@ -260,42 +251,10 @@ def test_without_objects_the_branch_does_not_run(monkeypatch):
     [
         ({"stage_weights": [1, 1]}, r"STAGE_WEIGHTS is \[1, 1\]"),
         ({"conv_dims": []}, "NUM_CONV is 0"),
-        ({"semantic_feature": "p9"}, "IN_FEATURES is 'p9'"),
+        ({"semantic_feature": "p9"}, r"IN_FEATURES names \['p9'\]"),
         ({"pooler": None, "input_shape": ShapeSpec(channels=6)}, "POOLER_TYPE"),
     ],
 )
 def test_what_does_not_fit_is_named(changes, message):
     with pytest.raises(ConfigError, match=message):
         _head(**changes)
-
-
-# ---- In its surroundings ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "heads",
-    ["StandardROIHeads", "CascadeROIHeads", "MrcnnExtStandardROIHeads", "MrcnnExtCascadeROIHeads"],
-)
-def test_it_works_in(heads):
-    check_roi_heads(NAME, heads, side=112)
-
-
-def test_res5_heads_are_refused():
-    check_res5_is_refused(NAME)
-
-
-def test_bfloat16():
-    check_amp(NAME)
-
-
-def test_test_time_augmentation():
-    check_test_time_augmentation(NAME, side=112)
-
-
-def test_it_trains_on_polygons():
-    check_polygons(NAME)
-
-
-@pytest.mark.slow
-def test_it_learns_boundaries_that_the_plain_head_does_not():
-    check_that_it_learns(NAME, margin=0.11)
