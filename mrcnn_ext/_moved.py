@@ -23,6 +23,7 @@ MOVED_MODULES: dict[str, str] = {
     "mrcnn_ext.processes": "mrcnn_ext.job_runner",
     "mrcnn_ext.visualize": "mrcnn_ext.visualization",
     "mrcnn_ext.data.coco_check": "mrcnn_ext.data.check",
+    "mrcnn_ext.data.pose_datasets": "mrcnn_ext.data.coco_datasets",
     "mrcnn_ext.evaluation.rle": "mrcnn_ext.coco.rle",
     "mrcnn_ext.evaluation.samples": "mrcnn_ext.coco.index",
     "mrcnn_ext.modeling.keypoint_codecs.rle": (
@@ -42,7 +43,7 @@ def moved_names(module: str, names: Mapping[str, str]) -> Callable[[str], object
 
     Args:
         module: the old module.
-        names: name -> the module that has it now, with ":new name" if that changed, too.
+        names: name -> the module that has it now; with ":" and the new name if that changed.
     """
 
     def get(name: str):

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""What is installed, what runs, and what to do about the rest.
+"""Show what is installed, what runs, and what to do about the rest.
 
     python -m mrcnn_ext.doctor [--json]
 

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Trainings in processes of their own, a few at a time, and how far they are."""
+"""Run trainings as processes, a few at a time, and show their progress."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TAIL = 12  # lines of a failed job's output that are quoted
 
 
 class JobError(RuntimeError):
-    """Jobs failed; the message quotes the end of what each of them printed."""
+    """Jobs failed; the message quotes the end of each one's output."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Job:
     """A command that trains.
 
     Attributes:
-        name: what a person calls it.
-        folder: its output.txt is written there; its metrics.json (Detectron2's) is read there.
+        name: for people.
+        folder: gets its output.txt, and Detectron2's metrics.json.
         command: program and arguments.
         iterations: of the training.
-        is_done: whether its result is there.
+        is_done: whether its result exists.
     """
 
     name: str
@@ -56,17 +56,17 @@ def run_jobs(
     env: Mapping[str, str] | None = None,
     on_done: Callable[[Job], None] | None = None,
 ) -> None:
-    """Run jobs whose results are not there yet, in their order; a failed one does not stop others.
+    """Run the jobs that have no result yet, in order; a failed one does not stop the others.
 
     Args:
         jobs: all of them.
-        at_a_time: so many share the cores.
-        console: where progress is shown: bars on a terminal, else a line a minute.
+        at_a_time: how many run at once and share the cores.
+        console: shows progress: bars on a terminal, else a line per minute.
         env: added to the environment.
         on_done: called after each job that got its result.
 
     Raises:
-        JobError: some ended without a result; all others have run.
+        JobError: some ended without a result. All others have run.
     """
     everything = list(jobs)
     waiting = [job for job in everything if not job.is_done()]
@@ -101,7 +101,7 @@ def run_jobs(
 
 
 def read_progress(folder: Path) -> dict[str, float]:
-    """The last line of a training's metrics.json; empty if there is none."""
+    """Read the last line of a training's metrics.json; empty if there is none."""
     file = folder / "metrics.json"
     try:
         with open(file, "rb") as opened:

@@ -6,6 +6,8 @@ import os
 import pytest
 import torch
 
+from tests.helpers import THREADS
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
@@ -20,7 +22,7 @@ def _own_cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _threads():
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(params=["faster_coco_eval", "pycocotools"])

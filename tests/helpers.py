@@ -16,6 +16,9 @@ from detectron2.utils.events import EventStorage
 from mrcnn_ext import add_mrcnn_ext_config
 
 REPO = Path(__file__).resolve().parents[1]
+# Threads of a test: as many as its worker's share of the processor, two where there is one worker.
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+THREADS = 2 if _WORKERS == 1 else max((os.cpu_count() or 1) // _WORKERS, 1)
 
 
 def small_cfg():
@@ -107,7 +110,7 @@ def run_python(
     arguments: list, *, env: dict | None = None, cwd: Path | None = None, timeout: int = 300
 ) -> subprocess.CompletedProcess:
     """Run Python in a process of its own; output comes back as text, stderr apart."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", **(env or {})}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), **(env or {})}
     # Only the installed package (or the checkout under test) is to be found, not the tests' path.
     environment = {k: v for k, v in environment.items() if v is not None}
     return subprocess.run(

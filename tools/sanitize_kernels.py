@@ -4,10 +4,9 @@
 
     python tools/sanitize_kernels.py [--cases 100000] [--seed 0] [--capability generic|avx2|avx512]
 
-Builds the library with sanitizers in a temporary folder and runs the cases in a process that has the
-sanitizers preloaded; torch's tensors are then guarded too. Needs GCC. Every 20th case is also compared
-with torchvision's op or with Detectron2. Ends with an error, and the sanitizer's report, at the first
-finding.
+Builds the library with sanitizers in a temporary folder and runs the cases in a process with the
+sanitizers preloaded, which also guards torch's tensors. Needs GCC. Every 20th case is compared with
+torchvision's op or Detectron2. Stops at the first finding with the sanitizer's report and an error.
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ def run_case(generator: random.Random, compare: bool) -> None:
     grad = torch.randn(output.shape).to(dtype)
     grads = torch.autograd.grad(output, features, grad)
     huge = bool((rois[:, 1:].abs() > 1000).any())
-    # With 40 x 40 samples a cell, torchvision's float32 sums are off by more than what is looked for.
+    # With 40 x 40 samples a cell, torchvision's float32 sums are off by more than the tolerance.
     if compare and len(rois) and not huge and ratio < 40:
         arguments = (rois, None, scales, ratio, aligned, box_size, 4)
         expected = torch.empty_like(output)
@@ -87,7 +86,7 @@ def run_case(generator: random.Random, compare: bool) -> None:
 
 
 def masks_case(generator: random.Random, compare: bool) -> None:
-    """Masks of any side and value in boxes of any place, encoded and pasted."""
+    """Encode and paste masks of any size and value, in boxes anywhere."""
     import torch
 
     from mrcnn_ext.layers import masks_to_rle, paste_masks
@@ -111,14 +110,14 @@ def masks_case(generator: random.Random, compare: bool) -> None:
         from pycocotools import mask as mask_util
 
         expected = torch.zeros_like(images)
-        mask_paste_torch.paste(masks, boxes, threshold, expected)
+        mask_paste_torch.paste_masks(masks, boxes, threshold, False, expected)
         assert torch.equal(images, expected), (boxes, threshold)
         for rle, image in zip(rles, expected.numpy()):
             assert rle == mask_util.encode(np.asfortranarray(image, dtype=np.uint8))
 
 
 def heatmap_peaks_case(generator: random.Random, compare: bool) -> None:
-    """Peaks of maps of any side, resized to any size, with what floats may be."""
+    """Find peaks of maps of any size, resized to any size, with NaN, infinities and extreme values."""
     import torch
 
     from mrcnn_ext.layers import bicubic_peaks
@@ -147,7 +146,7 @@ def heatmap_peaks_case(generator: random.Random, compare: bool) -> None:
 
 
 def mask_targets_case(generator: random.Random, compare: bool) -> None:
-    """Mask targets of random polygons and masks, against Detectron2's where ``compare`` says so."""
+    """Mask targets of random polygons and masks; with ``compare``, against Detectron2's."""
     import numpy as np
     import torch
     from detectron2.structures import BitMasks, PolygonMasks
@@ -235,7 +234,7 @@ def main() -> int:
             "MRCNN_EXT_KERNEL_FOLDER": folder,
             "MRCNN_EXT_CPU_CAPABILITY": args.capability,
             "LD_PRELOAD": f"{runtime('libasan.so')} {runtime('libubsan.so')}",
-            # Python and torch keep memory until the end, which is no finding here.
+            # Python and torch keep memory until the end, which is not a leak.
             "ASAN_OPTIONS": "detect_leaks=0,abort_on_error=0",
             "UBSAN_OPTIONS": "halt_on_error=1,print_stacktrace=1",
             "PYTHONPATH": str(REPO),

@@ -1,8 +1,8 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""``MODEL.WEIGHTS: "timm://NAME"``: ImageNet weights for timm backbones through Detectron2's own
+"""``MODEL.WEIGHTS: "timm://NAME"``: ImageNet weights for timm backbones, through Detectron2's own
 checkpointer.
 
-    timm://tf_efficientnet_lite0          the first source that can be had: package, then hub
+    timm://tf_efficientnet_lite0          the first source available: package, then hub
     timm://tf_efficientnet_lite0@package  a weights package installed with pip
     timm://resnet50.a1_in1k@hub           timm's download
     timm://resnet50@/path/to/file.pth     a file with timm's key names (.pth, .safetensors)
@@ -23,15 +23,17 @@ from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler, file_lock
 
 from ..errors import WeightsError
+from ..files import replaced_file
 from ..paths import cache_root
 from .efficientnet_lite import LITE_PACKAGES, rename_lite_keys
+from .timm_models import create_timm_features
 
 __all__ = ["TimmWeightsHandler", "parse_timm_uri", "pixel_stats", "register_timm_weights_handler"]
 
 logger = logging.getLogger(__name__)
 
 _PREFIX = "timm://"
-_INIT_SEED = 1713051  # any, but one that nobody is likely to have made a file with
+_INIT_SEED = 1713051  # arbitrary; unlikely to be the seed of anyone's file
 _IMAGENET_MEAN: tuple[float, ...] = (0.485, 0.456, 0.406)
 _IMAGENET_STD: tuple[float, ...] = (0.229, 0.224, 0.225)
 
@@ -63,7 +65,7 @@ def pixel_stats(uri: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     import timm
 
     name, source = parse_timm_uri(uri)
-    if source == "package":  # not those of timm's own weights for the same network
+    if source == "package":  # timm's own weights of this network have others
         mean, std = _IMAGENET_MEAN, _IMAGENET_STD
     else:
         pretrained = timm.models.get_pretrained_cfg(name)
@@ -73,7 +75,7 @@ def pixel_stats(uri: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 class TimmWeightsHandler(PathHandler):
-    """iopath handler for ``timm://``; see the module's text for the forms."""
+    """iopath handler for ``timm://``; the module's docstring lists the forms."""
 
     def _get_supported_prefixes(self) -> list[str]:
         return [_PREFIX]
@@ -118,7 +120,7 @@ def register_timm_weights_handler() -> None:
 def _cached_file(name: str, source: str) -> Path:
     if source in ("package", "hub"):
         tag = source
-    else:  # a file that changes makes another cache entry
+    else:  # a changed file gets a new cache entry
         stat = os.stat(source)
         key = f"{os.path.abspath(source)}:{stat.st_size}:{stat.st_mtime_ns}"
         tag = hashlib.sha256(key.encode()).hexdigest()[:12]
@@ -131,14 +133,11 @@ def _write(target: Path, name: str, source: str) -> None:
     state_dict = {
         f"body.{k}": v for k, v in state_dict.items() if not k.endswith("num_batches_tracked")
     }
-    temporary = target.with_suffix(f".tmp{os.getpid()}")
-    torch.save({"model": state_dict, "matching_heuristics": True}, temporary)
-    os.replace(temporary, target)
+    with replaced_file(target) as temporary:
+        torch.save({"model": state_dict, "matching_heuristics": True}, temporary)
 
 
 def _load(name: str, source: str) -> dict[str, torch.Tensor]:
-    from ..modeling.backbone.timm_backbone import create_timm_features
-
     if source == "package":
         return _load_package(name)
     options: dict = {} if source == "hub" else {"pretrained_cfg_overlay": {"file": source}}
@@ -162,9 +161,9 @@ def _load(name: str, source: str) -> dict[str, torch.Tensor]:
 
 
 def _check_all_loaded(body: torch.nn.Module, untrained: torch.nn.Module) -> None:
-    """timm only logs what a file lacks; a weight as its initialisation left it was not in the file."""
+    """Raise if a weight is as its initialisation left it: timm only logs what a file lacks."""
     pairs = zip(body.named_parameters(), untrained.parameters())
-    # What starts as a constant (norms, scales, biases) may well be one in the file too.
+    # Weights that start constant (norms, scales, biases) may be so in the file, too.
     random = [(name, p, q) for (name, p), q in pairs if q.min() < q.max()]
     missing = [name for name, p, q in random if torch.equal(p, q)]
     if missing:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ..command_line import import_all
 from ..errors import ConfigError, DataError, WeightsError
 from ..files import only_process
 from ..job_runner import JobError
@@ -29,7 +30,6 @@ from .checks import check_plan, open_folder
 from .kinds import HEAD_KINDS
 from .plan import MODES, Plan, parse_variant
 from .report import update_tables, write_report
-from .run import import_all
 from .schedule import evaluate_only, train_all
 from .tables import as_rich
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..coco.areas import AREA_NAMES
 from ..report.plots import line_color
-from .results import AREAS, Comparison
+from .results import Comparison
 from .statistics import mean, spread
 
 __all__ = ["plot_accuracy_and_cost", "plot_differences", "plot_sizes"]
@@ -55,7 +56,7 @@ def plot_sizes(c: Comparison) -> Figure:
     panels = figure.subplots(1, 2, sharey=c.part == "mask")
     width = 0.8 / max(1, len(c.done))
     first = next(iter(c.runs[c.done[0]].values())).objects
-    areas = [area for area in AREAS if c.chosen(first, area).any()]
+    areas = [area for area in AREA_NAMES if c.chosen(first, area).any()]
     for axis, (measure, title) in zip(panels, _MEASURES[c.part]):
         for place, name in enumerate(c.done):
             values = [list(c.at_true_boxes(name, measure, area).values()) for area in areas]

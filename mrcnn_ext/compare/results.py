@@ -10,19 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ..coco.areas import in_area
 from ..errors import DataError
 from .plan import Plan, Variant
 from .statistics import Interval, bootstrap_draws, mean, paired_bootstrap
 
-__all__ = ["AREAS", "Comparison", "RunResult", "collect"]
-
-# COCO's, in pixels of the image file: from, and below
-AREAS: dict[str, tuple[float, float]] = {
-    "all": (0, np.inf),
-    "small": (0, 32**2),
-    "medium": (32**2, 96**2),
-    "large": (96**2, np.inf),
-}
+__all__ = ["Comparison", "RunResult", "collect"]
 
 
 @dataclass
@@ -96,8 +89,7 @@ class Comparison:
 
     def chosen(self, objects: dict, area: str = "all", classes: Sequence[int] | None = None):
         """(N,) bool: objects of a size and of some classes."""
-        low, high = AREAS[area]
-        keep = (objects["area"] >= low) & (objects["area"] < high)
+        keep = in_area(objects["area"], area)
         return keep if classes is None else keep & np.isin(objects["category"], list(classes))
 
     def at_true_boxes(

@@ -3,48 +3,16 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import ConfigError, DataError
+from ..command_line import import_all
+from ..errors import DataError
 from ..files import only_process
 
-__all__ = ["import_all", "main", "write_spec"]
-
-
-def import_all(names: Sequence[str]) -> None:
-    """Import modules or files, which register heads and data sets; call their setup_environment.
-
-    Raises:
-        ConfigError: one cannot be imported.
-    """
-    for name in names:
-        try:
-            module = (
-                _import_file(Path(name)) if name.endswith(".py") else importlib.import_module(name)
-            )
-        except Exception as error:  # whatever their code raises
-            raise ConfigError(f"--import {name}: {type(error).__name__}: {error}") from error
-        hook = getattr(module, "setup_environment", None)
-        if hook is not None:
-            hook()
-
-
-def _import_file(path: Path):
-    name = path.stem
-    if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path):
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise ImportError(f"there is no file {path}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+__all__ = ["main", "write_spec"]
 
 
 def write_spec(folder: Path, cfg, **spec) -> None:
@@ -71,14 +39,16 @@ def _run(folder: Path, spec: dict) -> None:
     import cv2
     from detectron2.utils.logger import setup_logger
 
-    from ..predict import load_config
+    from ..config.load import load_config
+    from ..data import register_datasets
     from .kinds import HEAD_KINDS
     from .mask.evaluation import evaluate_run
     from .training import load_trained, train
 
     setup_logger(str(folder / "log.txt"))
     cv2.setNumThreads(1)
-    cfg = load_config(str(folder / "config.yaml"))
+    cfg = load_config(folder / "config.yaml")
+    register_datasets(cfg)
     part = HEAD_KINDS[spec.get("part", "mask")]
     if (folder / "training.json").is_file():
         model = load_trained(cfg, folder)

@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..coco.areas import AREA_NAMES
 from ..report.tables import Cell, Table
 from .cells import NONE, ap_cell, cost_cell, head_cell, measure_cell, text_of
 from .keypoint.objects import KEYPOINT_QUALITIES
 from .keypoint.tables import keypoint_ap, keypoint_main, keypoint_sizes
 from .mask.objects import QUALITIES
-from .results import AREAS, Comparison
+from .results import Comparison
 from .statistics import mean
 
 __all__ = ["BOX_ROW", "NamedTable", "as_json", "as_markdown", "as_rich", "make_tables"]
@@ -141,7 +142,7 @@ def _ap(c: Comparison) -> NamedTable:
 
 
 def _sizes(c: Comparison, box: dict | None) -> NamedTable:
-    sizes = [area for area in AREAS if area != "all"]
+    sizes = AREA_NAMES[1:]
     columns = ["head", *(sizes * 2)]
     rows = []
     for name in c.done:

@@ -15,15 +15,15 @@ __all__ = ["BestCheckpointer"]
 
 
 class BestCheckpointer(hooks.BestCheckpointer):
-    """As Detectron2's, and what was best is written beside it, as model_best.json.
+    """Detectron2's hook, which also writes the best value to model_best.json.
 
-    Detectron2's hook forgets it when training stops: the first evaluation after ``--resume`` then
+    Detectron2's forgets it when training stops: the first evaluation after ``--resume`` then
     replaces model_best.pth, however bad it is.
     """
 
     def before_train(self) -> None:
         if self.trainer.start_iter == 0:
-            return  # another training, whose own best is to come
+            return  # a new training
         try:
             best = json.loads(self._file().read_text(encoding="utf-8"))
             if best["metric"] == self._val_metric:

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""The model's losses on a data set that it is not trained on."""
+"""Compute the model's losses on a validation set."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
+
+from ..modes import losses_in_eval
 
 __all__ = ["ValidationLossHook", "build_validation_loader", "validation_losses"]
 
@@ -73,7 +75,7 @@ class ValidationLossHook(HookBase):
 
 
 def build_validation_loader(cfg, dataset_names: str | tuple[str, ...]) -> Iterable[list[dict]]:
-    """A loader of ``dataset_names`` with the sizes of testing and the annotations of training.
+    """Build a loader of ``dataset_names`` with test-time image sizes and training annotations.
 
     Images without annotations are left out if training leaves them out.
     """
@@ -96,9 +98,9 @@ def validation_losses(
 ) -> dict[str, float]:
     """Means of the model's losses over a data set.
 
-    Model and random numbers are as before afterwards: normalisation layers use their statistics and
-    do not change them, nothing is dropped out, buffers are restored, and proposals are sampled by a
-    seed of their own, so that the values of two calls can be compared.
+    Model and random state are unchanged afterwards: normalisation layers use their statistics without
+    updating them, dropout is off, buffers are restored. Proposals are sampled with ``seed``, so that
+    the values of two calls can be compared.
 
     Args:
         model: returns a dict of losses in training mode.
@@ -112,7 +114,7 @@ def validation_losses(
     model = getattr(model, "module", model)  # no DistributedDataParallel: nothing is to be shared
     sums: dict[str, float] = defaultdict(float)
     images = 0
-    with _as_in_training(model), _own_random_numbers(seed), EventStorage(1), torch.no_grad():
+    with losses_in_eval(model), _own_random_numbers(seed), EventStorage(1), torch.no_grad():
         for batch in loader:
             for name, value in model(batch).items():
                 sums[name] += float(value) * len(batch)
@@ -129,38 +131,8 @@ def validation_losses(
 
 
 @contextmanager
-def _as_in_training(model: nn.Module) -> Iterator[None]:
-    """Losses as in training, layers as in testing; all as before afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    model.train()
-    backbone = getattr(model, "backbone", None)
-    if isinstance(backbone, nn.Module):
-        backbone.eval()  # it has no losses, and may drop whole layers in training
-    for module in model.modules():
-        if _has_another_mode(module):
-            module.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-
-
-def _has_another_mode(module: nn.Module) -> bool:
-    return (
-        getattr(module, "running_mean", None) is not None
-        or isinstance(module, nn.modules.dropout._DropoutNd)
-        or "Drop" in type(module).__name__  # timm's DropPath
-    )
-
-
-@contextmanager
 def _own_random_numbers(seed: int) -> Iterator[None]:
-    """Seeded, here and on the GPU in use; mappers draw from NumPy and Python, too."""
+    """Seed PyTorch, on the GPU in use, too; restore NumPy and Python, which mappers draw from."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     states = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices):

@@ -2,7 +2,8 @@
 from .heatmap_peaks import bicubic_peaks
 from .kernels import KernelStatus, kernel_status
 from .mask_paste import masks_to_rle, paste_masks
-from .mask_targets import PackedPolygons, bitmask_targets, polygon_mask_targets
+from .mask_targets import bitmask_targets, polygon_mask_targets
+from .polygons import PackedPolygons
 from .roi_align import roi_align_pyramid
 
 __all__ = [

@@ -1,25 +1,31 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Loading of the compiled ops, and what is to be said about them.
+"""Load the compiled ops, report their status, and choose between them and their fallbacks.
 
 The libraries are plain files beside this module (``_C_cpu.so``, ``_C_cuda.so``), loaded with
-``torch.ops.load_library``; everything works without them, on torch and torchvision ops. Environment:
-``MRCNN_EXT_KERNELS=0`` leaves them alone, ``MRCNN_EXT_CPU_CAPABILITY`` ("generic", "avx2", "avx512")
-takes another instruction set than the best one, ``MRCNN_EXT_KERNEL_FOLDER`` takes the libraries from
-another folder (a build with sanitizers, for example).
+``torch.ops.load_library``. Everything works without them, on torch and torchvision ops. Environment:
+
+- ``MRCNN_EXT_KERNELS=0`` loads neither.
+- ``MRCNN_EXT_CPU_CAPABILITY`` ("generic", "avx2", "avx512") overrides the instruction set, which
+  otherwise is the best one of the processor.
+- ``MRCNN_EXT_KERNEL_FOLDER`` loads the libraries from another folder, for example a build with
+  sanitizers.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
 
-__all__ = ["KERNEL_LIBRARIES", "KernelStatus", "has_kernels", "kernel_status"]
+__all__ = ["KERNEL_LIBRARIES", "LIBRARY", "Kernel", "KernelStatus", "has_kernels", "kernel_status"]
 
-# Library name -> what runs in its place when it is not there.
+# Schemas, fakes and gradients of all ops are registered here.
+LIBRARY = torch.library.Library("mrcnn_ext", "FRAGMENT")
+# Compiled library -> what runs without it.
 KERNEL_LIBRARIES: dict[str, str] = {
     "_C_cpu": "torch and torchvision ops on the CPU",
     "_C_cuda": "torch and torchvision ops on the GPU",
@@ -31,9 +37,9 @@ class KernelStatus:
     """Whether one compiled library is in use.
 
     Attributes:
-        name: library name, a key of :data:`KERNEL_LIBRARIES`.
-        loaded: its ops are registered in this process.
-        reason: why not, or the file it came from (and, on the CPU, the instruction set in use).
+        name: the library, a key of :data:`KERNEL_LIBRARIES`.
+        loaded: whether its ops are registered in this process.
+        reason: why it is not loaded; otherwise its file and, on the CPU, the instruction set in use.
         fallback: what runs without it.
     """
 
@@ -45,13 +51,39 @@ class KernelStatus:
 
 @cache
 def kernel_status() -> tuple[KernelStatus, ...]:
-    """Load the compiled libraries that are there, once, and report on each of them."""
+    """Load the compiled libraries, once per process, and report the status of each."""
     return tuple(_load(name, fallback) for name, fallback in KERNEL_LIBRARIES.items())
 
 
 def has_kernels(name: str) -> bool:
-    """Whether a library, "_C_cpu" or "_C_cuda", is loaded."""
+    """Whether the library ``name``, "_C_cpu" or "_C_cuda", is loaded."""
     return any(status.name == name and status.loaded for status in kernel_status())
+
+
+class Kernel:
+    """The implementations of one op: compiled ones on some devices, Python code on the others.
+
+    Attributes:
+        compiled: device type -> compiled op, of the devices whose library is loaded.
+        fallback: runs everywhere else; takes the op's arguments.
+    """
+
+    def __init__(
+        self, schema: str, fallback: Callable, devices: tuple[str, ...] = ("cpu",)
+    ) -> None:
+        """
+        Args:
+            schema: of the op, as ``torch.library`` takes it; it is defined in namespace mrcnn_ext.
+            fallback: see above.
+            devices: device types whose library implements the op.
+        """
+        op = getattr(torch.ops.mrcnn_ext, LIBRARY.define(schema))
+        self.compiled: dict[str, Callable] = {d: op for d in devices if has_kernels(f"_C_{d}")}
+        self.fallback = fallback
+
+    def on(self, device: torch.device) -> Callable:
+        """The implementation for tensors on ``device``."""
+        return self.compiled.get(device.type, self.fallback)
 
 
 def _load(name: str, fallback: str) -> KernelStatus:

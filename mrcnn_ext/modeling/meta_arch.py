@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""GeneralizedRCNN that reads the run-wide keys of ``MRCNN_EXT`` and checks its input."""
+"""GeneralizedRCNN that applies the run-wide keys of ``MRCNN_EXT`` and checks its input."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, detector_po
 from detectron2.structures import Instances
 
 from ..config.check import check_config
-from ..data.pose_datasets import register_configured_datasets
-from ..data.shapes import configure_builtin_shapes
+from ..data import register_datasets
 from ..errors import DataError
 from ..structures import DeferredMaskInstances, DeferredMasks
 from .scripting import inherited
@@ -24,19 +23,19 @@ __all__ = ["MrcnnExtRCNN", "check_training_inputs"]
 class MrcnnExtRCNN(GeneralizedRCNN):
     """Detectron2's GeneralizedRCNN: same modules, same state_dict, same results.
 
-    It is the one component that every run builds with the whole config before it loads data, so it
-    is where ``MRCNN_EXT.SHAPES`` takes effect and where contradictions between config and data sets
-    are found before anything is trained.
+    Every run builds this component with the whole config before it loads data. So the config's data
+    sets are registered here, and contradictions between config and data sets are found before
+    training.
     """
 
     @configurable
     def __init__(self, *, check_inputs: bool = True, defer_masks: bool = True, **kwargs) -> None:
         """
         Args:
-            check_inputs: look at training instances while they are still on the CPU; see
+            check_inputs: check training instances while they are on the CPU; see
                 :func:`check_training_inputs`.
-            defer_masks: predictions are DeferredMaskInstances, whose masks are pasted into the image
-                when they are asked for.
+            defer_masks: return DeferredMaskInstances, whose masks are pasted into the image when
+                they are read.
             kwargs: as for GeneralizedRCNN.
         """
         super().__init__(**kwargs)
@@ -45,14 +44,7 @@ class MrcnnExtRCNN(GeneralizedRCNN):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        shapes = cfg.MRCNN_EXT.SHAPES
-        configure_builtin_shapes(
-            num_train=shapes.NUM_TRAIN,
-            num_val=shapes.NUM_VAL,
-            image_size=shapes.IMAGE_SIZE,
-            seed=shapes.SEED,
-        )
-        register_configured_datasets(cfg)
+        register_datasets(cfg)
         check_config(cfg)
         if cfg.MRCNN_EXT.EVALUATION.ENABLED or cfg.MODEL.KEYPOINT_ON:
             from ..evaluation.tool_hooks import add_evaluation_to_tool
@@ -104,7 +96,7 @@ def _postprocess(results: Instances, inputs: dict) -> Instances:
     size = (inputs.get("height", default_height), inputs.get("width", default_width))
     if not results.has("pred_masks"):
         return detector_postprocess(results, *size)
-    # Masks go through it under another name: so it selects those whose boxes are kept, and no more.
+    # Under another name, masks are only filtered with their boxes, not pasted.
     fields = {_SMALL_MASKS if k == "pred_masks" else k: v for k, v in results.get_fields().items()}
     fields[_SMALL_MASKS] = getattr(fields[_SMALL_MASKS], "tensor", fields[_SMALL_MASKS])
     processed = detector_postprocess(Instances(results.image_size, **fields), *size)
@@ -118,17 +110,17 @@ def _postprocess(results: Instances, inputs: dict) -> Instances:
 
 
 def check_training_inputs(batched_inputs: list[dict], num_classes: int | None) -> None:
-    """Check boxes and classes of a batch as the data loader hands it over.
+    """Check boxes and classes of a batch from the data loader.
 
-    Instances that are on a GPU already are left alone: looking at them would wait for the device.
+    Instances on a GPU are not checked: that would wait for the device.
 
     Args:
         batched_inputs: Detectron2's list of dicts, with "instances".
-        num_classes: classes of the RoI heads; None leaves classes unchecked.
+        num_classes: classes of the RoI heads; None skips the check of classes.
 
     Raises:
-        DataError: no ground truth, a box that is not finite, or a class out of range; names the
-            image's file and id.
+        DataError: there is no ground truth, a box is not finite or a class is out of range; names
+            the image's file and id.
     """
     for inputs in batched_inputs:
         instances = inputs.get("instances")

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Detectron2's ROIPooler on one op for all levels, and how a model comes by it."""
+"""Detectron2's ROIPooler on one op for all levels, and its use in existing models."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ T = TypeVar("T")
 class FusedROIPooler(ROIPooler):
     """Detectron2's ROIPooler with RoIAlign of all levels in one op; same constructor and results.
 
-    Pooler types "ROIAlign" and "ROIAlignV2" run on :func:`mrcnn_ext.layers.roi_align_pyramid`; the
-    others, and every type in what ``torch.jit.trace``, ``torch.jit.script`` and ``torch.onnx.export``
-    produce, run on Detectron2's own code, so that an exported model needs nothing of this package.
+    Pooler types "ROIAlign" and "ROIAlignV2" run on :func:`mrcnn_ext.layers.roi_align_pyramid`. The
+    others run on Detectron2's own code, and so does every type under ``torch.jit.trace``,
+    ``torch.jit.script`` and ``torch.onnx.export``: an exported model needs nothing of this package.
     ``torch.compile`` and ``torch.export`` keep the op. Three things are better than in Detectron2:
     boxes are not cast to half precision with the features (under AMP that moves samples by up to
-    0.4 pixels in float16 and 4.6 in bfloat16), results of several levels may be other than square,
-    and a batch without images gives a result that has a gradient.
+    0.4 pixels in float16 and 4.6 in bfloat16), results of several levels need not be square, and a
+    batch without images gives a result with a gradient.
     """
 
-    # All state is Detectron2's, so that a pooler that exists already can become one of this class.
+    # All state is Detectron2's, so an existing pooler can become one of this class.
 
     _per_level = inherited(ROIPooler.forward, "_per_level")
 
@@ -40,14 +40,14 @@ class FusedROIPooler(ROIPooler):
         """
         Args:
             x: one (N, C, H_l, W_l) feature map for each scale.
-            box_lists: N Boxes, one for each image, in pixels of the image. Coordinates in half
-                precision are taken as they are, others are never rounded.
+            box_lists: N Boxes, one for each image, in pixels of the image. Their coordinates are
+                never rounded.
 
         Returns:
-            (M, C, h, w) for the M boxes of all images in their order, in the features' dtype.
+            (M, C, h, w) for the M boxes of all images in order, in the features' dtype.
 
         Raises:
-            TypeError, ValueError: the two lists do not fit the pooler or each other.
+            TypeError, ValueError: the lists do not match the pooler or each other.
         """
         if torch.jit.is_scripting():
             return self._per_level(x, box_lists)
@@ -84,14 +84,14 @@ class FusedROIPooler(ROIPooler):
 
 
 def _is_roi_align(pooler: ROIPooler) -> bool:
-    # The exact class: a subclass is somebody's own operator.
+    # The exact class: a subclass is someone's own operator.
     return all(type(level) is ROIAlign for level in pooler.level_poolers)
 
 
 def _to_rois(box_lists: list[Boxes], feature: Tensor) -> Tensor:
     """(M, 5) float32 or float64 rows (image, x0, y0, x1, y1).
 
-    Detectron2's function of this kind counts boxes on the host, which then waits for the GPU.
+    Detectron2's convert_boxes_to_pooler_format counts boxes on the host, which waits for the GPU.
     """
     if not box_lists:
         return feature.new_zeros((0, 5), dtype=torch.float32)
@@ -106,34 +106,34 @@ def _to_rois(box_lists: list[Boxes], feature: Tensor) -> Tensor:
 
 
 def fuse_pooler(pooler: T) -> T | FusedROIPooler:
-    """A :class:`FusedROIPooler` that does what ``pooler`` does, or ``pooler`` itself.
+    """Copy a Detectron2 pooler as a :class:`FusedROIPooler`.
 
     Args:
         pooler: anything that RoI heads take as pooler. It is not changed.
 
     Returns:
-        a fused copy of a Detectron2 ROIPooler of type "ROIAlign" or "ROIAlignV2". Anything else
+        A fused copy of a Detectron2 ROIPooler of type "ROIAlign" or "ROIAlignV2". Anything else
         (other types, subclasses, None) is returned as it is.
     """
     if type(pooler) is ROIPooler and _is_roi_align(pooler):
-        fused = copy.deepcopy(pooler)  # without parameters, so this costs nothing
+        fused = copy.deepcopy(pooler)  # cheap: it has no parameters
         fused.__class__ = FusedROIPooler
         return fused
     return pooler
 
 
 def swap_poolers(model: nn.Module) -> int:
-    """Turn the Detectron2 poolers in a model that is built already into fused ones, in place.
+    """Turn the Detectron2 poolers of a built model into fused ones, in place.
 
-    These are ROIPoolers of type "ROIAlign" or "ROIAlignV2", wherever they are in the model; other
-    types and subclasses stay. The modules themselves remain, with their hooks, names and owners;
-    state_dict and results are the same.
+    This concerns ROIPoolers of type "ROIAlign" or "ROIAlignV2" anywhere in the model, not other types
+    or subclasses. The modules keep their identity, hooks and names; state_dict and results stay the
+    same.
 
     Args:
-        model: any module, for example what ``build_model`` or ``instantiate`` returned.
+        model: any module, for example the result of ``build_model`` or ``instantiate``.
 
     Returns:
-        how many poolers were turned; 0 if there are none (any more).
+        The number of poolers that were swapped; 0 on a second call.
 
     Raises:
         TypeError: ``model`` is not a module.

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""How a subclass of a Detectron2 module stays open to ``torch.jit.script``."""
+"""Keep subclasses of Detectron2 modules scriptable with ``torch.jit.script``."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ __all__ = ["inherited"]
 
 
 def inherited(function: Callable, name: str) -> Callable:
-    """A parent's method under a second name, for TorchScript, which does not know ``super()``.
+    """Give a parent's method a second name: TorchScript does not support ``super()``.
 
-    ``_stock_forward = inherited(Parent.forward, "_stock_forward")`` in a class lets its ``forward``
-    call ``self._stock_forward(…)`` where ``torch.jit.is_scripting()``. A plain assignment does not:
-    TorchScript would compile it as a second ``forward``.
+    With ``_stock_forward = inherited(Parent.forward, "_stock_forward")`` in a class, its ``forward``
+    can call ``self._stock_forward(…)`` if ``torch.jit.is_scripting()``. A plain assignment does not
+    work: TorchScript would compile it as a second ``forward``.
 
     Args:
         function: the parent's method.
-        name: of the attribute.
+        name: the attribute's name.
     """
     assert isinstance(function, FunctionType), function
     alias = FunctionType(

@@ -20,12 +20,12 @@ __all__ = ["KeypointRCNNWithTTA"]
 
 
 class KeypointRCNNWithTTA(GeneralizedRCNNWithTTA):
-    """Detectron2's GeneralizedRCNNWithTTA (same keys of TEST.AUG, same call), which refuses keypoints.
+    """Detectron2's GeneralizedRCNNWithTTA (same keys of TEST.AUG, same call), with keypoints as well.
 
-    Boxes and masks are Detectron2's: detections of all augmented images are merged, masks of the merged
-    boxes are averaged. Then keypoints of the merged boxes are predicted on every augmented image,
-    brought back (names are exchanged where the image was mirrored, skeleton by skeleton), and averaged
-    with their scores as weights. A model without keypoints gives Detectron2's results.
+    Boxes and masks are Detectron2's: detections of all augmented images are merged, and masks of the
+    merged boxes are averaged. Then keypoints of the merged boxes are predicted on every augmented
+    image, mapped back (left and right are swapped in mirrored images, skeleton by skeleton) and
+    averaged, weighted by their scores. A model without keypoints gives Detectron2's results.
     """
 
     def __init__(
@@ -40,15 +40,15 @@ class KeypointRCNNWithTTA(GeneralizedRCNNWithTTA):
         """
         Args:
             cfg, model, tta_mapper, batch_size: as for GeneralizedRCNNWithTTA.
-            flip_indices: for each of the K keypoints the one it is in a mirrored image; None: of the
-                skeletons of the config's data sets.
+            flip_indices: for each of the K keypoints, the index of its mirror image; None takes
+                them from the skeletons of the config's data sets.
 
         Raises:
-            ConfigError: they are not known, or not of K keypoints.
+            ConfigError: the flip indices are unknown or not those of K keypoints.
         """
         without = cfg.clone()
         without.defrost()
-        without.MODEL.KEYPOINT_ON = False  # which Detectron2's class takes
+        without.MODEL.KEYPOINT_ON = False  # Detectron2's class refuses keypoints
         super().__init__(without, model, tta_mapper, batch_size)
         self.has_keypoints = cfg.MODEL.KEYPOINT_ON
         self.needs_masks = False
@@ -74,7 +74,7 @@ class KeypointRCNNWithTTA(GeneralizedRCNNWithTTA):
     def _reduce_keypoints(
         self, outputs: list[Instances], transforms: list[TransformList]
     ) -> Tensor:
-        """(R, K, 3) in the original image; positions weighted by scores, the mean of scores."""
+        """(R, K, 3) in the original image: score-weighted mean positions and mean scores."""
         found = []
         for output, transform in zip(outputs, transforms):
             keypoints = output.pred_keypoints
@@ -86,7 +86,7 @@ class KeypointRCNNWithTTA(GeneralizedRCNNWithTTA):
             found.append(own)
         stacked = torch.stack(found)
         weights = stacked[..., 2:].clamp(min=0)
-        # Keypoints that a class does not have score 0 everywhere: their plain mean
+        # Keypoints that a class lacks score 0 everywhere and get the unweighted mean.
         weights = torch.where(weights.sum(dim=0) > 0, weights, torch.ones_like(weights))
         positions = (stacked[..., :2] * weights).sum(dim=0) / weights.sum(dim=0)
         return torch.cat([positions, stacked[..., 2:].mean(dim=0)], dim=2)

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""From what the user typed to a list of images and videos."""
+"""Find the images and videos that a user named."""
 
 from __future__ import annotations
 

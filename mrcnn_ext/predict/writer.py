@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Predictions as json."""
+"""Write predictions as json."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from detectron2.data import Metadata
 from detectron2.structures import BoxMode, Instances
 
+from ..coco.rle import text_rle
 from ..evaluation.class_keypoints import cut_to_class
 from ..files import write_json
 from ..skeletons import SkeletonSet
@@ -66,8 +67,7 @@ class PredictionWriter:
                 "bbox_xywh": [float(v) for v in box],
             }
             if rles is not None:
-                rle = rles[index]
-                entry["segmentation"] = {**rle, "counts": rle["counts"].decode("ascii")}
+                entry["segmentation"] = text_rle(rles[index])
             if instances.has("pred_keypoints"):
                 keypoints = instances.pred_keypoints[index].tolist()
                 own = cut_to_class(keypoints, class_id, self._skeletons)

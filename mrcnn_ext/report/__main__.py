@@ -15,16 +15,14 @@ Exit code 0: done; 2: wrong usage or unusable input, nothing is written; 130: in
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from ..command_line import import_all, stage_progress
 from ..errors import ConfigError, DataError
-from .build import Progress, make_report
+from .build import make_report
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,9 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         results = _named_files(args.results)
-        for module in args.imports:
-            _import(module)
-        with _progress() as progress:
+        import_all(args.imports)
+        with stage_progress() as progress:
             page = make_report(
                 results=results,
                 out=args.out,
@@ -93,31 +90,6 @@ def _named_files(texts: list[str]) -> dict[str, str]:
             raise ConfigError(f"--results: the name '{name}' is given twice.")
         out[name] = file
     return out
-
-
-def _import(module: str) -> None:
-    sys.path.insert(0, ".")  # as ``python script.py`` would find a user's module
-    try:
-        importlib.import_module(module)
-    except Exception as error:
-        raise ConfigError(f"--import {module}: {type(error).__name__}: {error}.") from error
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-    from rich.progress import Progress as Bars
-
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task("")
-
-        def progress(stage: str, done: int, total: int) -> None:
-            bars.update(task, description=f"{stage:<10}", completed=done, total=total)
-
-        yield progress
 
 
 def _print_summary(page: Path) -> None:

@@ -8,6 +8,7 @@ import os
 
 from detectron2.utils.file_io import PathManager
 
+from ..coco.read import read_json
 from ..errors import DataError
 from .names import COCO_PERSON_NAMES, COCO_PERSON_SIGMAS, mirrored_pairs
 
@@ -94,13 +95,7 @@ def read_skeletons(path: str | os.PathLike) -> dict:
     Raises:
         DataError: the file cannot be read, or is no such file; names the file.
     """
-    try:
-        with PathManager.open(os.fspath(path), "r") as file:
-            content = json.load(file)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from error
-    except ValueError as error:  # of json and of unicode
-        raise DataError(f"{path}: is not valid json: {error}.") from error
+    content = read_json(path)
     if isinstance(content, dict) and isinstance(content.get("categories"), list):
         return {"categories": content["categories"]}
     if not isinstance(content, dict) or not {"classes", "skeletons"} <= content.keys():

@@ -6,13 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.structures import Instances, ROIMasks
 from detectron2.utils.memory import retry_if_cuda_oom
-from pycocotools import mask as mask_util
 from torch import Tensor
 
+from ..coco.rle import encode_mask
 from ..layers import masks_to_rle, paste_masks
 
 __all__ = ["DeferredMaskInstances", "DeferredMasks", "instance_rles"]
@@ -164,8 +163,4 @@ def instance_rles(instances: Instances) -> list[dict] | None:
     if isinstance(masks, ROIMasks):
         return masks_to_rle(masks.tensor, instances.pred_boxes, instances.image_size)
     masks = getattr(masks, "tensor", masks)
-    rles = []
-    for mask in masks:
-        array = mask.cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
-        rles.append(mask_util.encode(np.asfortranarray(array, dtype=np.uint8)))
-    return rles
+    return [encode_mask(mask.cpu() if isinstance(mask, Tensor) else mask) for mask in masks]

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as mask_util
 
-from mrcnn_ext.coco.rle import mask_crop, rle_runs
 from mrcnn_ext.evaluation import (
     EvaluationSettings,
     GroundTruth,
@@ -69,30 +68,6 @@ def iou(first, second) -> float:
 masks = st.tuples(
     st.integers(0, 2**32 - 1), st.integers(1, 24), st.integers(1, 24), st.floats(0, 1)
 ).map(lambda t: (np.random.default_rng(t[0]).random(t[1:3]) < t[3]).astype(np.uint8))
-
-
-@settings(max_examples=150, deadline=None)
-@given(masks)
-def test_runs_and_crops_of_any_mask(mask):
-    rle = encode(mask)
-    runs = rle_runs(rle)
-    assert runs.sum() == mask.size
-    flat = np.repeat(np.arange(len(runs)) % 2, runs)
-    assert np.array_equal(flat.reshape(mask.shape[::-1]).T, mask)
-    assert (rle_runs({"size": rle["size"], "counts": runs.tolist()}) == runs).all()
-    x0, y0, crop = mask_crop(rle)
-    whole = np.zeros_like(mask)
-    whole[y0 : y0 + crop.shape[1], x0 : x0 + crop.shape[0]] = crop.T
-    assert (whole == mask).all()
-    if mask.any():
-        assert all(edge.any() for edge in (crop[0], crop[-1], crop[:, 0], crop[:, -1]))
-
-
-def test_runs_of_a_large_image():
-    mask = np.zeros((3000, 2500), dtype=np.uint8)
-    mask[5:2990, 1000:1500:7] = 1
-    rle = encode(mask)
-    assert mask_util.area(rle) == rle_runs(rle)[1::2].sum() == mask.sum()
 
 
 @settings(max_examples=60, deadline=None)

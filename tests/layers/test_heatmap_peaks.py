@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from mrcnn_ext.layers import bicubic_peaks, heatmap_peaks
-from mrcnn_ext.layers.heatmap_peaks.fallback import bicubic_peaks_torch
+from mrcnn_ext.layers import bicubic_peaks
+from mrcnn_ext.layers.heatmap_peaks import ops
 from mrcnn_ext.layers.kernels import has_kernels
 from mrcnn_ext.modeling.keypoint_codecs import fast_heatmaps_to_keypoints
 
@@ -27,7 +27,7 @@ compiled = pytest.mark.skipif(not has_kernels("_C_cpu"), reason="no compiled ker
 def kernel(request, monkeypatch):
     """Each of the two, whichever is in use."""
     if request.param == "torch":
-        monkeypatch.setattr(heatmap_peaks, "_KERNEL", bicubic_peaks_torch)
+        monkeypatch.setattr(ops.BICUBIC_PEAKS, "compiled", {})
 
 
 def _peaky(regions, number, size, noise, generator):

@@ -34,7 +34,7 @@ def test_same_pixels_and_strings_as_detectron2(seed):
 @given(st.integers(0, 2**31))
 def test_same_without_kernels(seed):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mask_paste, "compiled_arithmetic", lambda: None)
+        patch.setattr(mask_paste.ops, "compiled_arithmetic", lambda: None)
         check(make_case(seed))
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrcnn_ext.layers import PackedPolygons, bitmask_targets, kernel_status, polygon_mask_targets
-from mrcnn_ext.layers.mask_targets import ops as mask_targets_ops
+from mrcnn_ext.layers.mask_targets import fallback
 from tests.helpers import REPO, run_python
 
 NAN, INF = float("nan"), float("inf")
@@ -162,7 +162,7 @@ def test_instances_may_repeat_and_sizes_may_be_other_than_square():
     assert wide.shape == (6, 14, 28)
     assert tall.shape == (6, 28, 14)
     plain = torch.empty_like(wide)
-    mask_targets_ops.polygon_targets_pycocotools(
+    fallback.polygon_mask_targets(
         packed.points, packed.part_begin, packed.instance_begin, index, boxes, False, plain
     )
     assert torch.equal(wide, plain)
@@ -288,6 +288,7 @@ def test_bad_polygons(polygons, message):
     [
         ({"size": 0}, "size must be one or two positive numbers, not 0"),
         ({"size": (7, 7, 7)}, "size must be"),
+        ({"size": (7, 7.5)}, "size must be a whole number, not 7.5"),
         ({"boxes": torch.zeros(1, 5)}, r"boxes must be \(R, 4\).*\(1, 5\)"),
         ({"boxes": torch.zeros(1, 4).long()}, "boxes must be"),
         ({"boxes": torch.zeros(2, 4)}, "2 boxes for 1 instances"),

@@ -381,7 +381,11 @@ def test_boxes_keep_their_precision_in_half_precision_features():
         ({"scales": [-1.0]}, ValueError, "scales must be positive"),
         ({"output_size": (0, 7)}, ValueError, "output_size"),
         ({"output_size": (7, 7, 7)}, ValueError, "output_size"),
+        ({"output_size": (7, 0.5)}, ValueError, "output_size must be a whole number, not 0.5"),
         ({"sampling_ratio": -1}, ValueError, "sampling_ratio"),
+        ({"sampling_ratio": -1.0}, ValueError, "sampling_ratio must be 0 (adaptive) or more"),
+        ({"sampling_ratio": 0.5}, ValueError, "sampling_ratio must be a whole number, not 0.5"),
+        ({"canonical_level": 4.5}, ValueError, "canonical_level must be a whole number, not 4.5"),
         ({"canonical_box_size": 0}, ValueError, "canonical_box_size"),
         ({"levels": torch.zeros(2).long()}, ValueError, "levels must be (3,)"),
         ({"levels": torch.zeros(3)}, TypeError, "levels must be int64"),
@@ -395,6 +399,15 @@ def test_bad_arguments_are_named(change, error, words):
     with pytest.raises(error) as caught:
         roi_align_pyramid(**{**arguments, **change})
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("ratio", [0, 2])
+def test_whole_numbers_may_be_floats(ratio):
+    """Detectron2's own test of scripted poolers has sampling_ratio=0.0."""
+    maps, rois = pyramid(2, 2, 3, (16, 24)), boxes(4)
+    expected = roi_align_pyramid(maps, rois, SCALES[:2], (3, 5), ratio, canonical_level=4)
+    actual = roi_align_pyramid(maps, rois, SCALES[:2], (3.0, 5), float(ratio), canonical_level=4.0)
+    assert torch.equal(actual, expected)
 
 
 def test_features_that_do_not_go_together_are_named():

@@ -91,6 +91,15 @@ def test_canonical_size_and_level_are_honoured(canonical):
     assert not torch.allclose(_pair()[0](features, boxes), expected, atol=1e-2)
 
 
+def test_a_sampling_ratio_may_be_a_float():
+    """Detectron2's own test of a pooler without images has sampling_ratio=0.0."""
+    features, boxes = _features(2), _boxes((12, 5))
+    ours = FusedROIPooler(7, SCALES, 2.0, "ROIAlignV2")
+    assert torch.equal(ours(features, boxes), _pair(ratio=2)[0](features, boxes))
+    with pytest.raises(ValueError, match=r"sampling_ratio must be a whole number, not 0\.5"):
+        FusedROIPooler(7, SCALES, 0.5, "ROIAlignV2")(features, boxes)
+
+
 @pytest.mark.parametrize("size", [(5, 9), [9, 5]])
 @pytest.mark.parametrize("scales", [SCALES, SCALES[1:2]])
 def test_results_may_be_other_than_square(size, scales):

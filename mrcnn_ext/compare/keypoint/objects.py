@@ -13,8 +13,9 @@ from detectron2.structures import BoxMode, Instances
 from pycocotools import mask as mask_util
 from torch import nn
 
+from ...coco.rle import to_rle
 from ...evaluation.mask_quality import match_boxes
-from ..mask.objects import box_ious, given_boxes, segmentation_rle
+from ..mask.objects import box_ious, given_boxes
 
 __all__ = ["KEYPOINT_QUALITIES", "PosedObject", "at_true_boxes", "match_poses", "measures"]
 __all__ += ["posed_objects", "predict_keypoints"]
@@ -58,7 +59,7 @@ def posed_objects(record: dict) -> list[PosedObject]:
             continue
         area, segmentation = 0.0, item.get("segmentation")
         if segmentation is not None and len(segmentation):
-            rle = segmentation_rle(segmentation, record["height"], record["width"])
+            rle = to_rle(segmentation, record["height"], record["width"])
             area = float(mask_util.area(rle))
         found.append(
             PosedObject(

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from ...coco.areas import AREA_NAMES
 from ...report.tables import Cell, Table
 from ..cells import NONE, ap_cell, cost_cell, head_cell, measure_cell
-from ..results import AREAS, Comparison
+from ..results import Comparison
 
 __all__ = ["keypoint_ap", "keypoint_main", "keypoint_sizes"]
 
@@ -64,7 +65,7 @@ def keypoint_ap(c: Comparison) -> tuple[str, str, Table]:
 
 
 def keypoint_sizes(c: Comparison) -> tuple[str, str, Table]:
-    sizes = [area for area in AREAS if area != "all"]
+    sizes = AREA_NAMES[1:]
     shown = [("oks", "OKS", False), ("error", "error", True)]
     rows = [
         [

@@ -13,12 +13,12 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from pycocotools import mask as mask_util
 from torch import nn
 
+from ...coco.rle import encode_mask, to_rle
 from ...evaluation.mask_quality import match_boxes
 from ...modeling.mask_heads.scoring import FREE_MASK_SCORES, free_mask_quality
 
 __all__ = ["TrueObject", "box_as_mask", "given_boxes", "predict", "true_objects"]
 __all__ += ["QUALITIES", "box_ious", "masks_at_true_boxes", "match_detections", "rles_of"]
-__all__ += ["segmentation_rle"]
 
 # What a mask may be scored by; "score in use" is what masks are ranked by.
 QUALITIES = ("class score", "mean_foreground", "certainty", "mask_iou", "score in use")
@@ -60,28 +60,13 @@ def true_objects(record: dict) -> list[TrueObject]:
         if item.get("iscrowd", 0) or segmentation is None or len(segmentation) == 0:
             continue
         box = BoxMode.convert(item["bbox"], item["bbox_mode"], BoxMode.XYXY_ABS)
-        rle = segmentation_rle(segmentation, record["height"], record["width"])
+        rle = to_rle(segmentation, record["height"], record["width"])
         one = TrueObject(
             record["image_id"], index, item["category_id"], [float(v) for v in box], rle
         )
         if one.area > 0:
             found.append(one)
     return found
-
-
-def segmentation_rle(segmentation, height: int, width: int) -> dict:
-    """Compressed RLE of polygons, an RLE of either kind, or a dense mask."""
-    if isinstance(segmentation, list):
-        return mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
-    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], list):
-        return mask_util.frPyObjects(segmentation, height, width)
-    if isinstance(segmentation, dict):
-        return segmentation
-    return _encoded(np.asarray(segmentation))
-
-
-def _encoded(mask: np.ndarray) -> dict:
-    return mask_util.encode(np.asfortranarray(mask.astype(np.uint8)))
 
 
 def given_boxes(inputs: dict, objects: Sequence) -> Instances:
@@ -136,7 +121,7 @@ def _add_qualities(model: nn.Module, raw: Instances) -> None:
 def rles_of(instances: Instances) -> list[dict]:
     """Compressed RLE of each mask (bytes)."""
     masks = instances.pred_masks
-    return [_encoded(mask.numpy()) for mask in masks]
+    return [encode_mask(mask) for mask in masks]
 
 
 def box_as_mask(one: TrueObject) -> dict:
@@ -145,7 +130,7 @@ def box_as_mask(one: TrueObject) -> dict:
     x0, y0, x1, y1 = (round(v) for v in one.box)
     mask = np.zeros((height, width), dtype=np.uint8)
     mask[max(y0, 0) : max(y1, y0 + 1), max(x0, 0) : max(x1, x0 + 1)] = 1
-    return _encoded(mask)
+    return encode_mask(mask)
 
 
 def masks_at_true_boxes(
@@ -160,7 +145,7 @@ def masks_at_true_boxes(
         # Postprocessing drops boxes that are empty; so do these
         output = predict(model, inputs, _with_places(given_boxes(inputs, objects)))
         masks = dict(zip(output.place.tolist(), rles_of(output)))
-        nothing = _encoded(np.zeros(objects[0].rle["size"]))
+        nothing = encode_mask(np.zeros(objects[0].rle["size"]))
         for place, one in enumerate(objects):
             yield one, masks.get(place, nothing)
 

@@ -11,31 +11,24 @@ Exit code 0: no errors; 1: errors (with --strict: or warnings); 2: wrong usage, 
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-from ...config.check import _similar
+from detectron2.config import CfgNode
+
+from ...coco.read import read_coco
+from ...command_line import import_all, stage_progress
+from ...config.load import load_config
 from ...errors import ConfigError, DataError
 from ...files import write_json
+from .. import register_datasets
+from ..registered import CocoFiles, registered_coco
 from .against_config import check_with_config
-from .dataset import Problem, Progress, check_coco, check_coco_json, count_coco, load_coco
+from .dataset import check_coco, count_coco
 
-__all__ = ["Problem", "check_coco_json", "main"]
-
-
-@dataclass(frozen=True)
-class _Target:
-    """What is to be checked: ``metadata`` is None for a file without a registered name."""
-
-    name: str
-    json_file: str
-    image_root: str
-    metadata: object = None
+__all__ = ["main"]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,17 +73,20 @@ def _run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
-    for module in args.imports:
-        _import(module)
-    cfg = _config(args.config_file) if args.config_file else None
+    import_all(args.imports)
+    cfg = load_config(args.config_file) if args.config_file else None
+    if cfg is not None:
+        if not isinstance(cfg, CfgNode):
+            raise ConfigError(f"--config-file {args.config_file}: expected a yaml config.")
+        register_datasets(cfg, names=args.names)
     names = args.names
     if cfg is not None and not names and not args.json_file:
         names = list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
         if not names:
             raise ConfigError(f"DATASETS.TRAIN and DATASETS.TEST of {args.config_file} are empty.")
-    targets = [_target(name) for name in names]
+    targets = [registered_coco(name) for name in names]
     if args.json_file:
-        targets.append(_Target(args.json_file, args.json_file, args.image_root))
+        targets.append(CocoFiles(args.json_file, args.json_file, args.image_root))
     results = []
     for target in targets:
         results.append(_check(target, cfg, not args.no_decode))
@@ -102,62 +98,14 @@ def _run(args: argparse.Namespace) -> int:
     return int(failed)
 
 
-def _import(module: str) -> None:
-    try:
-        importlib.import_module(module)
-    except Exception as error:
-        text = f"--import {module}: {type(error).__name__}: {error}."
-        raise DataError(text) from error
-
-
-def _config(file: str):
-    from detectron2.config import get_cfg
-
-    from ...config.defaults import add_mrcnn_ext_config
-    from ..pose_datasets import register_configured_datasets
-    from ..shapes import configure_builtin_shapes
-
-    cfg = get_cfg()
-    add_mrcnn_ext_config(cfg)
-    try:
-        cfg.merge_from_file(file)
-    except Exception as error:  # of yaml, of the file system, of yacs
-        raise ConfigError(f"--config-file {file}: {type(error).__name__}: {error}.") from error
-    configure_builtin_shapes(**{k.lower(): v for k, v in cfg.MRCNN_EXT.SHAPES.items()})
-    register_configured_datasets(cfg)
-    return cfg
-
-
-def _target(name: str) -> _Target:
-    from detectron2.data import DatasetCatalog, MetadataCatalog
-
-    if name not in DatasetCatalog:
-        near = ", ".join(_similar(name, DatasetCatalog.keys()))
-        hint = f"similar names: {near}" if near else "--import the module that registers it"
-        raise DataError(f"no data set '{name}' is registered; {hint}.")
-    metadata = MetadataCatalog.get(name)
-    if metadata.get("json_file") is None:  # some are made, and only then known, on first use
-        try:
-            DatasetCatalog.get(name)
-        except Exception as error:
-            raise DataError(f"'{name}' cannot be loaded: {error}") from error
-    json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
-    if json_file is None or image_root is None or metadata.get("evaluator_type") == "lvis":
-        raise DataError(
-            f"'{name}' is not in COCO's format (json_file and image_root in its metadata), which "
-            "is what can be checked; detectron2.data.datasets.convert_to_coco_json writes it."
-        )
-    return _Target(name, str(json_file), str(image_root), metadata)
-
-
-def _check(target: _Target, cfg, decode: bool) -> dict:
+def _check(target: CocoFiles, cfg, decode: bool) -> dict:
     """The entry of one data set in the ``--json`` report."""
-    data = load_coco(target.json_file)
+    data = read_coco(target.json_file)
     problems = [] if cfg is None else check_with_config(data, cfg, target.metadata)
-    with _progress() as progress:
+    with stage_progress() as progress:
         problems += check_coco(
             data,
-            target.image_root,
+            target.image_root or "",
             decode_images=decode,
             metadata=target.metadata,
             progress=progress,
@@ -171,28 +119,6 @@ def _check(target: _Target, cfg, decode: bool) -> dict:
         "warnings": sum(p.severity == "warning" for p in problems),
         "problems": [asdict(p) for p in problems],
     }
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Bars(
-        *columns, TimeRemainingColumn(), console=console, transient=True,
-        disable=not console.is_terminal,
-    ) as bars:  # fmt: skip
-        tasks: dict = {}
-
-        def progress(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield progress
 
 
 def _print(result: dict, max_shown: int, console) -> None:

@@ -1,9 +1,9 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""The highest pixel of maps resized to their boxes, without resizing them.
+"""Find the highest pixel of maps resized to their boxes, without resizing them.
 
-Detectron2 decodes a heatmap by resizing it, bicubically, to ceil(w) x ceil(h) pixels and taking the
-highest of these, box by box. Here only the pixels that can be the highest are computed, and the answer
-is the same pixel. How that is known is said in ``csrc/cpu/heatmap_peaks.cpp``.
+Detectron2 decodes a heatmap by resizing it bicubically to ceil(w) x ceil(h) pixels and taking the
+highest one, box by box. Here only the pixels that can be the highest are computed, and the result is
+the same pixel. ``csrc/cpu/heatmap_peaks.cpp`` explains the bound that makes this exact.
 """
 
 from __future__ import annotations
@@ -11,33 +11,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..kernels import has_kernels
-from .fallback import bicubic_peaks_torch
+from . import ops
 
 __all__ = ["bicubic_peaks"]
-
-_LIBRARY = torch.library.Library("mrcnn_ext", "FRAGMENT")
-# maps (R, K, H, W) float32, sizes (R, 2) int64 width and height, pixels (R, K, 2) int64 x and y, values
-# (R, K) float32, all contiguous
-_LIBRARY.define(
-    "_bicubic_peaks(Tensor maps, Tensor sizes, Tensor(a!) pixels, Tensor(b!) values) -> ()"
-)
-_KERNEL = torch.ops.mrcnn_ext._bicubic_peaks if has_kernels("_C_cpu") else bicubic_peaks_torch
 
 
 @torch.no_grad()
 def bicubic_peaks(maps: Tensor, widths: Tensor, heights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The highest pixel of each map after bicubic resizing to a size of its own.
+    """Find the highest pixel of each map after bicubic resizing to a size of its own.
 
     It is the pixel that ``torch.nn.functional.interpolate(mode="bicubic", align_corners=False)`` and
-    ``argmax`` give, unless two pixels differ by no more than float32's rounding.
+    ``argmax`` find, unless the two highest differ by no more than float32's rounding.
 
     Args:
         maps: (R, K, H, W) float32, on any device. A NaN anywhere in a map makes its value NaN.
-        widths, heights: (R,) int64, 1 or more: the size of a region's K maps after resizing.
+        widths, heights: (R,) int64, 1 or more: the size of a region's K maps after resizing, in pixels.
 
     Returns:
-        x, y (R, K) int64 of the pixel, and its value (R, K).
+        x and y of the pixel, (R, K) int64 each, and its value, (R, K) float32.
 
     Raises:
         ValueError: shapes or types that do not fit.
@@ -55,6 +46,6 @@ def bicubic_peaks(maps: Tensor, widths: Tensor, heights: Tensor) -> tuple[Tensor
     pixel = torch.zeros((*maps.shape[:2], 2), dtype=torch.int64, device=maps.device)
     value = maps.new_zeros(maps.shape[:2])
     if maps.numel():
-        kernel = _KERNEL if maps.device.type == "cpu" else bicubic_peaks_torch
-        kernel(maps.contiguous(), torch.stack([widths, heights], dim=1), pixel, value)
+        find = ops.BICUBIC_PEAKS.on(maps.device)
+        find(maps.contiguous(), torch.stack([widths, heights], dim=1), pixel, value)
     return pixel[..., 0], pixel[..., 1], value

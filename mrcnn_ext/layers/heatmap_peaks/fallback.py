@@ -1,18 +1,18 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""What runs in place of the compiled op behind :mod:`.heatmap_peaks`, and on a GPU.
+"""Find the highest pixels with torch ops: what runs without the compiled op, and on a GPU.
 
 Only the pixels that can be the highest are computed, for all boxes at once:
 
-1. Pixels within one cell of the map's highest cell are computed: separably, with small matrices.
-2. Between cells, the resized map is a bicubic patch, and such a patch nowhere exceeds the greatest of
-   its Bézier control values. Those around a cell are at most
-   v + |dx| / 4 + |dy| / 4 + |dxy| / 16, where dx, dy and dxy are central differences. A pixel can only
-   be higher than the best of step 1 if one of the four cells around it has such a bound above it.
-3. Most maps have one mode, and no other cell reaches that. Groups of rows are looked at first, with
-   bounds from their extremes; then cells of the rows that are left; then pixels around the cells that
-   are left.
+1. Compute the pixels within one cell of the map's highest cell: separably, with small matrices.
+2. Between cells, the resized map is a bicubic patch, which nowhere exceeds the greatest of its Bézier
+   control values. Those around a cell are at most v + |dx| / 4 + |dy| / 4 + |dxy| / 16, where dx, dy
+   and dxy are central differences. A pixel can only be higher than the best of step 1 if one of the
+   four cells around it has such a bound above it.
+3. Most maps have one mode, and no other cell reaches that. Groups of rows are tested first, with
+   bounds from their extremes; then the cells of the remaining rows; then the pixels around the
+   remaining cells.
 
-Boxes with fewer pixels than the map has cells, where there is little to save, are resized.
+Boxes with fewer pixels than the map has cells are resized instead: there is little to save.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["bicubic_peaks_torch"]
+__all__ = ["bicubic_peaks"]
 
 _A = -0.75  # of torch's bicubic kernel
-# Maps that go through at once, which bounds memory; on a CPU, fewer groups of their rows.
+# Maps processed at once, which bounds memory, and on a CPU the groups of rows processed at once.
 _CHUNK = 2048
 _GPU_CHUNK = 16384
 _GROUPS = 1024
-# Small boxes are resized together whose sides are within so many pixels.
+# Small boxes are resized together if their sides fall into the same step, in pixels.
 _SIZE_STEP = 24
 
 
-def bicubic_peaks_torch(maps: Tensor, sizes: Tensor, pixel: Tensor, value: Tensor) -> None:
-    """See ``_bicubic_peaks``; on any device."""
+def bicubic_peaks(maps: Tensor, sizes: Tensor, pixel: Tensor, value: Tensor) -> None:
+    """See ``_bicubic_peaks`` in :mod:`.ops`; any device."""
     regions, number, height, width = maps.shape
     small = (sizes[:, 0] < width) | (sizes[:, 1] < height)
     for part in _of_similar_size(small.nonzero()[:, 0], sizes, number):
@@ -49,7 +49,7 @@ def bicubic_peaks_torch(maps: Tensor, sizes: Tensor, pixel: Tensor, value: Tenso
 
 
 def _pieces(regions, number: int, device: torch.device) -> list:
-    """Regions (a slice from 0, or numbers) in pieces whose maps go through at once."""
+    """Split regions (a slice from 0, or indices) into pieces small enough to process at once."""
     step = max((_CHUNK if device.type == "cpu" else _GPU_CHUNK) // number, 1)
     if isinstance(regions, slice):
         return [slice(i, min(i + step, regions.stop)) for i in range(0, regions.stop, step)]
@@ -57,7 +57,7 @@ def _pieces(regions, number: int, device: torch.device) -> list:
 
 
 def _of_similar_size(regions: Tensor, sizes: Tensor, number: int) -> list[Tensor]:
-    """The same, of regions that are about as wide and about as high: they are padded to one size."""
+    """Split region indices into pieces of about one width and height, which are padded to one size."""
     if len(regions) == 0:
         return []
     _, group = torch.unique(
@@ -69,7 +69,7 @@ def _of_similar_size(regions: Tensor, sizes: Tensor, number: int) -> list[Tensor
 
 
 def _search(maps: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixels (N, 2) and values (N,) of maps (N, H, W), by the steps at the top of this file."""
+    """Pixels (N, 2) and values (N,) of maps (N, H, W), by the steps in the module's docstring."""
     extremes = _RowGroups(maps)
     cell = extremes.highest_cell(maps)
     everything = torch.arange(len(maps), device=maps.device)
@@ -87,7 +87,7 @@ def _search(maps: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _resize_and_find(maps: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """The same for (R, K, H, W) maps and (R, 2) sizes, by resizing all."""
+    """Pixels (R, K, 2) and values (R, K) of (R, K, H, W) maps and (R, 2) sizes, by resizing."""
     height, width = maps.shape[2:]
     weights_x = _matrix(sizes[:, 0], width)
     weights_y = _matrix(sizes[:, 1], height)
@@ -102,13 +102,13 @@ def _resize_and_find(maps: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _matrix(pixels: Tensor, cells: int) -> Tensor:
-    """(R, most pixels, cells) weights of a resize from so many cells to (R,) pixels."""
+    """(R, max(pixels), cells) weights for resizing an axis of ``cells`` to (R,) ``pixels``."""
     scale = cells / pixels.to(torch.float32)
     pixel = torch.arange(int(pixels.max()), device=pixels.device)
     source = (pixel + 0.5) * scale[:, None] - 0.5
     taps = torch.arange(-2, cells + 2, device=pixels.device)
     weights = _kernel(source[:, :, None] - taps)
-    # Cells beyond the border are the border's.
+    # Cells beyond the border repeat the border.
     inner = weights[..., 2:-2].clone()
     inner[..., 0] += weights[..., :2].sum(dim=2)
     inner[..., -1] += weights[..., -2:].sum(dim=2)
@@ -116,7 +116,7 @@ def _matrix(pixels: Tensor, cells: int) -> Tensor:
 
 
 def _kernel(distance: Tensor) -> Tensor:
-    """torch's bicubic kernel; ``distance`` is used up."""
+    """torch's bicubic kernel; overwrites ``distance``."""
     distance = distance.abs_().clamp_(max=2)  # beyond which it is 0
     inner = (distance * (_A + 2) - (_A + 3)).mul_(distance).mul_(distance).add_(1)
     outer = (distance - 2).square_().mul_(distance - 1).mul_(_A)
@@ -129,11 +129,11 @@ def _kernel(distance: Tensor) -> Tensor:
 def _best_in_window(
     maps: Tensor, index: Tensor, cell: Tensor, sizes: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The highest of the pixels within one cell of a cell.
+    """Find the highest of the pixels within one cell of a given cell.
 
     Args:
         maps: (N, H, W).
-        index: (M,) which map.
+        index: (M,) index of the map.
         cell: (M, 2) x, y.
         sizes: (M, 2) width and height of the resized map.
 
@@ -161,15 +161,15 @@ def _best_in_window(
 
 
 def _axis(taps: Tensor, cells: int, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Pixels within one cell of a cell along one axis, whether they count, and their weights of cells.
+    """Pixels within one cell of a given cell along one axis, and their weights.
 
     Args:
-        taps: (M, 5) cells that may have weight; the cell itself is in the middle.
-        cells: along the axis in the map.
-        pixels: (M,) along the axis in the resized map, as many or more.
+        taps: (M, 5) cells that may have weight; the given cell is in the middle.
+        cells: length of the axis in the map.
+        pixels: (M,) length of the axis in the resized map, at least ``cells``.
 
     Returns:
-        pixels (M, n) int64, (M, n) bool, weights (M, n, 5).
+        pixels (M, n) int64, whether they are valid (M, n) bool, weights of the taps (M, n, 5).
     """
     middle = taps[:, 2].to(torch.float32)
     scale = cells / pixels.to(torch.float32)
@@ -187,12 +187,12 @@ def _axis(taps: Tensor, cells: int, pixels: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 class _RowGroups:
-    """Highest and lowest cell of each few rows of maps (N, H, W)."""
+    """Highest and lowest cell of each group of rows of (N, H, W) maps."""
 
     def __init__(self, maps: Tensor) -> None:
         number, height, width = maps.shape
         self.rows = next(rows for rows in (4, 3, 2, 1) if height % rows == 0)
-        # Torch finds extremes of long contiguous pieces several times faster than those of rows.
+        # torch reduces long contiguous pieces several times faster than single rows.
         pieces = maps.reshape(number, height // self.rows, self.rows * width)
         self.highest, self.lowest = pieces.amax(dim=2), pieces.amin(dim=2)
 
@@ -207,7 +207,7 @@ class _RowGroups:
         return torch.stack([best - row * width, group * self.rows + row], dim=1)
 
     def that_may_exceed(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """(F,) maps and groups that may hold a cell whose bound is above ``value`` (N,)."""
+        """(F,) indices of maps and groups that may hold a cell whose bound exceeds ``value`` (N,)."""
         highest, lowest = (
             torch.stack(
                 [torch.cat([x[:, :1], x[:, :-1]], 1), x, torch.cat([x[:, 1:], x[:, -1:]], 1)]
@@ -224,7 +224,7 @@ class _RowGroups:
 def _cells_that_may_exceed(
     maps: Tensor, extremes: _RowGroups, value: Tensor, cell: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Cells with a pixel around them that may be above ``value``, the best of those around ``cell``.
+    """Find cells with a pixel around them that may exceed ``value``, the best around ``cell``.
 
     Returns:
         (M,) maps and (M, 2) cells x, y.
@@ -241,7 +241,7 @@ def _cells_that_may_exceed(
 def _cells_of_groups(
     maps: Tensor, rows: int, value: Tensor, cell: Tensor, index: Tensor, group: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The same among the cells of some groups of rows, (F,) maps and groups."""
+    """As ``_cells_that_may_exceed``, among the cells of some groups of rows; (F,) maps and groups."""
     height, width = maps.shape[1:]
     neighbours = (group * rows)[:, None] + torch.arange(-1, rows + 1, device=maps.device)
     neighbours = (index * height)[:, None] + neighbours.clamp_(0, height - 1)
@@ -253,7 +253,7 @@ def _cells_of_groups(
     bound = torch.add(lines[:, 1:-1], dx[:, 1:-1].abs(), alpha=0.25)
     bound.add_(dy.abs(), alpha=0.25).add_(twist.abs_(), alpha=1 / 16)
     limit = value[index]
-    # Groups first: to compare and list every cell would take as long as all of the above.
+    # Groups first: comparing every cell would take as long as all of the above.
     piece = (bound.flatten(1).amax(dim=1) > limit).nonzero()[:, 0]
     # One flat list: three lists of coordinates take twice as long.
     near = (bound[piece] > limit[piece, None, None]).flatten().nonzero()[:, 0]
@@ -269,7 +269,7 @@ def _cells_of_groups(
 
 
 def _central_differences(lines: Tensor) -> Tensor:
-    """v(x + 1) - v(x - 1) along the last axis, the last cells of which go on beyond its ends."""
+    """v(x + 1) - v(x - 1) along the last axis, whose border cells repeat beyond its ends."""
     result = torch.empty_like(lines)
     torch.sub(lines[..., 2:], lines[..., :-2], out=result[..., 1:-1])
     step = min(lines.shape[-1] - 1, 1)
@@ -279,10 +279,9 @@ def _central_differences(lines: Tensor) -> Tensor:
 
 
 def _beside(v: Tensor, dx: Tensor, dy: Tensor, twist: Tensor, offset: Tensor) -> Tensor:
-    """The bound of cells without the patches that touch the cell they are at (x, y) ``offset`` from.
+    """Bound cells, at (x, y) ``offset`` from the highest one, without the patches that touch that one.
 
-    Of a neighbour's four patches, those towards that cell are known; what is left are control values
-    on the far sides.
+    Those patches of a neighbour have been computed; only control values on the far sides remain.
     """
     x, y = offset[:, 0], offset[:, 1]
     away_x, away_y = (x * dx).clamp(min=0) / 4, (y * dy).clamp(min=0) / 4

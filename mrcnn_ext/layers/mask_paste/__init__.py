@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""From a mask head's small masks to the image's pixels: as COCO's run lengths, or dense."""
+"""Paste a mask head's small masks into the image: as COCO's run lengths, or dense."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from pycocotools import mask as mask_util
 from torch import Tensor
 
-from . import fallback
-from .ops import compiled_arithmetic
+from . import ops
 
 if TYPE_CHECKING:
     from detectron2.structures import Boxes
@@ -27,26 +25,26 @@ def masks_to_rle(
 ) -> list[dict]:
     """Paste masks into an image and encode them, without a dense mask in between.
 
-    The strings are those that Detectron2's ``paste_masks_in_image`` and pycocotools' ``encode`` give
-    on the CPU, character by character (docs/mask_postprocessing.md says where that was checked). A box
-    that Detectron2 fails on (beside the image, NaN) gives an empty mask.
+    The strings equal those of Detectron2's ``paste_masks_in_image`` and pycocotools' ``encode`` on the
+    CPU, character by character (docs/mask_postprocessing.md says where that was checked). A box on
+    which Detectron2 fails (beside the image, NaN) gives an empty mask.
 
-    Masks on a GPU are copied to the host and encoded there, with the CPU's arithmetic.
+    Masks on a GPU are copied to the host and encoded there with the CPU's arithmetic.
 
     Args:
-        masks: (R, h, w) or (R, 1, h, w); scores or logits, or bool. float16, bfloat16 and other types
-            are converted to float32; float64 stays, and takes the slow path.
+        masks: (R, h, w) or (R, 1, h, w); scores, logits or bool. float16, bfloat16 and other types are
+            converted to float32; float64 is kept and takes the slow path.
         boxes: (R, 4) tensor or Boxes; x0, y0, x1, y1 in pixels of the image, of any size, clipped or
             not.
         image_size: (height, width) in pixels.
-        threshold: a pixel with this value or more belongs to the mask.
+        threshold: pixels with at least this value belong to the mask.
 
     Returns:
-        R dicts {"size": [height, width], "counts": bytes}, as pycocotools' encode. For json, which
-        takes strings only, decode the counts as ASCII.
+        R dicts {"size": [height, width], "counts": bytes}, as from pycocotools' encode. For json, which
+        takes only strings, decode the counts as ASCII.
 
     Raises:
-        ValueError: shapes, devices or an image size that do not fit; a negative or NaN threshold.
+        ValueError: a shape, device or image size is invalid, or the threshold is negative or NaN.
     """
     if not threshold >= 0:
         raise ValueError(
@@ -59,12 +57,8 @@ def masks_to_rle(
     masks, boxes = _to_host(*_checked(masks, boxes))
     if len(masks) == 0:
         return []
-    fused = compiled_arithmetic()
-    if fused is None or not _is_float32(masks, boxes):
-        return _encode_one_by_one(masks, boxes, (height, width), threshold)
-    text, offsets = torch.ops.mrcnn_ext._masks_to_rle(
-        masks.contiguous(), boxes.contiguous(), height, width, float(threshold), fused
-    )
+    encode = ops.exact(ops.MASKS_TO_RLE, masks, boxes, threshold)
+    text, offsets = encode(masks.contiguous(), boxes.contiguous(), height, width, float(threshold))
     strings = text.numpy().tobytes()
     ends = offsets.tolist()
     return [
@@ -78,28 +72,28 @@ def paste_masks(
 ) -> Tensor:
     """Detectron2's ``paste_masks_in_image``: the same arguments, the same result.
 
-    On the CPU the result is the same bit for bit, for float32 and float64 masks, and pixels outside of
-    the boxes are not touched: memory that no mask reaches is not even allocated. Besides the result,
-    each thread needs a copy of one mask and less than 60 bytes for each pixel of a row and of a column.
-    On a GPU the torch ops that Detectron2 uses there run in chunks of 256 MB, or of one image if it
-    needs more (24 bytes a pixel); Detectron2's have 1 GB of samples, and their positions besides.
+    On the CPU the result is the same bit for bit, for float32 and float64 masks. Pixels outside the
+    boxes are not touched: memory that no mask reaches is not even allocated. Besides the result, each
+    thread needs a copy of one mask and less than 60 bytes for each pixel of a row and of a column. On a
+    GPU the torch ops that Detectron2 uses there run in chunks of 256 MB, or of one image if it needs
+    more (24 bytes a pixel); Detectron2's chunks hold 1 GB of samples plus their positions.
 
-    What Detectron2 does not take: masks need not be square; a box beside the image or with NaN gives
-    an empty mask; float16 and bfloat16 masks are pasted in float32, where Detectron2 rounds positions
-    to 11 or 8 bits.
+    Beyond what Detectron2 accepts, masks need not be square, and a box beside the image or with NaN
+    gives an empty mask. float16 and bfloat16 masks are pasted in float32, where Detectron2 rounds
+    positions to 11 or 8 bits.
 
     Args:
         masks: (R, h, w) or (R, 1, h, w).
         boxes: (R, 4) tensor or Boxes, on the device of the masks.
         image_shape: (height, width) in pixels.
-        threshold: a pixel with this value or more belongs to the mask; negative: no threshold.
+        threshold: pixels with at least this value belong to the mask; negative: no threshold.
 
     Returns:
-        (R, height, width) bool; uint8, 255 times the values, for a negative threshold; uint8 as well
-        if R is 0, as Detectron2.
+        (R, height, width) bool. For a negative threshold uint8, 255 times the values; uint8 also if R
+        is 0, as in Detectron2.
 
     Raises:
-        ValueError: shapes, devices or an image size that do not fit.
+        ValueError: a shape, device or image size is invalid.
     """
     masks, boxes = _checked(masks, boxes)
     shape = (len(masks), *_checked_size(image_shape))
@@ -108,40 +102,17 @@ def paste_masks(
         dtype = torch.bool if binary else torch.uint8
         images = torch.zeros(shape, dtype=dtype, device=masks.device)
     else:
-        # NumPy asks the system for zeros, which come page by page when they are touched; torch.zeros
-        # writes them all.
+        # NumPy gets zeroed pages from the system when they are first touched; torch.zeros writes all.
         images = torch.from_numpy(np.zeros(shape, dtype=bool))
     if images.numel() == 0:
         return images
-    fused = compiled_arithmetic()
-    if masks.device.type == "cpu" and binary and fused is not None and _is_float32(masks, boxes):
-        torch.ops.mrcnn_ext._paste_masks(
-            masks.contiguous(), boxes.contiguous(), float(threshold), fused, images
-        )
-    else:
-        fallback.paste(masks, boxes, threshold, images)
+    paste = ops.exact(ops.PASTE_MASKS, masks, boxes, threshold)
+    paste(masks.contiguous(), boxes.contiguous(), float(threshold), images=images)
     return images
 
 
-def _encode_one_by_one(
-    masks: Tensor, boxes: Tensor, image_size: tuple[int, int], threshold: float
-) -> list[dict]:
-    rles = []
-    image = np.zeros(image_size, dtype=np.uint8, order="F")
-    pasted = fallback.paste_one_by_one(masks, boxes, image_size, threshold)
-    for rows, columns, values in pasted:
-        image[rows, columns] = values.numpy()
-        rles.append({"size": list(image_size), "counts": mask_util.encode(image)["counts"]})
-        image[rows, columns] = 0
-    return rles
-
-
-def _is_float32(*tensors: Tensor) -> bool:
-    return all(tensor.dtype == torch.float32 for tensor in tensors)
-
-
 def _checked(masks: Tensor, boxes: Tensor | Boxes) -> tuple[Tensor, Tensor]:
-    """Masks as (R, h, w) and boxes as (R, 4), both float32 or float64, without gradients."""
+    """Return masks (R, h, w) and boxes (R, 4), both float32 or float64, without gradients."""
     if not isinstance(boxes, Tensor):
         boxes = boxes.tensor
     if masks.dim() == 4 and masks.shape[1] == 1:
@@ -176,6 +147,6 @@ def _checked_size(image_size: tuple[int, int]) -> tuple[int, int]:
 def _to_host(masks: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     if masks.device.type == "cpu" or masks.dtype != boxes.dtype:
         return masks.cpu(), boxes.cpu()
-    # One copy, since each of them waits for the device.
+    # One copy for both, since each copy waits for the device.
     both = torch.cat([boxes, masks.flatten(1)], dim=1).cpu()
     return both[:, 4:].reshape(masks.shape), both[:, :4]

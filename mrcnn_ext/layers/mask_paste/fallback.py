@@ -1,31 +1,37 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Pasting masks on torch's ``grid_sample``: what runs without compiled kernels, and on a GPU.
+"""Paste masks with torch's ``grid_sample``: what runs without compiled kernels, and on a GPU.
 
-On the CPU, masks are pasted one by one, each into the pixels around its box; on a GPU, a few at a time
-into the whole image, as Detectron2 does.
+On the CPU, each mask is pasted into the pixels around its box; on a GPU, a few masks at a time into
+the whole image, as in Detectron2.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
+from pycocotools import mask as mask_util
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["paste", "paste_one_by_one"]
+__all__ = ["masks_to_rle", "paste_masks"]
 
-# For what one chunk needs on a GPU besides the result: the grid twice, samples, a bool.
+# One chunk's memory on a GPU besides the result: the grid twice, samples, a bool.
 _CHUNK_BYTES = 256 * 2**20
 _BYTES_PER_PIXEL = 24
 
 
-def paste(masks: Tensor, boxes: Tensor, threshold: float, images: Tensor) -> None:
-    """Paste into ``images`` (R, H, W), which is zero: bool, or uint8 for a negative threshold."""
+def paste_masks(
+    masks: Tensor, boxes: Tensor, threshold: float, fused: bool, images: Tensor
+) -> None:
+    """See ``_paste_masks`` in :mod:`.ops`; any device, images uint8 if the threshold is negative."""
+    del fused  # grid_sample itself runs here
     height, width = images.shape[1:]
     if masks.device.type == "cpu":
-        pasted = paste_one_by_one(masks, boxes, (height, width), threshold)
+        pasted = _paste_one_by_one(masks, boxes, (height, width), threshold)
         for image, (rows, columns, values) in zip(images, pasted):
             image[rows, columns] = values
         return
@@ -36,10 +42,25 @@ def paste(masks: Tensor, boxes: Tensor, threshold: float, images: Tensor) -> Non
         images[chunk] = _binarize(_sample(masks[chunk], boxes[chunk], rows, columns), threshold)
 
 
-def paste_one_by_one(
+def masks_to_rle(
+    masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float, fused: bool
+) -> tuple[Tensor, Tensor]:
+    """See ``_masks_to_rle`` in :mod:`.ops`; CPU."""
+    del fused
+    strings = []
+    image = np.zeros((height, width), dtype=np.uint8, order="F")
+    for rows, columns, values in _paste_one_by_one(masks, boxes, (height, width), threshold):
+        image[rows, columns] = values.numpy()
+        strings.append(mask_util.encode(image)["counts"])
+        image[rows, columns] = 0
+    text = torch.from_numpy(np.array(bytearray(b"".join(strings)), dtype=np.uint8))
+    return text, torch.tensor([0, *itertools.accumulate(map(len, strings))])
+
+
+def _paste_one_by_one(
     masks: Tensor, boxes: Tensor, image_size: tuple[int, int], threshold: float
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Rows and columns of the image around each box, and what is to be there; elsewhere are zeros."""
+    """Rows and columns of the image around each box, and the pixels there; the others are 0."""
     for index, (x0, y0, x1, y1) in enumerate(boxes.tolist()):
         rows, columns = _pixels(y0, y1, image_size[0]), _pixels(x0, x1, image_size[1])
         one = slice(index, index + 1)
@@ -48,15 +69,15 @@ def paste_one_by_one(
 
 
 def _pixels(low: float, high: float, side: int) -> slice:
-    """From floor(low) - 1 to ceil(high), as far as they are in the image; none for NaN."""
-    # Infinities cannot be rounded. The limits are far outside of any image.
+    """From floor(low) - 1 to ceil(high), clipped to the image; empty for NaN."""
+    # Infinities cannot be rounded. The limits are far outside any image.
     first = max(math.floor(max(low, -1e9)) - 1, 0) if low < 1e9 else side
     last = min(math.ceil(min(high, 1e9)) + 1, side) if high > -1e9 else 0
     return slice(first, last) if first < last else slice(0, 0)
 
 
 def _sample(masks: Tensor, boxes: Tensor, rows: slice, columns: slice) -> Tensor:
-    """(R, rows, columns) values of (R, h, w) masks that are stretched over their boxes."""
+    """(R, rows, columns) values of (R, h, w) masks stretched over their boxes."""
 
     def relative(pixels: slice, low: Tensor, high: Tensor) -> Tensor:
         centres = torch.arange(pixels.start, pixels.stop, device=boxes.device).float() + 0.5

@@ -1,86 +1,23 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""The ops behind :mod:`mrcnn_ext.layers.mask_targets`, and what runs without compiled kernels.
+"""The ops behind :mod:`mrcnn_ext.layers.mask_targets`.
 
-Both ops write into a bool tensor (R, h, w) allocated by the caller. All tensors are on the CPU and
-contiguous.
+Both write into a bool tensor (R, h, w) that the caller allocates; all tensors are contiguous.
+Polygons are rasterised on the CPU; bitmasks are cropped on the device they are on.
 """
 
 from __future__ import annotations
 
-import numpy as np
-import pycocotools.mask as mask_util
-import torch
-import torchvision
-from torch import Tensor
+from ..kernels import Kernel
+from . import fallback
 
-from ..kernels import kernel_status
+__all__ = ["BITMASK_TARGETS", "POLYGON_MASK_TARGETS"]
 
-__all__ = ["DIVIDES_IN_DOUBLE", "bitmask_kernel", "bitmask_targets_torch", "polygon_kernel"]
-
-_LIBRARY = torch.library.Library("mrcnn_ext", "FRAGMENT")
-_LIBRARY.define(
+POLYGON_MASK_TARGETS = Kernel(
     "_polygon_mask_targets(Tensor points, Tensor part_begin, Tensor instance_begin, "
-    "Tensor instances, Tensor boxes, bool divide_in_double, Tensor(a!) output) -> ()"
+    "Tensor instances, Tensor boxes, bool divide_in_double, Tensor(a!) output) -> ()",
+    fallback.polygon_mask_targets,
 )
-_LIBRARY.define(
-    "_bitmask_targets(Tensor masks, Tensor instances, Tensor boxes, Tensor(a!) output) -> ()"
+BITMASK_TARGETS = Kernel(
+    "_bitmask_targets(Tensor masks, Tensor instances, Tensor boxes, Tensor(a!) output) -> ()",
+    fallback.bitmask_targets,
 )
-
-# Detectron2 divides a Python int by a float32 scalar: a float64 before NumPy 2, a float32 since.
-DIVIDES_IN_DOUBLE = isinstance(28 / np.float32(3), np.float64)
-
-
-def polygon_targets_pycocotools(
-    points: Tensor, part_begin: Tensor, instance_begin: Tensor, instances: Tensor, boxes: Tensor,
-    divide_in_double: bool, output: Tensor,
-) -> None:  # fmt: skip
-    """See ``_polygon_mask_targets``; one instance after the other, as Detectron2 does it."""
-    del divide_in_double  # NumPy itself divides here
-    coordinates, parts, begins = points.numpy(), part_begin.tolist(), instance_begin.tolist()
-    masks = output.numpy()
-    for row, (instance, box) in enumerate(zip(instances.tolist(), boxes.numpy())):
-        polygons = [
-            coordinates[parts[part] : parts[part + 1]]
-            for part in range(begins[instance], begins[instance + 1])
-        ]
-        masks[row] = _rasterize(polygons, box, *masks.shape[1:])
-
-
-def _rasterize(polygons: list[np.ndarray], box: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(height, width) uint8 mask of (n, 2) polygons in a box (x0, y0, x1, y1)."""
-    if not polygons or not np.isfinite(box).all():
-        return np.zeros((height, width), dtype=np.uint8)
-    # The types are part of the result: 0.1 is a Python float, the sides are NumPy scalars.
-    ratio_x = width / max(box[2] - box[0], 0.1)
-    ratio_y = height / max(box[3] - box[1], 0.1)
-    placed = []
-    for polygon in polygons:
-        cells = np.stack([(polygon[:, 0] - box[0]) * ratio_x, (polygon[:, 1] - box[1]) * ratio_y])
-        placed.append(cells.T.reshape(-1))
-    return mask_util.decode(mask_util.merge(mask_util.frPyObjects(placed, height, width)))
-
-
-def bitmask_targets_torch(masks: Tensor, instances: Tensor, boxes: Tensor, output: Tensor) -> None:
-    """See ``_bitmask_targets``; torchvision's RoIAlign, on any device.
-
-    Detectron2 hands it every mask as often as it was sampled; here each mask is converted once.
-    """
-    usable = torch.isfinite(boxes).all(dim=1, keepdim=True)
-    rois = torch.cat([instances[:, None].to(boxes.dtype), torch.where(usable, boxes, 0)], dim=1)
-    # Inverted boxes have no samples; torchvision may ask for a negative amount of memory there.
-    empty = (rois[:, 3:] <= rois[:, 1:3]).any(dim=1)
-    rois[:, 1:].masked_fill_(empty[:, None], 0)
-    values = torchvision.ops.roi_align(
-        masks[:, None].to(torch.float32), rois, tuple(output.shape[1:]), 1.0, 0, aligned=True
-    )
-    output.copy_(values[:, 0] >= 0.5)
-
-
-def _choose():
-    if any(status.loaded for status in kernel_status() if status.name == "_C_cpu"):
-        ops = torch.ops.mrcnn_ext
-        return ops._polygon_mask_targets, ops._bitmask_targets
-    return polygon_targets_pycocotools, bitmask_targets_torch
-
-
-polygon_kernel, bitmask_kernel = _choose()

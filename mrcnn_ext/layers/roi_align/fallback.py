@@ -1,8 +1,8 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 """RoIAlign over a pyramid on torchvision's ops, level by level: what runs without compiled kernels.
 
-It costs what Detectron2's own pooler costs. On CUDA, torchvision adds gradients up with atomics, so
-that the last bits differ from run to run.
+It costs as much as Detectron2's own pooler. On CUDA, torchvision sums gradients with atomics, so the
+last bits differ from run to run.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from torch import Tensor
 
 __all__ = ["assign_levels", "backward", "forward"]
 
-# Torchvision converts coordinates to int without a look at their size.
+# torchvision converts coordinates to int without a range check.
 _MAX_COORDINATE = 32768.0
 
 
 def assign_levels(
     rois: Tensor, num_levels: int, min_level: int, canonical_box_size: float, canonical_level: int
 ) -> Tensor:
-    """(R,) int64 index of each RoI's level by FPN's equation 1, as Detectron2 computes it.
+    """Each RoI's level by FPN's equation 1, as Detectron2 computes it.
 
-    -1 where the area is negative or not a number.
+    Returns:
+        (R,) int64 index from 0; -1 where the area is negative or NaN.
     """
     sizes = ((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])).sqrt()
     level = torch.floor(canonical_level + torch.log2(sizes / canonical_box_size + 1e-8))
@@ -33,7 +34,7 @@ def assign_levels(
 
 
 def _plan(rois, levels, scales, batch_size, sampling_ratio, aligned, box_size, level):
-    """Sanitised RoIs, the level of each (-1: none), and which of them have a bad batch index."""
+    """Sanitised RoIs, the level of each (-1: none), and whether its batch index is out of range."""
     if levels is None:
         levels = rois.new_zeros(rois.shape[0], dtype=torch.int64)
         if len(scales) > 1:

@@ -1,10 +1,10 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""The ops behind :func:`mrcnn_ext.layers.roi_align_pyramid`, as torch.library knows them.
+"""The ops behind :func:`mrcnn_ext.layers.roi_align_pyramid`.
 
 ``roi_align_pyramid`` and ``roi_align_pyramid_backward`` are each other's derivative (both are linear
-in their only differentiable argument), so that two formulas give derivatives of every order. What
-computes them is, per device, a compiled library (``_roi_align_forward`` and ``_roi_align_backward``,
-which write into tensors allocated here) or torchvision's ops.
+in their only differentiable argument), so two formulas give derivatives of every order. Both allocate
+their results and have them computed by ``_roi_align_forward`` and ``_roi_align_backward``, or by
+torchvision's ops on a device without the compiled library.
 """
 
 from __future__ import annotations
@@ -12,35 +12,40 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..kernels import has_kernels
+from ..kernels import LIBRARY, Kernel
 from . import fallback
 
-__all__: list[str] = []
+__all__ = ["ROI_ALIGN_BACKWARD", "ROI_ALIGN_FORWARD", "is_channels_last"]
 
 _GEOMETRY = (
     "Tensor rois, Tensor? levels, float[] scales, int sampling_ratio, bool aligned, "
     "float canonical_box_size, int canonical_level"
 )
-_LIBRARY = torch.library.Library("mrcnn_ext", "DEF")
-_LIBRARY.define(
+LIBRARY.define(
     "roi_align_pyramid(Tensor[] features, Tensor rois, Tensor? levels, float[] scales, "
     "SymInt[] output_size, int sampling_ratio, bool aligned, float canonical_box_size, "
     "int canonical_level) -> Tensor"
 )
-_LIBRARY.define(
+LIBRARY.define(
     "roi_align_pyramid_backward(Tensor grad_output, Tensor rois, Tensor? levels, float[] scales, "
     "SymInt batch_size, SymInt[] heights, SymInt[] widths, bool channels_last, int sampling_ratio, "
     "bool aligned, float canonical_box_size, int canonical_level) -> Tensor[]"
 )
-# The seam to the compiled libraries: tensors are dense, in one of the two memory formats.
-_LIBRARY.define(f"_roi_align_forward(Tensor[] features, {_GEOMETRY}, Tensor(a!) output) -> ()")
-_LIBRARY.define(
-    f"_roi_align_backward(Tensor grad_output, {_GEOMETRY}, Tensor(a!)[] grad_features) -> ()"
+# What the compiled libraries implement: tensors are dense, in one of the two memory formats.
+ROI_ALIGN_FORWARD = Kernel(
+    f"_roi_align_forward(Tensor[] features, {_GEOMETRY}, Tensor(a!) output) -> ()",
+    fallback.forward,
+    ("cpu", "cuda"),
+)
+ROI_ALIGN_BACKWARD = Kernel(
+    f"_roi_align_backward(Tensor grad_output, {_GEOMETRY}, Tensor(a!)[] grad_features) -> ()",
+    fallback.backward,
+    ("cpu", "cuda"),
 )
 
 
 def is_channels_last(tensor: Tensor) -> bool:
-    """Whether a (N, C, H, W) tensor is stored as (N, H, W, C); one that is both counts as NCHW."""
+    """Whether a (N, C, H, W) tensor is stored as (N, H, W, C); False for one that is both."""
     return not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -84,8 +89,8 @@ def _forward(
     output = torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=layout)
     if output.numel() == 0:
         return output
-    kernel = _KERNELS[first.device.type][0]
-    kernel(
+    pool = ROI_ALIGN_FORWARD.on(first.device)
+    pool(
         [feature.contiguous(memory_format=layout) for feature in features],
         rois.contiguous(), _contiguous(levels), scales, sampling_ratio, aligned, box_size, level,
         output,
@@ -103,8 +108,8 @@ def _backward(
         return [grad.zero_() for grad in grads]
     if not grad_output.is_contiguous(memory_format=torch.channels_last):
         grad_output = grad_output.contiguous()
-    kernel = _KERNELS[grad_output.device.type][1]
-    kernel(
+    spread = ROI_ALIGN_BACKWARD.on(grad_output.device)
+    spread(
         grad_output, rois.contiguous(), _contiguous(levels), scales, sampling_ratio, aligned,
         box_size, level, grads,
     )  # fmt: skip
@@ -158,25 +163,16 @@ def _double_gradient(ctx, grads):
     return (grad, *[None] * 11)
 
 
-def _register() -> dict[str, tuple]:
-    for name, fake, save, gradient in (
-        ("roi_align_pyramid", _forward_fake, _save_for_gradient, _gradient),
-        ("roi_align_pyramid_backward", _backward_fake, _save_for_double_gradient, _double_gradient),
-    ):
-        torch.library.register_fake(f"mrcnn_ext::{name}", fake, lib=_LIBRARY)
-        torch.library.register_autograd(
-            f"mrcnn_ext::{name}", gradient, setup_context=save, lib=_LIBRARY
-        )
-    for device in ("CPU", "CUDA"):
-        _LIBRARY.impl("roi_align_pyramid", _forward, device)
-        _LIBRARY.impl("roi_align_pyramid_backward", _backward, device)
-    ops = torch.ops.mrcnn_ext
-    compiled = (ops._roi_align_forward, ops._roi_align_backward)
-    plain = (fallback.forward, fallback.backward)
-    return {
-        "cpu": compiled if has_kernels("_C_cpu") else plain,
-        "cuda": compiled if has_kernels("_C_cuda") else plain,
-    }
-
-
-_KERNELS = _register()
+for _name, _implementation, _fake, _save, _formula in (
+    ("roi_align_pyramid", _forward, _forward_fake, _save_for_gradient, _gradient),
+    (
+        "roi_align_pyramid_backward", _backward, _backward_fake, _save_for_double_gradient,
+        _double_gradient,
+    ),
+):  # fmt: skip
+    for _device in ("CPU", "CUDA"):
+        LIBRARY.impl(_name, _implementation, _device)
+    torch.library.register_fake(f"mrcnn_ext::{_name}", _fake, lib=LIBRARY)
+    torch.library.register_autograd(
+        f"mrcnn_ext::{_name}", _formula, setup_context=_save, lib=LIBRARY
+    )

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Sequence
 
@@ -14,10 +13,12 @@ from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
 
+from ...checkpoint.timm_models import create_timm_features
+from ...checkpoint.timm_weights import pixel_stats
 from ...errors import ConfigError
 from .timm_norm import convert_norm, freeze_module
 
-__all__ = ["TimmBackbone", "build_timm_backbone", "build_timm_fpn_backbone", "create_timm_features"]
+__all__ = ["TimmBackbone", "build_timm_backbone", "build_timm_fpn_backbone"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class TimmBackbone(Backbone):
             )
         out_features = sorted(out_features)
         if index_of[out_features[-1]] != max(index_of.values()):
-            # Later stages would compute features that nobody reads (and DDP would complain).
+            # Later stages would compute features that nobody reads, which DDP reports as an error.
             last = index_of[out_features[-1]]
             body = create_timm_features(
                 model_name, drop_path_rate, in_channels, tuple(range(last + 1))
@@ -83,7 +84,7 @@ class TimmBackbone(Backbone):
         channels, strides = body.feature_info.channels(), body.feature_info.reduction()
         self._out_feature_channels = {f: channels[i] for f, i in self._index_of.items()}
         self._out_feature_strides = {f: strides[i] for f, i in self._index_of.items()}
-        # Swin and its kin compute in NHWC; Detectron2 wants NCHW.
+        # Swin and related models return NHWC; Detectron2 expects NCHW.
         self._channels_last_output = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")
         self._freeze(freeze_at, index_of)
 
@@ -128,50 +129,6 @@ class TimmBackbone(Backbone):
             setattr(module, child, freeze_module(getattr(module, child)))
 
 
-def create_timm_features(
-    model_name: str,
-    drop_path_rate: float = 0.0,
-    in_channels: int = 3,
-    out_indices: tuple[int, ...] | None = None,
-    **kwargs,
-) -> nn.Module:
-    """Create timm's ``features_only`` form of a model, whatever its family needs for free sizes.
-
-    Args:
-        model_name: name in timm's registry.
-        drop_path_rate: stochastic depth rate; 0 leaves it to the model.
-        in_channels: channels of the input image.
-        out_indices: which of the model's feature maps; None for all of them.
-        kwargs: passed to ``timm.create_model``.
-
-    Raises:
-        ConfigError: timm is missing, has no such model, or the model has no feature maps.
-    """
-    try:
-        import timm
-    except ImportError as error:
-        raise ConfigError("timm backbones need the package timm: pip install timm") from error
-    if not timm.is_model(model_name):
-        near = difflib.get_close_matches(model_name, timm.list_models(), n=5)
-        raise ConfigError(
-            f"MRCNN_EXT.TIMM.NAME is '{model_name}', which timm {timm.__version__} does not have"
-            + (f"; similar names: {', '.join(near)}." if near else ".")
-        )
-    if model_name.startswith(("swin_", "swinv2_")):
-        kwargs["strict_img_size"] = False  # or it takes only the size it was trained with
-    if drop_path_rate:
-        kwargs["drop_path_rate"] = drop_path_rate
-    if out_indices is not None:
-        kwargs["out_indices"] = out_indices
-    try:
-        return timm.create_model(model_name, features_only=True, in_chans=in_channels, **kwargs)
-    except (RuntimeError, TypeError, AssertionError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"MRCNN_EXT.TIMM.NAME '{model_name}': timm cannot make a features_only model of it "
-            f"with {kwargs or 'default options'}: {error}"
-        ) from error
-
-
 def _feature_indices(body: nn.Module, model_name: str) -> dict[str, int]:
     strides = body.feature_info.reduction()
     if len(set(strides)) != len(strides):
@@ -211,8 +168,6 @@ def _set_grad_checkpointing(body: nn.Module, model_name: str) -> None:
 
 def _warn_about_pixel_stats(cfg, model_name: str) -> None:
     from timm.models import get_pretrained_cfg
-
-    from ...checkpoint.timm_weights import pixel_stats
 
     if get_pretrained_cfg(model_name) is None or not str(cfg.MODEL.WEIGHTS).startswith("timm://"):
         return

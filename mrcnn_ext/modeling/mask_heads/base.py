@@ -13,6 +13,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from ...config.aliases import first_set
 from ...errors import ConfigError
 from ...structures import mask_targets
 from .losses import MaskLoss
@@ -21,7 +22,7 @@ from .scoring import MASK_SCORES, MaskIoUPredictor, free_mask_quality, mask_iou_
 
 __all__ = ["MaskHeadBase", "MaskHeadInputs", "select_class"]
 
-_KEY = "MRCNN_EXT.MASK_HEAD.POOLER_LEVELS"
+_KEYS = ("MRCNN_EXT.MASK_HEAD.IN_FEATURES", "MRCNN_EXT.MASK_HEAD.POOLER_LEVELS")
 
 
 @dataclass
@@ -55,7 +56,7 @@ class MaskHeadBase(nn.Module):
     (:meth:`pools_itself`). Detectron2's do so with ``MODEL.ROI_MASK_HEAD.POOLER_TYPE: ""``.
     """
 
-    # True: the head always pools for itself. False: only with CONTEXT or POOLER_LEVELS in the config.
+    # True: the head always pools for itself. False: only with CONTEXT or IN_FEATURES in the config.
     needs_maps = False
 
     @configurable
@@ -122,7 +123,7 @@ class MaskHeadBase(nn.Module):
         if isinstance(input_shape, ShapeSpec):
             self.in_channels = input_shape.channels
         else:
-            self.in_channels = common_channels(input_shape, self.in_features, _KEY)
+            self.in_channels = common_channels(input_shape, self.in_features, _KEYS[0])
         self.iou_predictor = None
         if score == "mask_iou":
             self.iou_predictor = MaskIoUPredictor(
@@ -150,21 +151,22 @@ class MaskHeadBase(nn.Module):
             "train_classes": node.TRAIN_CLASSES,
             "vis_period": cfg.VIS_PERIOD,
         }
+        key, names = first_set(cfg, *_KEYS)
         if isinstance(input_shape, ShapeSpec):
             if cls.needs_maps:
                 raise _needs_maps_error(cls, node.CONTEXT)
-            if node.POOLER_LEVELS:
+            if names:
                 raise ConfigError(
-                    f"{_KEY} is {node.POOLER_LEVELS}, but RoI heads pool for the mask head: set "
+                    f"{key} is {names}, but RoI heads pool for the mask head: set "
                     'MODEL.ROI_MASK_HEAD.POOLER_TYPE to "".'
                 )
             return {**arguments, "resolution": input_shape.width or head.POOLER_RESOLUTION}
         arguments["resolution"] = head.POOLER_RESOLUTION
         arguments["in_features"], arguments["pooler"] = pooled_maps(
             input_shape,
-            node.POOLER_LEVELS,
+            names,
             head.POOLER_RESOLUTION,
-            key=_KEY,
+            key=key,
             sampling_ratio=head.POOLER_SAMPLING_RATIO,
             pooler_type=head.POOLER_TYPE or "ROIAlignV2",
         )
@@ -173,8 +175,8 @@ class MaskHeadBase(nn.Module):
     @classmethod
     def pools_itself(cls, cfg) -> bool:
         """Whether the head takes feature maps instead of RoI features, with this config."""
-        node = cfg.MRCNN_EXT.MASK_HEAD
-        return cls.needs_maps or node.CONTEXT != 1 or bool(node.POOLER_LEVELS)
+        _, names = first_set(cfg, *_KEYS)
+        return cls.needs_maps or cfg.MRCNN_EXT.MASK_HEAD.CONTEXT != 1 or bool(names)
 
     # ---- What a head implements --------------------------------------------------------------------
 

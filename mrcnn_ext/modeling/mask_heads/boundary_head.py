@@ -12,6 +12,7 @@ from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from ...config.aliases import first_set
 from .base import MaskHeadBase, MaskHeadInputs, select_class
 from .blocks import conv, conv_stack, mask_predictor, upsampling
 from .losses import MASK_LOSSES, laplacian
@@ -19,7 +20,7 @@ from .regions import pooled_maps
 
 __all__ = ["MrcnnExtBoundaryMaskHead", "boundary_targets"]
 
-_KEY = "MRCNN_EXT.MASK_HEAD.BOUNDARY.POOLER_LEVELS"
+_KEY = "MRCNN_EXT.MASK_HEAD.BOUNDARY"
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -85,11 +86,12 @@ class MrcnnExtBoundaryMaskHead(MaskHeadBase):
         node, head = cfg.MRCNN_EXT.MASK_HEAD.BOUNDARY, cfg.MODEL.ROI_MASK_HEAD
         arguments = super().from_config(cfg, input_shape)
         assert not isinstance(input_shape, ShapeSpec)  # refused by the base
+        key, names = first_set(cfg, f"{_KEY}.IN_FEATURES", f"{_KEY}.POOLER_LEVELS")
         names, pooler = pooled_maps(
             input_shape,
-            list(node.POOLER_LEVELS) or arguments["in_features"][:1],
+            names or arguments["in_features"][:1],
             2 * arguments["resolution"],
-            key=_KEY,
+            key=key,
             beside=arguments["in_features"],
             sampling_ratio=head.POOLER_SAMPLING_RATIO,
         )

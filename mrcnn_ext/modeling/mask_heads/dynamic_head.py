@@ -13,13 +13,14 @@ from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...config.aliases import first_set
 from .base import MaskHeadBase, MaskHeadInputs
 from .blocks import conv, conv_stack
 from .regions import common_channels, finest_first, pooled_maps
 
 __all__ = ["MrcnnExtDynamicMaskHead", "dynamic_mask_network", "num_dynamic_parameters"]
 
-_KEY = "MRCNN_EXT.MASK_HEAD.DYNAMIC.MAP_LEVELS"
+_KEY = "MRCNN_EXT.MASK_HEAD.DYNAMIC"
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -93,13 +94,14 @@ class MrcnnExtDynamicMaskHead(MaskHeadBase):
         node, head = cfg.MRCNN_EXT.MASK_HEAD.DYNAMIC, cfg.MODEL.ROI_MASK_HEAD
         arguments = super().from_config(cfg, input_shape)
         assert not isinstance(input_shape, ShapeSpec)  # refused by the base
-        names = finest_first(input_shape, node.MAP_LEVELS or arguments["in_features"])
-        common_channels(input_shape, [*names, *arguments["in_features"]], _KEY)
+        key, names = first_set(cfg, f"{_KEY}.IN_FEATURES", f"{_KEY}.MAP_LEVELS")
+        names = finest_first(input_shape, names or arguments["in_features"])
+        common_channels(input_shape, [*names, *arguments["in_features"]], key)
         _, pooler = pooled_maps(
             input_shape,
             names[:1],
             node.MASK_RESOLUTION,
-            key=_KEY,
+            key=key,
             sampling_ratio=head.POOLER_SAMPLING_RATIO,
         )
         return {

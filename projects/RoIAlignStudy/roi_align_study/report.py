@@ -12,6 +12,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from mrcnn_ext.coco.areas import COUNT_AREAS
+
 from . import BASELINE, POOLER_TYPES
 from .schedule import Plan, StudyError
 from .shift import COLORS, ShiftErrors, shift_table
@@ -19,14 +21,8 @@ from .training import run_folder
 
 __all__ = ["Run", "collect", "object_metrics", "paired", "write_report"]
 
-# Area in pixels of the original image, from and below. COCO's, with the lower half of small apart.
-AREAS: dict[str, tuple[float, float]] = {
-    "all": (0, np.inf),
-    "tiny": (0, 16**2),
-    "small": (0, 32**2),
-    "medium": (32**2, 96**2),
-    "large": (96**2, np.inf),
-}
+# Half-open ranges: COCO's, and the lower half of "small" apart.
+AREAS = {"all": COUNT_AREAS["all"], "tiny": (0, 16**2), **COUNT_AREAS}
 AP_COLUMNS = tuple(
     (f"{kind}/{ap}", f"{title} {ap}")
     for kind, title in (("bbox", "box"), ("segm", "mask"))

@@ -18,7 +18,10 @@ from tests.layers.test_roi_align import SCALES, assert_close, boxes, pyramid
 
 COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
 ORDERS = {"ascending": 0, "descending": 1, "shuffled": 2}
-CPU_FORWARD, CPU_BACKWARD = roi_align_ops._KERNELS["cpu"]
+CPU_FORWARD, CPU_BACKWARD = (
+    kernel.on(torch.device("cpu"))
+    for kernel in (roi_align_ops.ROI_ALIGN_FORWARD, roi_align_ops.ROI_ALIGN_BACKWARD)
+)
 _HERE = Path(__file__).parent
 
 _coordinate = st.one_of(

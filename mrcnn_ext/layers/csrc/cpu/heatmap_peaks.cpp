@@ -1,6 +1,6 @@
 // Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 // mrcnn_ext::_bicubic_peaks: the highest pixel of maps that are resized to their boxes, without
-// resizing them. What users pass in is checked in Python (heatmap_peaks.py).
+// resizing them. What users pass in is checked in Python (layers/heatmap_peaks).
 //
 // Between four cells, the resized map is a bicubic patch, and such a patch nowhere exceeds the
 // greatest of its Bezier control values. Those around a cell of value v are at most

@@ -1,0 +1,96 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Annotation files: what cannot be used is one error that names file and entry."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+
+import pytest
+
+from mrcnn_ext.coco.index import load_ground_truth
+from mrcnn_ext.coco.read import read_coco, read_json
+from mrcnn_ext.errors import DataError
+
+CONTENT = {
+    "images": [{"id": 1, "height": 20, "width": 30}, {"id": 2, "height": 20, "width": 30}],
+    "categories": [{"id": 5, "name": "ring"}, {"id": 3, "name": "größe"}],
+    "annotations": [{"id": 7, "image_id": 1, "category_id": 5, "bbox": [1, 2, 3, 4]}],
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be read: No such file"),
+        (b"", "is not valid json, or not all of it is there"),
+        (b'{"images": [', "is not valid json, or not all of it is there"),
+        (b"\xff\xfe\x00", "is not valid json"),
+        (b"[" * 100_000, "is not valid json"),
+    ],
+)
+def test_what_is_no_json(text, message, tmp_path):
+    file = tmp_path / "truth.json"
+    if text is not None:
+        file.write_bytes(text)
+    for function in (read_json, read_coco, load_ground_truth):
+        with pytest.raises(DataError, match=rf"truth\.json: {message}"):
+            function(file)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("kind", [str, os.fspath, lambda path: path])
+def test_any_path_and_encoding(kind, encoding, tmp_path):
+    file = tmp_path / "truth.json"
+    file.write_text(json.dumps(CONTENT, ensure_ascii=False), encoding=encoding)
+    assert read_coco(kind(file)) == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], r"it holds a list \(detection results have this form\), expected an object with"),
+        (3, "it holds a int, expected an object with the lists images, annotations, categories"),
+        ({"images": [], "annotations": []}, "'categories' is missing"),
+        ({"images": {}, "annotations": [], "categories": []}, "'images' is not a list"),
+    ],
+)
+def test_what_is_no_coco_data_set(content, message, tmp_path):
+    file = tmp_path / "truth.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=rf"truth\.json: is no COCO data set: {message}"):
+        read_coco(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["images"].clear(), "there are no images"),
+        (lambda c: c["images"].append(3), r"images\[2\] has no id"),
+        (lambda c: c["images"][1].update(id=[2]), r"images\[1\] has no id"),
+        (lambda c: c["images"].append(c["images"][0]), "two images have the id 1"),
+        (lambda c: c["images"][1].update(id="b"), "some image ids are numbers and some are not"),
+        (lambda c: c["images"][0].pop("width"), "image 1 has no height and width"),
+        (lambda c: c["images"][0].update(width=True), "image 1 has no height and width"),
+        (lambda c: c["images"][0].update(height=0), "image 1 has no height and width"),
+        (lambda c: c["categories"].clear(), "expected categories with an id each"),
+        (lambda c: c["categories"][0].pop("id"), "expected categories with an id each"),
+        (lambda c: c["categories"][0].update(id=3), "two categories have the same id"),
+        (lambda c: c["annotations"].append("x"), "annotation 'x': its image_id is not among"),
+        (lambda c: c["annotations"][0].update(image_id=50), "annotation 7: its image_id is not"),
+        (lambda c: c["annotations"][0].update(image_id=[1]), "annotation 7: its image_id is not"),
+        (lambda c: c["annotations"][0].update(category_id=50), "annotation 7: its category_id 50"),
+        (lambda c: c["annotations"][0].update(bbox=[1]), r"annotation 7: bbox \[1\] is not x, y"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, -3, 4]), "annotation 7: bbox"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, 10**400]), "annotation 7: bbox"),
+        (lambda c: c["annotations"][0].pop("bbox"), "annotation 7 has neither bbox nor segmentat"),
+    ],
+)
+def test_unusable_entries(change, message, tmp_path):
+    content = copy.deepcopy(CONTENT)
+    change(content)
+    file = tmp_path / "truth.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=rf"truth\.json: {message}"):
+        load_ground_truth(file)

@@ -1,0 +1,54 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""What the commands share."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from mrcnn_ext.command_line import import_all, stage_progress
+from mrcnn_ext.errors import ConfigError
+
+
+def test_modules_and_files_are_imported_and_their_hooks_called(tmp_path, monkeypatch):
+    (tmp_path / "mrcnn_ext_test_module.py").write_text("x = 1\n")
+    file = tmp_path / "mrcnn_ext_test_file.py"
+    file.write_text("calls = []\ndef setup_environment():\n    calls.append(1)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import_all(["mrcnn_ext_test_module", str(file)])
+    assert sys.modules["mrcnn_ext_test_module"].x == 1
+    assert sys.modules["mrcnn_ext_test_file"].calls == [1]
+    import_all([str(file)])  # not executed anew
+    assert sys.modules["mrcnn_ext_test_file"].calls == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("no_such_module", None, "ModuleNotFoundError: .*no_such_module"),
+        ("absent.py", None, "ImportError: there is no file"),
+        ("mrcnn_ext_test_bad.py", "1 / 0", "ZeroDivisionError"),
+        (
+            "mrcnn_ext_test_hook.py",
+            "def setup_environment():\n    raise KeyError('x')",
+            "KeyError: 'x'",
+        ),
+    ],
+)
+def test_what_cannot_be_imported_is_named(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+        name = str(tmp_path / name)
+    with pytest.raises(ConfigError, match=rf"^--import {name}: {message}"):
+        import_all([name])
+
+
+def test_progress_is_silent_without_a_terminal(capsys):
+    with stage_progress() as progress:
+        progress("images", 1, 2)
+        progress("annotations", 0, 1)
+        progress("images", 2, 2)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.strip() == ""
