@@ -16,6 +16,7 @@ from ..config.load import load_config
 from ..config.schedule import short_schedule
 from ..data import register_datasets
 from ..errors import ConfigError
+from ..modeling.roi_heads import pools_itself
 from .kinds import MASK, HeadKind
 
 __all__ = ["MODES", "Plan", "Variant", "flat", "parse_variant"]
@@ -167,7 +168,7 @@ class Plan:
         except (KeyError, AssertionError, ValueError) as error:
             raise ConfigError(f"--heads '{variant.name}': {error}") from error
         given = "MODEL.ROI_MASK_HEAD.POOLER_TYPE" in variant.opts
-        if self.part is MASK and _pools_itself(cfg) and not given:
+        if self.part is MASK and pools_itself(cfg, "mask") and not given:
             cfg.MODEL.ROI_MASK_HEAD.POOLER_TYPE = ""
         if self.held_out and not MASK.is_of_this_package(cfg.MODEL.ROI_MASK_HEAD.NAME):
             raise ConfigError(
@@ -242,10 +243,3 @@ def flat(cfg, prefix: str = "") -> dict[str, object]:
 
 def _plain(value):
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def _pools_itself(cfg) -> bool:
-    name = cfg.MODEL.ROI_MASK_HEAD.NAME
-    if not MASK.is_of_this_package(name):
-        return False
-    return MASK.registry.get(name).pools_itself(cfg)

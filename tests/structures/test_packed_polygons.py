@@ -219,7 +219,7 @@ def test_a_training_step_gives_the_losses_of_detectron2(kind, format, monkeypatc
     losses = train_step(model, batch)
     assert len(called) == len(batch)
 
-    name = {"Standard": "standard_heads", "Cascade": "cascade_heads", "Res5": "res5_heads"}[kind]
+    name = "res5_heads" if kind == "Res5" else "standard_heads"
     monkeypatch.setattr(
         f"mrcnn_ext.modeling.roi_heads.{name}.pack_gt_masks", lambda instances: instances
     )

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from detectron2.config import configurable
 from torch import Tensor
@@ -34,24 +32,17 @@ class GaussianMapCodec(HeatmapCodec):
     """A codec whose training compares a map's softmax with a Gaussian around the point."""
 
     @configurable
-    def __init__(
-        self,
-        *,
-        sigma: float = 2.0,
-        frame: str = "half_pixel",
-        score: str = "",
-        oks_sigmas: Sequence[float] = (),
-    ) -> None:
+    def __init__(self, *, sigma: float = 2.0, frame: str = "half_pixel", **kwargs) -> None:
         """
         Args:
             sigma: standard deviation of the Gaussian, in cells.
             frame: how the box is laid over the map, see :mod:`coordinates`.
-            score, oks_sigmas: see KeypointCodec.
+            kwargs: see KeypointCodec.
 
         Raises:
             ConfigError: a value is out of range.
         """
-        super().__init__(score=score, oks_sigmas=oks_sigmas)
+        super().__init__(**kwargs)
         if not sigma > 0:
             raise ConfigError(f"MRCNN_EXT.KEYPOINT_HEAD.SIGMA is {sigma}, expected more than 0.")
         self.sigma = sigma

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from detectron2.config import configurable
@@ -44,24 +43,13 @@ class IntegralCodec(GaussianMapCodec):
     name = "integral"
 
     @configurable
-    def __init__(
-        self,
-        *,
-        sigma: float = 2.0,
-        regularization: float = 1.0,
-        score: str = "",
-        oks_sigmas: Sequence[float] = (),
-    ) -> None:
+    def __init__(self, *, regularization: float = 1.0, **kwargs) -> None:
         """
         Args:
-            sigma: of the Gaussian that the map is held to, in cells.
-            regularization: factor of that; 0: not at all.
-            score, oks_sigmas: see KeypointCodec.
-
-        Raises:
-            ConfigError: a value is out of range.
+            regularization: factor of the cross entropy with a Gaussian of ``sigma``; 0: none.
+            kwargs: see GaussianMapCodec, but for ``frame``.
         """
-        super().__init__(sigma=sigma, frame=_FRAME, score=score, oks_sigmas=oks_sigmas)
+        super().__init__(frame=_FRAME, **kwargs)
         self.regularization = regularization
 
     @classmethod

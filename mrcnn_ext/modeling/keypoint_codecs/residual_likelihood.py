@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from detectron2.config import configurable
@@ -56,20 +55,19 @@ class ResidualLikelihoodCodec(KeypointCodec):
         residual: bool = True,
         flow_steps: int = 6,
         flow_width: int = 64,
-        score: str = "",
-        oks_sigmas: Sequence[float] = (),
+        **kwargs,
     ) -> None:
         """
         Args:
             limit: how far from the centre a labelled point may be to count, in sides of the box.
             residual: learn the shape of errors with a flow; False: assume Laplace's.
             flow_steps, flow_width: of :class:`RealNVP`.
-            score, oks_sigmas: see KeypointCodec.
+            kwargs: see KeypointCodec.
 
         Raises:
             ConfigError: a value is out of range.
         """
-        super().__init__(score=score, oks_sigmas=oks_sigmas)
+        super().__init__(**kwargs)
         if not limit >= 0.5:
             raise ConfigError(
                 f"MRCNN_EXT.KEYPOINT_HEAD.RLE.LIMIT is {limit}, expected .5 (the box) or more."

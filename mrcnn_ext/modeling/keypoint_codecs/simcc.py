@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from detectron2.config import configurable
@@ -41,18 +40,16 @@ class SimCCCodec(KeypointCodec):
     scores = ("max", "oks")
 
     @configurable
-    def __init__(
-        self, *, sigma: float = 6.0, score: str = "", oks_sigmas: Sequence[float] = ()
-    ) -> None:
+    def __init__(self, *, sigma: float = 6.0, **kwargs) -> None:
         """
         Args:
             sigma: standard deviation of the targets, in bins.
-            score, oks_sigmas: see KeypointCodec.
+            kwargs: see KeypointCodec.
 
         Raises:
             ConfigError: a value is out of range.
         """
-        super().__init__(score=score, oks_sigmas=oks_sigmas)
+        super().__init__(**kwargs)
         if not sigma > 0:
             raise ConfigError(
                 f"MRCNN_EXT.KEYPOINT_HEAD.SIMCC.SIGMA is {sigma}, expected more than 0."

@@ -176,8 +176,8 @@ class MaskHeadBase(nn.Module):
     @classmethod
     def pools_itself(cls, cfg) -> bool:
         """Whether the head takes feature maps instead of RoI features, with this config."""
-        node = cfg.MRCNN_EXT.MASK_HEAD
-        return cls.needs_maps or node.CONTEXT != 1 or bool(first_set(cfg, *_KEYS)[1])
+        _, names = first_set(cfg, *_KEYS)
+        return cls.needs_maps or cfg.MRCNN_EXT.MASK_HEAD.CONTEXT != 1 or bool(names)
 
     # ---- What a head implements --------------------------------------------------------------------
 

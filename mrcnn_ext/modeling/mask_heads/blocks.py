@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import fvcore.nn.weight_init as weight_init
 from detectron2.layers import Conv2d, ConvTranspose2d, get_norm
 from torch import nn
@@ -17,22 +19,33 @@ def conv(
     kernel_size: int = 3,
     *,
     stride: int = 1,
+    dilation: int = 1,
     norm: str = "",
     activation=F.relu,
 ) -> Conv2d:
-    """A convolution that keeps the size (up to ``stride``), normalisation if any, activation if any."""
+    """A convolution that keeps the size (up to ``stride``), normalisation if any, activation if any.
+
+    ``norm`` is as for ``detectron2.layers.get_norm``; "GN" also takes fewer channels than 32.
+    """
     layer = Conv2d(
         in_channels,
         out_channels,
         kernel_size,
         stride=stride,
-        padding=kernel_size // 2,
+        padding=dilation * (kernel_size // 2),
+        dilation=dilation,
         bias=not norm,
-        norm=get_norm(norm, out_channels),
+        norm=_norm(norm, out_channels),
         activation=activation,
     )
     weight_init.c2_msra_fill(layer)
     return layer
+
+
+def _norm(name: str, channels: int) -> nn.Module | None:
+    if name == "GN":  # get_norm has 32 groups, whatever the channels
+        return nn.GroupNorm(math.gcd(32, channels), channels)
+    return get_norm(name, channels)
 
 
 def conv_stack(in_channels: int, width: int, number: int, norm: str = "") -> nn.Sequential:

@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-import fvcore.nn.weight_init as weight_init
 import torch
 from detectron2.config import configurable
-from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
 from detectron2.structures import Instances
 from torch import Tensor, nn
@@ -18,6 +15,7 @@ from torch.nn import functional as F
 from ...config.aliases import first_set
 from ...errors import ConfigError
 from .base import MaskHeadBase, MaskHeadInputs, select_class
+from .blocks import conv, mask_predictor
 from .losses import boundary_band
 from .regions import check_names, finest_first, pooled_maps
 
@@ -95,7 +93,7 @@ class MrcnnExtRefineMaskHead(MaskHeadBase):
             _, pooler = pooled_maps(shapes, [name], side, key=key, sampling_ratio=1)
             self.poolers.append(pooler)
             dim, side = narrower, side * 2
-        self.predictor = _predictor(dim, 1)
+        self.predictor = mask_predictor(dim, 1)
 
     @classmethod
     def from_config(cls, cfg, input_shape) -> dict:
@@ -200,12 +198,14 @@ class _Stage(nn.Module):
         self, dim: int, narrower: int, semantic_dim: int, num_classes: int, norm: str
     ) -> None:
         super().__init__()
-        self.predictor = _predictor(dim, num_classes)
-        self.semantic = _conv(semantic_dim, dim, 1)
-        self.join = _conv(2 * dim + 1, dim, 1)
-        self.around = nn.ModuleList(_conv(dim, dim, 3, norm, dilation=d) for d in _DILATIONS)
-        self.fuse = _conv(dim, dim, 1)
-        self.reduce = _conv(dim, narrower - 1, 1)
+        self.predictor = mask_predictor(dim, num_classes)
+        self.semantic = conv(semantic_dim, dim, 1, activation=None)
+        self.join = conv(2 * dim + 1, dim, 1, activation=None)
+        self.around = nn.ModuleList(
+            conv(dim, dim, dilation=d, norm=norm, activation=None) for d in _DILATIONS
+        )
+        self.fuse = conv(dim, dim, 1, activation=None)
+        self.reduce = conv(dim, narrower - 1, 1, activation=None)
 
     def forward(self, x: Tensor, detail: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """
@@ -219,7 +219,7 @@ class _Stage(nn.Module):
         logits = self.predictor(x)
         mask = select_class(logits, classes)[:, None].sigmoid()
         x = self.join(torch.cat([x, detail, mask], dim=1)).relu()
-        x = sum(conv(x).relu() for conv in self.around)
+        x = sum(layer(x).relu() for layer in self.around)
         x = self.fuse(x).relu()
         return logits, torch.cat([self.reduce(x).relu(), mask], dim=1)
 
@@ -231,36 +231,9 @@ def _double(x: Tensor) -> Tensor:
 def _convs(channels: int, dims: Sequence[int], norm: str) -> nn.Sequential:
     layers: list[nn.Module] = []
     for dim in dims:
-        layers += [_conv(channels, dim, 3, norm), nn.ReLU()]
+        layers += [conv(channels, dim, norm=norm, activation=None), nn.ReLU()]
         channels = dim
     return nn.Sequential(*layers)
-
-
-def _conv(inputs: int, outputs: int, size: int, norm: str = "", dilation: int = 1) -> Conv2d:
-    conv = Conv2d(
-        inputs,
-        outputs,
-        size,
-        padding=dilation * (size // 2),
-        dilation=dilation,
-        bias=not norm,
-        norm=_norm(norm, outputs),
-    )
-    weight_init.c2_msra_fill(conv)
-    return conv
-
-
-def _norm(name: str, channels: int) -> nn.Module | None:
-    if name == "GN":  # later stages can be narrower than the 32 groups of get_norm
-        return nn.GroupNorm(math.gcd(32, channels), channels)
-    return get_norm(name, channels)
-
-
-def _predictor(inputs: int, outputs: int) -> Conv2d:
-    conv = Conv2d(inputs, outputs, 1)
-    nn.init.normal_(conv.weight, std=0.001)
-    nn.init.zeros_(conv.bias)
-    return conv
 
 
 def _check(conv_dims: Sequence[int], stage_weights: Sequence[float]) -> None:

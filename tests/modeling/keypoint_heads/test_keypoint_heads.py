@@ -511,11 +511,14 @@ def test_codec_in_a_file_of_its_own_is_chosen_by_config(registries, tmp_path, mo
 @pytest.mark.slow
 def test_small_regions_gain_from_codecs_that_do_not_round():
     # SimCC needs 800 steps to be ahead: python -m tests.modeling.keypoint_heads.learning
+    # Errors of seeds 0 and 1 on an AMD EPYC and of seed 0 on an Intel Xeon: one_hot .520, .528, .526,
+    # gaussian .273, .255, .272. Their ratio is .51 with a standard deviation of .02.
     errors = {name: train_keypoint_head(name, side=24).error for name in ("one_hot", "gaussian")}
     assert errors["gaussian"] <= 0.8 * errors["one_hot"], errors
 
 
 @pytest.mark.slow
 def test_regression_knows_where_it_is_wrong():
+    # .69 and .64 with seeds 0 and 1 on an AMD EPYC, .68 on an Intel Xeon: standard deviation .03
     quality = train_keypoint_head("rle", side=24)
     assert quality.spearman > 0.4, quality
