@@ -24,8 +24,9 @@ __all__ = ["MrcnnExtRCNN", "check_training_inputs"]
 class MrcnnExtRCNN(GeneralizedRCNN):
     """Detectron2's GeneralizedRCNN: same modules, same state_dict, same results.
 
-    Every run builds this component with the whole config before it loads data. So ``MRCNN_EXT.SHAPES``
-    takes effect here, and contradictions between config and data sets are found before training.
+    It is the one component that every run builds with the whole config before it loads data, so it
+    is where ``MRCNN_EXT.SHAPES`` takes effect and where contradictions between config and data sets
+    are found before anything is trained.
     """
 
     @configurable
