@@ -98,7 +98,7 @@ def test_a_library_that_cannot_be_loaded_is_reported_and_replaced(tmp_path):
         "print(kernel_status()[0].loaded, kernel_status()[0].reason)\n"
         "print(roi_align_pyramid([torch.ones(1, 1, 8, 8)], torch.tensor([[0., 1, 1, 5, 5]]), [1], 1))"
     )
-    env = {"MRCNN_EXT_KERNEL_FOLDER": str(tmp_path)}
+    env = {"MRCNN_EXT_KERNEL_FOLDER": str(tmp_path), "MRCNN_EXT_KERNELS": "1"}
     result = run_python(["-W", "ignore", "-c", code], env=env, cwd=REPO)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"False {tmp_path / '_C_cpu.so'} cannot be loaded")
