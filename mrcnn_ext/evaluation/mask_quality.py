@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..coco.areas import AREA_LETTERS, in_area
 from .overlaps import Overlaps
 
 __all__ = ["mask_quality", "match_boxes", "summarize_quality"]
-
-_AREAS = {"s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, float("inf"))}
 
 
 def mask_quality(overlaps: Overlaps, threshold: float = 0.5) -> dict[str, float]:
@@ -45,7 +44,7 @@ def mask_quality(overlaps: Overlaps, threshold: float = 0.5) -> dict[str, float]
 
 
 def summarize_quality(rows: list[tuple[float, float, float]]) -> dict[str, float]:
-    """Means in percent, over all and by size.
+    """Means in percent, over all and by size, in half-open ranges of area.
 
     Args:
         rows: mask IoU, boundary IoU and the object's area of each mask.
@@ -54,9 +53,8 @@ def summarize_quality(rows: list[tuple[float, float, float]]) -> dict[str, float
     results = {}
     for column, name in enumerate(("IoU", "boundary_IoU")):
         results[name] = _percent(table[:, column])
-        for letter, (low, high) in _AREAS.items():
-            inside = (table[:, 2] >= low) & (table[:, 2] < high)
-            results[name + letter] = _percent(table[inside, column])
+        for area, letter in AREA_LETTERS.items():
+            results[name + letter] = _percent(table[in_area(table[:, 2], area), column])
     return results
 
 

@@ -16,18 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 from pycocotools.cocoeval import COCOeval
 
+from .._moved import moved_names
+from ..coco.areas import AP_AREAS, AREA_NAMES
 from ..coco.index import ImageCategory
 from ..errors import ConfigError
 
-__all__ = ["AREAS", "BACKENDS", "Curves", "choose_backend", "match"]
+__all__ = ["BACKENDS", "Curves", "choose_backend", "match"]
 
-# As COCO has them, in pixels of the original image.
-AREAS = {
-    "all": [0, 1e5**2],
-    "small": [0, 32**2],
-    "medium": [32**2, 96**2],
-    "large": [96**2, 1e5**2],
-}
+__getattr__ = moved_names(__name__, {"AREAS": "mrcnn_ext.coco.areas:AP_AREAS"})
+
 BACKENDS = ("auto", "faster_coco_eval", "pycocotools")
 
 
@@ -139,7 +136,7 @@ def match(
     objects = [dict(entry, annotation=None) for entry in objects]
     truth = _Annotations(objects, num_images, num_categories)
     found = _Annotations(detections, num_images, num_categories)
-    areas = tuple(name for name in AREAS if not (keypoints and name == "small"))
+    areas = tuple(name for name in AREA_NAMES if not (keypoints and name == "small"))
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = _with_overlaps(base)(truth, found, "keypoints" if keypoints else "bbox")
         evaluation.overlaps = overlaps
@@ -149,7 +146,7 @@ def match(
         parameters = evaluation.params
         parameters.imgIds, parameters.catIds = truth.images, truth.categories
         parameters.maxDets = list(max_dets)
-        parameters.areaRng = [AREAS[name] for name in areas]
+        parameters.areaRng = [list(AP_AREAS[name]) for name in areas]
         parameters.areaRngLbl = list(areas)
         evaluation.evaluate()
         evaluation.accumulate()

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..coco.areas import AREA_LETTERS
 from .matching import Curves
 
 __all__ = ["FREQUENCIES", "no_predictions", "summarize"]
 
 FREQUENCIES = {"r": "APr", "c": "APc", "f": "APf"}  # LVIS: rare, common, frequent
-_LETTERS = {"small": "s", "medium": "m", "large": "l"}
 
 
 def summarize(
@@ -34,7 +34,7 @@ def summarize(
         "AP50": _percent(precision[0, :, :, 0]),
         "AP75": _percent(precision[5, :, :, 0]),
     }
-    areas = [(index, _LETTERS[name]) for index, name in enumerate(curves.areas) if index]
+    areas = [(index, AREA_LETTERS[name]) for index, name in enumerate(curves.areas) if index]
     results.update({f"AP{letter}": _percent(precision[..., index]) for index, letter in areas})
     if frequencies:
         for frequency, key in FREQUENCIES.items():

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from ..data.registered import registered_coco
 from ..errors import ConfigError, DataError
 from ..files import write_json
 from ..page import staged_folder
@@ -115,7 +116,5 @@ def _truth(dataset: str | None, annotations, images):
         if images is not None and not Path(images).is_dir():
             raise DataError(f"--images {images}: there is no such folder.")
         return load_ground_truth(annotations, images)
-    from ..data.check.__main__ import _target
-
-    target = _target(dataset)
-    return load_ground_truth(target.json_file, images or target.image_root, dataset)
+    files = registered_coco(dataset)
+    return load_ground_truth(files.json_file, images or files.image_root, dataset)

@@ -170,7 +170,7 @@ def _draw(
         points = np.array(keypoints, dtype=float)
         points[..., :2] = view.points(points[..., :2])
         draw_poses(canvas, points, classes, boxes, colors, metadata, truth=truth)
-    size = max(14.0, np.sqrt(canvas.size / 3) / 65) * (_SMALL_LABELS if any(posed) else 1.0)
+    size = max(13.0, np.sqrt(canvas.size / 3) / 65) * (_SMALL_LABELS if any(posed) else 1.0)
     shown = [Label(text, box, _LABEL_GROUND) for text, box in zip(labels, boxes)]
     return write_labels(canvas, shown, round(size), on_boxes=True)
 

@@ -70,7 +70,8 @@ def write_labels(
     for label in reversed(labels):
         if not label.text:
             continue
-        wide, high = face.getlength(label.text) + 8, round(1.3 * size)
+        pad = 2 if on_boxes else 4
+        wide, high = face.getlength(label.text) + 2 * pad, size + pad + 2
         places = list(_places(label.box, wide, high, on_boxes, shown.size))
         place = next((p for p in places if not any(_overlap(p, t) for t in taken)), None)
         if place is None and on_boxes and places:
@@ -79,7 +80,7 @@ def write_labels(
             continue
         taken.append(place)
         draw.rounded_rectangle(place, 3, fill=label.ground, outline=None if on_boxes else "white")
-        middle = place[0] + 4, (place[1] + place[3]) / 2
+        middle = place[0] + pad, (place[1] + place[3]) / 2
         draw.text(middle, label.text, ink_on(label.ground), face, anchor="lm")
     return np.array(shown)
 

@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from pycocotools import mask as mask_util
 
-from ..coco.rle import mask_crop
+from ..coco.rle import mask_crop, to_rle
 from ..errors import DataError
 
 __all__ = ["Patch", "View", "contours", "dashes", "mask_patch", "outline", "rim", "tint"]
@@ -45,22 +44,16 @@ def mask_patch(segmentation, size: Sequence[int]) -> Patch:
     Raises:
         DataError: it has another size, or is damaged.
     """
-    if isinstance(segmentation, (list, tuple)):
-        polygons = [np.asarray(p, dtype=float).ravel() for p in segmentation]
-        polygons = [p for p in polygons if p.size >= 6]
-        if not polygons:
-            return Patch(0, 0, np.zeros((0, 0), dtype=np.uint8))
-        segmentation = mask_util.merge(mask_util.frPyObjects(polygons, *size))
-    is_rle = isinstance(segmentation, dict)
-    dense = None if is_rle else np.asarray(segmentation)
-    found = tuple(segmentation["size"]) if dense is None else dense.shape
+    dense = None if isinstance(segmentation, (list, tuple, dict)) else np.asarray(segmentation)
+    found = segmentation["size"] if isinstance(segmentation, dict) else size
+    found = tuple(found if dense is None else dense.shape)
     if found != tuple(size):
         raise DataError(f"a mask has (height, width) {found}, its image {tuple(size)}.")
     if dense is None:
         try:
-            left, top, columns = mask_crop(segmentation)
+            left, top, columns = mask_crop(to_rle(segmentation, *size))
         except ValueError as error:
-            raise DataError(f"the RLE of a mask is damaged: {error}.") from error
+            raise DataError(f"the polygons or the RLE of a mask are damaged: {error}.") from error
         return Patch(left, top, np.ascontiguousarray(columns.T))
     dense = (dense if dense.dtype == bool else dense > 0.5).view(np.uint8)
     left, top, width, height = cv2.boundingRect(dense)
