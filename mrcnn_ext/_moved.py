@@ -23,6 +23,7 @@ MOVED_MODULES: dict[str, str] = {
     "mrcnn_ext.processes": "mrcnn_ext.job_runner",
     "mrcnn_ext.visualize": "mrcnn_ext.visualization",
     "mrcnn_ext.data.coco_check": "mrcnn_ext.data.check",
+    "mrcnn_ext.data.pose_datasets": "mrcnn_ext.data.coco_datasets",
     "mrcnn_ext.evaluation.rle": "mrcnn_ext.coco.rle",
     "mrcnn_ext.evaluation.samples": "mrcnn_ext.coco.index",
     "mrcnn_ext.modeling.keypoint_codecs.rle": (

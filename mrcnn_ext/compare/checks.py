@@ -6,13 +6,12 @@ from __future__ import annotations
 import json
 
 import torch
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from ..config.check import check_config
-from ..config.defaults import add_mrcnn_ext_config
+from ..config.load import default_config
 from ..errors import ConfigError
 from ..files import write_json
 from .kinds import MASK, HeadKind
@@ -82,9 +81,8 @@ def open_folder(plan: Plan) -> None:
     """
     file = plan.output / "comparison.json"
     settings = plan.settings()
-    defaults = get_cfg()
-    add_mrcnn_ext_config(defaults)
-    defaults = flat(defaults)  # a key that is newer than the folder had its default's effect then
+    # A key that is newer than the folder had its default's effect then.
+    defaults = flat(default_config())
     if file.is_file():
         _compare(json.loads(file.read_text(encoding="utf-8")), settings, str(file), defaults)
     elif plan.output.is_dir() and any(plan.output.iterdir()):

@@ -12,9 +12,12 @@ from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 
-from ..data.shapes import configure_builtin_shapes
+from ..config.aliases import first_set
+from ..config.load import load_config
+from ..config.schedule import short_schedule
+from ..data import register_datasets
 from ..errors import ConfigError
-from ..predict import load_config
+from ..modeling.mask_heads.regions import IN_FEATURES_KEYS
 from .kinds import MASK, HeadKind
 
 __all__ = ["MODES", "Plan", "Variant", "flat", "parse_variant"]
@@ -135,7 +138,7 @@ class Plan:
     def base_config(self, iterations: int | None = None):
         """The base config with the overrides that all trainings share."""
         cfg = load_config(self.base, [*self._schedule(self.base, iterations), *self.opts])
-        self._register_shapes(cfg)
+        register_datasets(cfg)
         return cfg
 
     def detector_config(self):
@@ -160,7 +163,7 @@ class Plan:
         if variant.head:
             shared += [f"MODEL.{self.part.node}.NAME", variant.head]
         cfg = load_config(source, shared)
-        self._register_shapes(cfg)
+        register_datasets(cfg)
         try:
             cfg.merge_from_list(list(variant.opts))
         except (KeyError, AssertionError, ValueError) as error:
@@ -225,24 +228,7 @@ class Plan:
     def _schedule(source: str, iterations: int | None) -> list[str]:
         if iterations is None:
             return []
-        cfg = load_config(source)
-        drop = iterations * 4 // 5  # a smaller learning rate at the end
-        overrides = {
-            "SOLVER.MAX_ITER": iterations,
-            "SOLVER.STEPS": f"({drop},)" if drop else "()",
-            "SOLVER.WARMUP_ITERS": min(cfg.SOLVER.WARMUP_ITERS, iterations // 5),
-        }
-        return [str(part) for item in overrides.items() for part in item]
-
-    @staticmethod
-    def _register_shapes(cfg) -> None:
-        shapes = cfg.MRCNN_EXT.SHAPES
-        configure_builtin_shapes(
-            num_train=shapes.NUM_TRAIN,
-            num_val=shapes.NUM_VAL,
-            image_size=shapes.IMAGE_SIZE,
-            seed=shapes.SEED,
-        )
+        return short_schedule(iterations, load_config(source).SOLVER.WARMUP_ITERS)
 
 
 def flat(cfg, prefix: str = "") -> dict[str, object]:
@@ -265,5 +251,5 @@ def _pools_itself(cfg) -> bool:
     if not MASK.is_of_this_package(name):
         return False
     node = cfg.MRCNN_EXT.MASK_HEAD
-    asked = node.CONTEXT != 1 or bool(node.POOLER_LEVELS)
+    asked = node.CONTEXT != 1 or bool(first_set(cfg, *IN_FEATURES_KEYS)[1])
     return asked or MASK.registry.get(name).needs_maps

@@ -71,14 +71,16 @@ def _run(folder: Path, spec: dict) -> None:
     import cv2
     from detectron2.utils.logger import setup_logger
 
-    from ..predict import load_config
+    from ..config.load import load_config
+    from ..data import register_datasets
     from .kinds import HEAD_KINDS
     from .mask.evaluation import evaluate_run
     from .training import load_trained, train
 
     setup_logger(str(folder / "log.txt"))
     cv2.setNumThreads(1)
-    cfg = load_config(str(folder / "config.yaml"))
+    cfg = load_config(folder / "config.yaml")
+    register_datasets(cfg)
     part = HEAD_KINDS[spec.get("part", "mask")]
     if (folder / "training.json").is_file():
         model = load_trained(cfg, folder)
