@@ -28,16 +28,17 @@ def evaluate_results_file(
     dataset: str | os.PathLike,
     results: str | os.PathLike,
     tasks: Sequence[str] | None = None,
-    **settings,
+    settings: EvaluationSettings | None = None,
+    **rules,
 ) -> OrderedDict[str, dict[str, float]]:
     """Evaluate a coco_instances_results.json.
 
     Args:
         dataset: a COCO json, or the name of a registered data set that has one.
         results: predictions, with the categories' ids of that json.
-        tasks: of "bbox", "segm", "boundary", "mask_quality", "keypoints", "pck"; None takes those that
-            the file has what is needed for.
-        settings: other arguments of ``EvaluationSettings``.
+        tasks: names of ``evaluation.tasks.TASKS``; None: every task whose fields the file has.
+        settings: all of the rules as one object, instead of the other arguments.
+        rules: other arguments of ``EvaluationSettings``.
 
     Returns:
         task -> metric -> value in percent.
