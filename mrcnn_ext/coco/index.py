@@ -3,85 +3,162 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
-from pycocotools import mask as mask_util
 from pycocotools.coco import COCO
 
 from ..errors import DataError
+from ..messages import shorten
+from .read import check_entries, read_coco
+from .rle import rle_areas, rle_box, to_rle
 
-__all__ = ["Detections", "GroundTruth", "ImageCategory"]
+__all__ = ["Detections", "GroundTruth", "ImageCategory", "load_ground_truth"]
 
 # Number of an image, number of a category: both count from 1, in the order of the sorted ids. That
 # is the order in which pycocotools takes them, which decides between equal scores.
 ImageCategory = tuple[int, int]
 
-_MASKS_PER_CALL = 255  # of pycocotools' area: it counts them in eight bits
-
 
 class GroundTruth:
-    """What a COCO json says, numbered anew; the json's own dicts are left as they are.
+    """A COCO data set, numbered anew; its own dicts are left as they are.
 
-    Annotations count from 1, too: to pycocotools, an object with id 0 is never found.
+    Annotations count from 1, too: to pycocotools, an object with id 0 is never found. Those of other
+    images or of unknown categories are left out, as pycocotools does. A bbox that is missing is the
+    mask's, an area that is missing the mask's or, without one, the box's.
 
-    Args:
-        coco: the ground truth.
-        image_ids: evaluate these images alone; None for all.
+    Attributes:
         source: name of the json, for messages.
-
-    Raises:
-        DataError: one of ``image_ids`` is not in the json, or an annotation lacks a field.
+        name: what to call the data set; the json's file name by default.
+        image_root: folder of the images; None if it is not known.
+        known_images: by id, all images of the json.
+        image_ids: ids of the images to evaluate, sorted; image number ``n`` has ``image_ids[n - 1]``.
+        images: their records, in the same order.
+        image_number: id -> number.
+        category_ids, categories, category_number: likewise.
+        objects: one dict an annotation, sorted by image: "id" (from 1; ``objects[id - 1]``),
+            "image_id" and "category_id" (numbers), "area", "iscrowd" (0 or 1), "bbox" (XYWH), "row"
+            (its place in ``by_pair``), "annotation" (the json's own).
+        by_pair: the same dicts by (image number, category number).
     """
 
-    def __init__(self, coco: COCO, image_ids: Iterable | None = None, source: str = "") -> None:
+    def __init__(
+        self,
+        content: Mapping | COCO,
+        image_ids: Iterable | None = None,
+        source: str = "",
+        *,
+        name: str = "",
+        image_root: str | os.PathLike | None = None,
+    ) -> None:
+        """
+        Args:
+            content: of the json; or pycocotools' index of it.
+            image_ids: evaluate these images alone; None for all.
+            source, name, image_root: see the attributes.
+
+        Raises:
+            DataError: one of ``image_ids`` is not in the json, or an annotation has neither bbox nor
+                mask.
+        """
         self.source = source or "the ground truth"
-        self.known_images = coco.imgs
-        chosen = coco.imgs if image_ids is None else list(image_ids)
+        self.name = name or Path(self.source).name
+        self.image_root = None if image_root is None else Path(image_root)
+        content = content.dataset if isinstance(content, COCO) else content
+        self.known_images = {image["id"]: image for image in content["images"]}
+        chosen = self.known_images if image_ids is None else list(image_ids)
         for image_id in chosen:
-            if image_id not in coco.imgs:
+            if image_id not in self.known_images:
                 raise DataError(f"{self.source}: there is no image with id {image_id!r}.")
         self.image_ids = sorted(set(chosen))
-        self.images = [coco.imgs[i] for i in self.image_ids]
+        self.images = [self.known_images[i] for i in self.image_ids]
         self.image_number = {image_id: n for n, image_id in enumerate(self.image_ids, 1)}
-        self.category_ids = sorted(coco.cats)
-        self.categories = [coco.cats[c] for c in self.category_ids]
+        categories = {category["id"]: category for category in content["categories"]}
+        self.category_ids = sorted(categories)
+        self.categories = [categories[c] for c in self.category_ids]
         self.category_number = {c: n for n, c in enumerate(self.category_ids, 1)}
         self.by_pair: dict[ImageCategory, list[dict]] = defaultdict(list)
         self.objects: list[dict] = []
-        for image_id in self.image_ids:
-            for annotation in coco.imgToAnns.get(image_id, ()):
-                self._add(annotation)
         self._rles: dict[int, dict] = {}
+        by_image = defaultdict(list)
+        for annotation in content["annotations"]:
+            by_image[annotation["image_id"]].append(annotation)
+        for image_id in self.image_ids:
+            for annotation in by_image[image_id]:
+                if annotation["category_id"] in self.category_number:
+                    self._add(annotation)
 
     def _add(self, annotation: dict) -> None:
-        category = self.category_number.get(annotation["category_id"])
-        if category is None:  # neither does pycocotools look at it
-            return
-        number = self.image_number[annotation["image_id"]]
-        try:
-            entry = {
-                "id": len(self.objects) + 1,
-                "image_id": number,
-                "category_id": category,
-                "area": annotation["area"],
-                "iscrowd": int(annotation.get("iscrowd", 0)),
-                "bbox": annotation["bbox"],
-                "row": len(self.by_pair[number, category]),
-                "annotation": annotation,
-            }
-        except KeyError as error:
-            raise DataError(
-                f"{self.source}: annotation {annotation.get('id')} of image "
-                f"{annotation['image_id']!r} has no {error}."
-            ) from error
+        pair = (
+            self.image_number[annotation["image_id"]],
+            self.category_number[annotation["category_id"]],
+        )
+        entry: dict = {
+            "id": len(self.objects) + 1,
+            "image_id": pair[0],
+            "category_id": pair[1],
+            "area": annotation.get("area"),
+            "iscrowd": int(bool(annotation.get("iscrowd"))),
+            "bbox": annotation.get("bbox"),
+            "row": len(self.by_pair[pair]),
+            "annotation": annotation,
+        }
+        if entry["bbox"] is None:
+            if not annotation.get("segmentation"):
+                raise DataError(f"{self.describe(entry)} has neither bbox nor segmentation.")
+            entry["bbox"] = rle_box(self.rle(entry))
+        if entry["area"] is None:
+            if annotation.get("segmentation"):
+                (entry["area"],) = rle_areas([self.rle(entry)])
+            else:
+                entry["area"] = entry["bbox"][2] * entry["bbox"][3]
         self.objects.append(entry)
-        self.by_pair[number, category].append(entry)
+        self.by_pair[pair].append(entry)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the categories, in the order of their numbers."""
+        return [str(c.get("name", c["id"])) for c in self.categories]
+
+    @property
+    def num_instances(self) -> int:
+        """Objects without crowds."""
+        return sum(not entry["iscrowd"] for entry in self.objects)
+
+    @property
+    def has_masks(self) -> bool:
+        """There are objects, and all of them have a segmentation."""
+        return bool(self.objects) and all(
+            entry["annotation"].get("segmentation") for entry in self.objects
+        )
+
+    @property
+    def has_keypoints(self) -> bool:
+        """Some object has keypoints."""
+        return any(any(entry["annotation"].get("keypoints") or ()) for entry in self.objects)
+
+    @property
+    def sizes(self) -> dict[int | str, tuple[int, int]]:
+        """(height, width) of all images of the json, by id."""
+        return {i: (image["height"], image["width"]) for i, image in self.known_images.items()}
 
     def size(self, image_number: int) -> tuple[int, int]:
         """Height and width of an image."""
         image = self.images[image_number - 1]
         return image["height"], image["width"]
+
+    def image_file(self, image_number: int) -> Path | None:
+        """The file of an image; None without an ``image_root``."""
+        if self.image_root is None:
+            return None
+        return self.image_root / str(self.images[image_number - 1].get("file_name"))
+
+    def describe(self, entry: dict) -> str:
+        """Where an object is, for messages: file, image and annotation."""
+        image_id = self.image_ids[entry["image_id"] - 1]
+        return f"{self.source}: image {image_id}, annotation {entry['annotation'].get('id')}"
 
     def check_mask(self, image_number: int, rle: dict) -> None:
         """pycocotools compares masks of different sizes without complaint: it says -1.
@@ -98,47 +175,73 @@ class GroundTruth:
             )
 
     def rle(self, entry: dict) -> dict:
-        """The mask of an object as compressed RLE.
+        """The mask of an object as compressed RLE, made once.
 
         Raises:
-            DataError: it has none.
+            DataError: it has none, or it is damaged; names the annotation.
         """
         if entry["id"] not in self._rles:
             segmentation = entry["annotation"].get("segmentation")
             if not segmentation:
                 raise DataError(
-                    f"{self.source}: annotation {entry['annotation'].get('id')} has no "
-                    "'segmentation', which evaluating masks needs."
+                    f"{self.describe(entry)} has no 'segmentation', which evaluating masks needs."
                 )
-            self._rles[entry["id"]] = to_rle(segmentation, *self.size(entry["image_id"]))
+            try:
+                rle = to_rle(segmentation, *self.size(entry["image_id"]))
+            except ValueError as error:
+                raise DataError(f"{self.describe(entry)}: {error}.") from error
+            self._rles[entry["id"]] = rle
         return self._rles[entry["id"]]
 
 
-def to_rle(segmentation, height: int, width: int) -> dict:
-    """Polygons, uncompressed or compressed RLE to compressed RLE."""
-    if isinstance(segmentation, list):
-        return mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
-    if isinstance(segmentation["counts"], list):
-        return mask_util.frPyObjects(segmentation, height, width)
-    return segmentation
+def load_ground_truth(
+    path: str | os.PathLike,
+    image_ids: Iterable | None = None,
+    *,
+    name: str = "",
+    image_root: str | os.PathLike | None = None,
+) -> GroundTruth:
+    """Read a COCO annotation file that is to be evaluated on.
+
+    Args:
+        path: of the json; any path that Detectron2's ``PathManager`` opens.
+        image_ids, name, image_root: see :class:`GroundTruth`.
+
+    Raises:
+        DataError: the file cannot be read, or an entry of it is unusable; names file and id.
+    """
+    content = read_coco(path)
+    check_entries(content, str(path))
+    return GroundTruth(content, image_ids, str(path), name=name, image_root=image_root)
 
 
 class Detections:
     """Records in COCO's result format, numbered as the ground truth is.
 
-    Args:
-        records: dicts with "image_id", "category_id" (the json's ids), "score" and "bbox" (XYWH),
-            "segmentation" or "keypoints"; "mask_score" optionally.
-        ground_truth: what they are compared with. Records of images that it leaves out are
-            dropped.
+    Attributes:
         source: name of the results' file, for messages.
-
-    Raises:
-        DataError: an image or category that the ground truth does not know.
+        name: what to call them; the file's name by default.
+        entries: one dict a record: "id" (from 1; ``entries[id - 1]``), "image_id" and "category_id"
+            (numbers), "row" (its place in ``by_pair``), "record".
+        by_pair: the same dicts by (image number, category number).
     """
 
-    def __init__(self, records: list[dict], ground_truth: GroundTruth, source: str = "") -> None:
+    def __init__(
+        self, records: list[dict], ground_truth: GroundTruth, source: str = "", *, name: str = ""
+    ) -> None:
+        """
+        Args:
+            records: dicts with "image_id", "category_id" (the json's ids), "score" and "bbox"
+                (XYWH), "segmentation" or "keypoints"; "mask_score" optionally.
+            ground_truth: what they are compared with. Records of images that it leaves out are
+                dropped.
+            source, name: see the attributes.
+
+        Raises:
+            DataError: an image or category that the ground truth does not know.
+        """
         self.source = source or "the predictions"
+        self.name = name or Path(self.source).name
         self.by_pair: dict[ImageCategory, list[dict]] = defaultdict(list)
         self.entries: list[dict] = []
         self._mask_areas: list[int] | None = None
@@ -156,7 +259,7 @@ class Detections:
                 raise DataError(
                     f"{self.source}: a prediction for image id {record['image_id']!r} has category "
                     f"{record['category_id']!r}; {ground_truth.source} has the categories "
-                    f"{_shorten(ground_truth.category_ids)}."
+                    f"{shorten(ground_truth.category_ids)}."
                 )
             entry = {
                 "id": len(self.entries) + 1,
@@ -168,23 +271,26 @@ class Detections:
             self.entries.append(entry)
             self.by_pair[image, category].append(entry)
 
+    @property
+    def has_masks(self) -> bool:
+        """There are detections, and all of them have a mask."""
+        return bool(self.entries) and all("segmentation" in e["record"] for e in self.entries)
+
+    @property
+    def has_keypoints(self) -> bool:
+        """Some detection has keypoints."""
+        return any(entry["record"].get("keypoints") for entry in self.entries)
+
     def mask_areas(self) -> list[int]:
         """Pixels of each mask, counted once."""
         if self._mask_areas is None:
-            masks = [entry["record"]["segmentation"] for entry in self.entries]
-            areas: list[int] = []
-            for start in range(0, len(masks), _MASKS_PER_CALL):
-                areas += mask_util.area(masks[start : start + _MASKS_PER_CALL]).tolist()
-            self._mask_areas = areas
+            self._mask_areas = rle_areas([e["record"]["segmentation"] for e in self.entries])
         return self._mask_areas
 
     def most_per_image(self) -> int:
         """The largest number of detections that an image has."""
-        counts: dict[int, int] = defaultdict(int)
-        for entry in self.entries:
-            counts[entry["image_id"]] += 1
-        return max(counts.values(), default=0)
+        return max(Counter(entry["image_id"] for entry in self.entries).values(), default=0)
 
-
-def _shorten(ids: list) -> str:
-    return ", ".join(map(str, ids[:6])) + (" …" if len(ids) > 6 else "")
+    def most_per_pair(self) -> int:
+        """The largest number of detections that an image has of one category."""
+        return max(map(len, self.by_pair.values()), default=0)

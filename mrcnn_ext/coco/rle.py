@@ -1,16 +1,107 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Run-length encoded masks: their runs, and the part of the image they fill.
+"""Run-length encoded masks: from any form of segmentation, their runs, and the part they fill.
 
 COCO's encoding lists the lengths of runs of zeros and ones in turn, column by column. pycocotools
-decodes whole images and trusts what it is given; here a mask is decoded where it is, and a damaged
-one is found.
+decodes whole images and trusts what it is given: a damaged string gives it a wrong mask or a wild
+size. Here damage is found, and a mask is decoded where it is.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
-__all__ = ["mask_crop", "rle_runs"]
+import numpy as np
+from pycocotools import mask as mask_util
+
+from ..messages import describe
+from .values import is_whole
+
+__all__ = ["encode_mask", "mask_crop", "rle_areas", "rle_box", "rle_counts", "rle_runs"]
+__all__ += ["text_rle", "to_rle"]
+
+_CHARACTERS = 7  # of one number: 35 bits; pycocotools keeps 32
+_MOST_PIXELS = 2**32 - 1
+_FAR = 1e6  # pixels; drawing a polygon costs memory in proportion to the length of its outline
+_MASKS_PER_CALL = 255  # of pycocotools' area: it counts them in eight bits
+
+
+# ------------------------------------------------------------------------------------- conversion
+
+
+def to_rle(segmentation, height: int, width: int) -> dict:
+    """Any form of segmentation as compressed RLE, checked.
+
+    Args:
+        segmentation: list of polygons [x1, y1, x2, y2, ...], which are united (those of fewer than
+            three points are left out); RLE, uncompressed or compressed (str or bytes); list of RLEs,
+            which are united; or a dense mask, an array or tensor (height, width).
+        height, width: of the image, in pixels.
+
+    Returns:
+        dict with "size", [height, width], and "counts", str if they were given so, else bytes.
+
+    Raises:
+        ValueError: it is none of these, is damaged, or has another size than the image.
+    """
+    if isinstance(segmentation, dict):
+        return _checked(segmentation, height, width)
+    if isinstance(segmentation, (list, tuple)):
+        if any(isinstance(part, dict) for part in segmentation):
+            return mask_util.merge([to_rle(part, height, width) for part in segmentation])
+        return _drawn(segmentation, height, width)
+    if hasattr(segmentation, "shape"):
+        _check_size(tuple(segmentation.shape), height, width)
+        return encode_mask(segmentation)
+    raise ValueError(
+        f"its segmentation is neither polygons nor RLE nor a mask, but {describe(segmentation)}"
+    )
+
+
+def _checked(rle: dict, height: int, width: int) -> dict:
+    if not {"size", "counts"} <= rle.keys():
+        raise ValueError("its segmentation is no RLE with 'size' and 'counts'")
+    _check_size(_size(rle), height, width)
+    runs = rle_runs(rle)
+    if isinstance(rle["counts"], (str, bytes)):
+        return {"size": [height, width], "counts": rle["counts"]}
+    return mask_util.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
+
+
+def _drawn(polygons: Sequence, height: int, width: int) -> dict:
+    try:
+        kept = [np.asarray(p, dtype=np.float64) for p in polygons if len(p) >= 6]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"its polygons are not lists of numbers ({error})") from error
+    for polygon in kept:
+        if polygon.ndim != 1:
+            raise ValueError("its polygons are not flat lists of numbers [x1, y1, x2, y2, ...]")
+        if not (np.abs(polygon) < _FAR).all():
+            raise ValueError(f"a polygon has coordinates that are NaN or beyond {_FAR:g} pixels")
+    if not kept:
+        return encode_mask(np.zeros((height, width), dtype=np.uint8))
+    rles = mask_util.frPyObjects([polygon.tolist() for polygon in kept], height, width)
+    return rles[0] if len(rles) == 1 else mask_util.merge(rles)
+
+
+def _check_size(size: tuple[int, ...], height: int, width: int) -> None:
+    if size != (height, width):
+        pixels = " x ".join(map(str, reversed(size)))
+        raise ValueError(f"a mask of {pixels} pixels, but the image has {width} x {height}")
+
+
+def encode_mask(mask) -> dict:
+    """Compressed RLE (bytes) of a dense mask: array or CPU tensor (height, width), not 0 is inside."""
+    return mask_util.encode(np.asfortranarray(np.asarray(mask) != 0).view(np.uint8))
+
+
+def text_rle(rle: dict) -> dict:
+    """A compressed RLE as json can hold it: size as a list, counts as str."""
+    counts = rle["counts"]
+    text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+    return {"size": list(rle["size"]), "counts": text}
+
+
+# ------------------------------------------------------------------------------------------- runs
 
 
 def rle_runs(rle: dict) -> np.ndarray:
@@ -25,39 +116,105 @@ def rle_runs(rle: dict) -> np.ndarray:
     Raises:
         ValueError: the counts are no such encoding, or do not fill the image.
     """
-    height, width = rle["size"]
-    counts = rle["counts"]
-    if isinstance(counts, (str, bytes)):
-        runs = _uncompress(counts.encode("ascii") if isinstance(counts, str) else counts)
-    else:
-        runs = np.asarray(counts, dtype=np.int64)
-    if runs.ndim != 1 or (runs < 0).any() or int(runs.sum()) != height * width:
+    height, width = _size(rle)
+    total = height * width
+    runs = rle_counts(rle["counts"])
+    # A single run is looked at first, so that the sum cannot overflow.
+    if len(runs) and runs.max() > total:
+        raise ValueError(f"a run is longer than its image of {width} x {height} pixels")
+    if runs.sum() != total:
         raise ValueError(
             f"its runs do not fill an image of {width} x {height} pixels "
-            f"(they add up to {int(runs.sum())}, expected {height * width})"
+            f"(they add up to {runs.sum()}, expected {total})"
         )
     return runs
 
 
+def _size(rle: dict) -> tuple[int, int]:
+    size = rle["size"]
+    good = isinstance(size, (list, tuple, np.ndarray)) and len(size) == 2
+    if not good or not all((is_whole(s) or isinstance(s, np.integer)) and s >= 0 for s in size):
+        raise ValueError(f"its size is {describe(size)}, expected [height, width]")
+    height, width = map(int, size)
+    if height * width > _MOST_PIXELS:
+        raise ValueError(f"its size is {describe(size)}, more pixels than 32 bits can count")
+    return height, width
+
+
+def rle_counts(counts: str | bytes | Sequence[int]) -> np.ndarray:
+    """The run lengths of a COCO RLE, background first, whatever the size of the image.
+
+    Args:
+        counts: the compressed string or the list of run lengths.
+
+    Returns:
+        (R,) int64, none negative.
+
+    Raises:
+        ValueError: says why they are none.
+    """
+    if isinstance(counts, (str, bytes)):
+        runs = _uncompress(counts.encode("utf-8") if isinstance(counts, str) else counts)
+    elif isinstance(counts, (list, tuple, np.ndarray)):
+        runs = _whole_numbers(counts)
+    else:
+        raise ValueError(f"its counts are {describe(counts)}, not a string or a list")
+    if len(runs) and runs.min() < 0:
+        raise ValueError("it has runs of negative length")
+    return runs
+
+
+def _whole_numbers(counts: Sequence[int]) -> np.ndarray:
+    try:
+        runs = np.asarray(counts)
+    except (ValueError, OverflowError):  # lists of different lengths
+        runs = np.zeros((1, 1), dtype=object)
+    if len(counts) and (runs.ndim != 1 or runs.dtype.kind not in "iu"):
+        raise ValueError("its counts are not whole numbers")
+    return runs.astype(np.int64)
+
+
 def _uncompress(counts: bytes) -> np.ndarray:
-    """Numbers of 5 bits a character, low bits first; from the fourth on, differences to the one
-    before the last (as in pycocotools' rleFrString)."""
-    characters = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
-    if not len(characters):
-        return np.zeros(0, dtype=np.int64)
-    if characters.min() < 0 or characters.max() > 63 or characters[-1] & 0x20:
-        raise ValueError("its counts are not COCO's compressed RLE, or end too early")
-    ends = np.flatnonzero((characters & 0x20) == 0)
+    """As pycocotools' rleFrString.
+
+    Six bits a character: five of the number, low ones first, and one for "more follow". The highest
+    bit of the last character is the sign; from the fourth number on, it is the difference to the
+    number before the last one.
+    """
+    codes = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
+    if not len(codes):
+        return codes
+    if codes.min() < 0 or codes.max() > 63:
+        raise ValueError("its string has characters that COCO's RLE does not use")
+    if codes[-1] & 32:
+        raise ValueError("its string breaks off")
+    ends = np.flatnonzero(codes < 32)
     starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    if lengths.max() > 12:  # 60 bits
-        raise ValueError("its counts hold a number that is too large")
-    place = np.arange(len(characters)) - np.repeat(starts, lengths)
-    values = np.add.reduceat((characters & 0x1F) << (5 * place), starts)
-    values -= np.where(characters[ends] & 0x10, np.int64(1) << (5 * lengths), 0)
-    values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])
-    return values
+    lengths = ends + 1 - starts
+    if lengths.max() > _CHARACTERS:
+        raise ValueError("it has a number beyond 32 bits")
+    shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
+    numbers = np.add.reduceat((codes & 31) << shifts, starts)
+    numbers -= np.where(codes[ends] & 16, np.int64(1) << 5 * lengths, 0)
+    for first in (1, 2):
+        numbers[first::2] = np.cumsum(numbers[first::2])
+    return numbers
+
+
+# ------------------------------------------------------------------------------ what a mask covers
+
+
+def rle_areas(rles: Sequence[dict]) -> list[int]:
+    """Pixels of each of several compressed RLEs."""
+    areas: list[int] = []
+    for start in range(0, len(rles), _MASKS_PER_CALL):
+        areas += mask_util.area(rles[start : start + _MASKS_PER_CALL]).tolist()
+    return areas
+
+
+def rle_box(rle: dict) -> list[float]:
+    """The box of a compressed RLE: x, y, width, height in pixels; zeros for an empty mask."""
+    return mask_util.toBbox(rle).tolist()
 
 
 def mask_crop(rle: dict) -> tuple[int, int, np.ndarray]:

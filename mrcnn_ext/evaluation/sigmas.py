@@ -26,7 +26,7 @@ from pycocotools import mask as mask_util
 from rich.console import Console
 from rich.table import Table
 
-from ..data.check.dataset import load_coco
+from ..coco.read import read_coco
 from ..errors import DataError
 from ..files import write_json
 from ..skeletons import DEFAULT_SIGMA
@@ -73,7 +73,7 @@ def estimate_sigmas(files: Sequence[str | Path], seed: int = 0) -> dict[int, lis
         DataError: a file cannot be used, the files' keypoints differ, or all annotations of a
             keypoint are the same, which a copy's are.
     """
-    contents = [load_coco(str(file)) for file in files]
+    contents = [read_coco(str(file)) for file in files]
     names = _keypoint_names(files, contents)
     rng = np.random.default_rng(seed)
     rows: dict[int, list[list[tuple[float, float]]]] = {
@@ -210,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(highlight=False)
     try:
         found = estimate_sigmas(args.files)
-        content = load_coco(args.files[0])
+        content = read_coco(args.files[0])
         _print(console, found, {c["id"]: c["name"] for c in content["categories"]})
         if len(args.files) == 1:
             console.print(f"One file tells no sigmas: every one is the default, {DEFAULT_SIGMA}.")

@@ -32,8 +32,8 @@ def _damage(records, what):
         record["segmentation"]["counts"] += "o10"
     elif what == "counts cut":
         record["segmentation"]["counts"] = record["segmentation"]["counts"][:-2]
-    elif what == "polygon":
-        record["segmentation"] = [[1, 2, 3, 4, 5, 6]]
+    elif what == "no mask":
+        record["segmentation"] = 3
     elif what == "not a dict":
         records[1] = [1, 2]
     elif what == "image":
@@ -54,7 +54,7 @@ def _damage(records, what):
         ("other size", "a mask of 9 x 7 pixels, but the image has"),
         ("runs too long", "damaged mask"),
         ("counts cut", "damaged mask"),
-        ("polygon", "is no RLE"),
+        ("no mask", "neither polygons nor RLE"),
         ("not a dict", "is a list, expected an object"),
         ("image", "image id 4711, which is not in .*truth.json"),
         ("category", "has category 1; .* has the categories 2, 5, 8, 11"),
@@ -75,20 +75,24 @@ def test_files_that_are_no_json(tmp_path):
     good = write(tmp_path / "good.json", records)
     cut = tmp_path / "cut.json"
     cut.write_text(json.dumps(records)[:-100])
-    with pytest.raises(DataError, match=r"cut\.json: is no whole json file"):
+    with pytest.raises(DataError, match=r"cut\.json: is not valid json, or not all of it is there"):
         evaluate_results_file(truth, cut)
     with pytest.raises(DataError, match="expected a list of predictions, found a dict"):
         evaluate_results_file(truth, write(tmp_path / "dict.json", {}))
     with pytest.raises(DataError, match=r"nothing\.json: cannot be read"):
         evaluate_results_file(truth, tmp_path / "nothing.json")
-    with pytest.raises(DataError, match=r"cut\.json: is no COCO ground truth"):
+    with pytest.raises(DataError, match=r"cut\.json: is not valid json"):
         evaluate_results_file(cut, good)
-    with pytest.raises(DataError, match=r"is no COCO ground truth|has no 'annotations'"):
+    with pytest.raises(
+        DataError, match=r"is no COCO data set: it holds a list \(detection results"
+    ):
         evaluate_results_file(good, good)
-    with pytest.raises(DataError, match="neither a file nor a registered data set"):
+    with pytest.raises(
+        DataError, match="no data set 'no_such_set' is registered, and it is no file"
+    ):
         evaluate_results_file("no_such_set", good)
     images = {"images": dataset["images"], "categories": dataset["categories"]}
-    with pytest.raises(DataError, match="has no 'annotations'"):
+    with pytest.raises(DataError, match="is no COCO data set: 'annotations' is missing"):
         evaluate_results_file(write(tmp_path / "images.json", images), good)
 
 

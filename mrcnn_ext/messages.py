@@ -1,0 +1,26 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Parts of error messages: shortened lists and values, names that are close to a wrong one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["describe", "shorten", "similar"]
+
+
+def shorten(items: Iterable, most: int = 6) -> str:
+    """The first ``most`` items, separated by commas, and "…" if there are more."""
+    items = list(items)
+    return ", ".join(map(str, items[:most])) + (", …" if len(items) > most else "")
+
+
+def similar(name: str, names: Iterable[str]) -> list[str]:
+    """Up to four of ``names`` that are spelled much like ``name``, the closest first."""
+    return difflib.get_close_matches(name, list(names), n=4)
+
+
+def describe(value, length: int = 60) -> str:
+    """``repr(value)``, cut to ``length`` characters."""
+    text = repr(value)
+    return text if len(text) <= length else text[: length - 3] + "..."
