@@ -6,8 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..report.plots import line_color
-from ..report.tables import Cell
+from ..page import Cell, line_color
 from .results import Comparison
 from .statistics import Interval, mean, spread
 

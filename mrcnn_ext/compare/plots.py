@@ -1,12 +1,12 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Plots of a comparison; ``mrcnn_ext.report.plots.render`` makes pictures of them."""
+"""Plots of a comparison; ``mrcnn_ext.page.render`` makes pictures of them."""
 
 from __future__ import annotations
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..report.plots import line_color
+from ..page import line_color
 from .results import AREAS, Comparison
 from .statistics import mean, spread
 

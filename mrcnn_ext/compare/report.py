@@ -7,18 +7,14 @@ import hashlib
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from .. import report as report_package
-from .._version import __version__
 from ..data.skeletons import skeletons_of_dataset
 from ..evaluation.boundary import mask_and_boundary_iou
 from ..files import write_json
-from ..report.page import data_uri, shown_plot
+from ..page import data_uri, png_bytes, render_page, shown_plot
 from . import plots, tables
 from .checks import run_settings
 from .cost import measure_costs
@@ -165,16 +161,9 @@ def _write_page(plan: Plan, c: Comparison, made: list[tables.NamedTable]) -> Non
             folder, "differences", lambda: plots.plot_differences(c), "differences to the baseline"
         )
     grid = _grid(plan, c, folder)
-    shared = Path(report_package.__file__).parent / "template"
-    environment = Environment(
-        loader=FileSystemLoader([Path(__file__).parent / "template", shared]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template("compare.html").render(
-        version=__version__,
+    text = render_page(
+        Path(__file__).parent / "template" / "compare.html",
+        title=f"Comparison of {plan.part.name} heads",
         plan=plan,
         iterations=plan.base_config(plan.iterations).SOLVER.MAX_ITER,
         comparison=c,
@@ -207,8 +196,6 @@ def _grid(plan: Plan, c: Comparison, folder: Path) -> str | None:
         picture = draw_keypoint_grid(c, records, choices, skeletons, seed)
     if picture is None:
         return None
-    done, data = cv2.imencode(".png", np.ascontiguousarray(picture[:, :, ::-1]))
-    if not done:
-        raise OSError("OpenCV cannot write PNG")
-    (folder / f"{plan.part.name}s.png").write_bytes(data.tobytes())
-    return data_uri(data.tobytes(), "png")
+    data = png_bytes(picture)
+    (folder / f"{plan.part.name}s.png").write_bytes(data)
+    return data_uri(data, "png")

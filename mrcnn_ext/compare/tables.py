@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..report.tables import Cell, Table
+from ..page import Cell, Table
 from .cells import NONE, ap_cell, cost_cell, head_cell, measure_cell, text_of
 from .keypoint.objects import KEYPOINT_QUALITIES
 from .keypoint.tables import keypoint_ap, keypoint_main, keypoint_sizes

@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import ConfigError, DataError
 from ..files import write_json
+from ..page import staged_folder
 from .analysis import Analysis, analyse, choose_task
 from .examples import make_examples
 from .load import load_ground_truth, load_results
@@ -94,7 +92,7 @@ def make_report(
         "instances": truth.num_instances,
         "results": [a.as_json(truth.class_names) for a in analyses],
     }
-    with _staged(Path(out)) as folder:
+    with staged_folder(Path(out)) as folder:
         write_json(folder / "report.json", content)
         write_page(folder, truth, analyses, drawn, task=task, max_dets=max_dets, title=title,
                    given_threshold=score_threshold)  # fmt: skip
@@ -121,25 +119,3 @@ def _truth(dataset: str | None, annotations, images):
 
     target = _target(dataset)
     return load_ground_truth(target.json_file, images or target.image_root, dataset)
-
-
-@contextmanager
-def _staged(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` whose files are moved there when all of them are finished."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".report.", dir=out))
-    except OSError as error:
-        raise DataError(f"--out {out}: {error.strerror or error}.") from error
-    try:
-        yield work
-        # The page comes last: if it is there, so is the rest.
-        for path in sorted(work.iterdir(), key=lambda p: p.suffix == ".html"):
-            target = out / path.name
-            if path.is_dir() and target.is_dir():
-                target.rename(work / "old")
-            os.replace(path, target)
-    except OSError as error:
-        raise DataError(f"--out {out}: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

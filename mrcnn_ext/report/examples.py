@@ -9,7 +9,7 @@ import numpy as np
 from detectron2.data.detection_utils import read_image
 
 from ..errors import DataError
-from ..visualization.panels import Item, draw_items
+from ..visualization.judged import Item, draw_items
 from .analysis import Analysis
 from .calibration import choose_examples
 from .error_kinds import CLS, FALSE_KINDS, IGNORED, RIGHT

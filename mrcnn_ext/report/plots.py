@@ -1,39 +1,19 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""The report's plots, each once for light and once for dark pages."""
+"""Plots of the report."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
-from typing import Any
-
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..visualization.panels import COLORS
+from ..page import line_color
+from ..visualization.judged import COLORS
 from .error_kinds import FALSE_KINDS, IGNORED, KINDS, RIGHT
 
-__all__ = ["DPI", "KIND_NAMES", "THEMES", "Plot", "has_class_curves", "line_color", "render"]
-__all__ += ["plot_calibration", "plot_class_curves", "plot_curves", "plot_error_costs"]
-__all__ += ["plot_error_counts", "plot_scores"]
+__all__ = ["KIND_NAMES", "has_class_curves", "plot_calibration", "plot_class_curves"]
+__all__ += ["plot_curves", "plot_error_costs", "plot_error_counts", "plot_scores"]
 
-THEMES = {
-    "light": {"ink": "#24292f", "faint": "#d0d7de", "ground": "#ffffff"},
-    "dark": {"ink": "#d6dbe1", "faint": "#3b434d", "ground": "#1b2129"},
-}
-_LINE_COLORS = (
-    "#3b76e8",
-    "#ef8121",
-    "#1fa187",
-    "#a55fd6",
-    "#d9406f",
-    "#8f8a3a",
-    "#4fb3d9",
-    "#7d8794",
-)
 KIND_NAMES = {
     "cls": "classification",
     "loc": "localisation",
@@ -42,45 +22,7 @@ KIND_NAMES = {
     "bkg": "background",
     "miss": "missed",
 }
-DPI = 160
 _MULTIPLES = 12  # classes up to which each gets a curve of its own
-
-Plot = Callable[[], Figure]
-
-
-def render(plot: Plot, theme: str) -> bytes:
-    """PNG of what ``plot`` draws."""
-    colors = THEMES[theme]
-    style: dict[Any, Any] = {
-        "font.family": "DejaVu Sans",
-        "font.size": 9,
-        "axes.titlesize": 10,
-        "axes.titleweight": "bold",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.axisbelow": True,
-        "legend.frameon": False,
-        "grid.linewidth": 0.7,
-        "grid.color": colors["faint"],
-        "axes.edgecolor": colors["faint"],
-        "axes.facecolor": colors["ground"],
-        "figure.facecolor": colors["ground"],
-        "savefig.facecolor": colors["ground"],
-        **dict.fromkeys(
-            ["text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.titlecolor"],
-            colors["ink"],
-        ),
-    }
-    with matplotlib.rc_context(style):
-        figure = plot()
-        FigureCanvasAgg(figure)
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
-    return file.getvalue()
-
-
-def line_color(index: int) -> str:
-    return _LINE_COLORS[index % len(_LINE_COLORS)]
 
 
 def plot_curves(analyses: list) -> Figure:

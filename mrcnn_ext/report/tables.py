@@ -3,17 +3,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-import numpy as np
-
+from ..page import Cell, Table, count, line_color, number
 from .analysis import Analysis
 from .error_kinds import KINDS
 from .load import GroundTruth
-from .plots import KIND_NAMES, line_color
+from .plots import KIND_NAMES
 from .scores import AREAS
 
-__all__ = ["Cell", "Table", "class_table", "error_table", "head_table", "keypoint_table"]
+__all__ = ["class_table", "error_count_table", "error_table", "head_table", "keypoint_table"]
 __all__ += ["mask_table", "point_table", "size_table"]
 
 _SIZE_NAMES = {
@@ -22,77 +19,6 @@ _SIZE_NAMES = {
     "medium": "medium (32² to 96²)",
     "large": "large (96² and more)",
 }
-
-
-@dataclass
-class Cell:
-    """One number or word.
-
-    Attributes:
-        text: what is shown.
-        value: what is sorted by; None sorts last.
-        delta: difference to the first result file, as text; empty for none.
-        trend: "better", "worse" or "same".
-        bar: length of the bar behind it, in 0 … 1; None for no bar.
-        color: of a swatch before it.
-    """
-
-    text: str
-    value: float | str | None = None
-    delta: str = ""
-    trend: str = ""
-    bar: float | None = None
-    color: str = ""
-
-
-@dataclass
-class Table:
-    """Columns may stand under groups: (name, number of columns, colour). If it is ``stacked``,
-    differences stand below the numbers, which takes less width."""
-
-    columns: list[str]
-    rows: list[list[Cell]]
-    groups: list[tuple[str, int, str]] = field(default_factory=list)
-    sortable: bool = False
-    stacked: bool = True
-
-    @property
-    def starts(self) -> set[int]:
-        """Indices of the columns that a group begins with, but for the first group."""
-        ends = np.cumsum([width for _, width, _ in self.groups])
-        return set(ends[:-1].tolist())
-
-
-def number(
-    value: float, first: float | None = None, *, scale: float = 100, lower_is_better: bool = False
-) -> Cell:
-    """A score as points with one decimal; NaN is a dash."""
-    if value != value:
-        return Cell("\u2013")
-    text = f"{scale * value:.1f}"
-    cell = Cell(text if text != "-0.0" else "0.0", value)
-    if first is not None and first == first:
-        # Of the numbers shown, so that the columns add up.
-        difference = round(scale * value, 1) - round(scale * first, 1)
-        _set_delta(cell, difference, f"{abs(difference):.1f}", lower_is_better)
-    return cell
-
-
-def count(value: int, first: int | None = None, *, lower_is_better: bool = False) -> Cell:
-    cell = Cell(f"{value:,}".replace(",", "\u202f"), value)
-    if first is not None:
-        difference = value - first
-        text = f"{abs(difference):,}".replace(",", "\u202f")
-        _set_delta(cell, difference, text, lower_is_better)
-    return cell
-
-
-def _set_delta(cell: Cell, difference: float, text: str, lower_is_better: bool) -> None:
-    if abs(difference) < 1e-9 or float(text.replace("\u202f", "")) == 0:
-        cell.delta, cell.trend = "±0", "same"
-        return
-    cell.delta = ("+" if difference > 0 else "\u2212") + text
-    cell.trend = "better" if (difference > 0) != lower_is_better else "worse"
 
 
 def _names(analyses: list[Analysis]) -> list[Cell]:

@@ -12,7 +12,7 @@ import numpy as np
 from detectron2.data.detection_utils import read_image
 
 from ...skeletons import SkeletonSet
-from ...visualization.panels import legend_strip, sheet
+from ...visualization.sheets import legend_strip, sheet
 from ..mask.pictures import SIDE, Choice, crop_window, cut_window
 from ..results import Comparison
 from .objects import PosedObject, posed_objects

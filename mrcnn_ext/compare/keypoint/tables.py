@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from ...report.tables import Cell, Table
+from ...page import Cell, Table
 from ..cells import NONE, ap_cell, cost_cell, head_cell, measure_cell
 from ..results import AREAS, Comparison
 

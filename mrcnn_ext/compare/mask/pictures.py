@@ -13,7 +13,7 @@ import numpy as np
 from detectron2.data.detection_utils import read_image
 from pycocotools import mask as mask_util
 
-from ...visualization.panels import legend_strip, sheet
+from ...visualization.sheets import legend_strip, sheet
 from ..results import Comparison
 from .objects import TrueObject, true_objects
 

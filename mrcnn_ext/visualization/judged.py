@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
 import cv2
 import numpy as np
-from matplotlib import get_data_path
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from pycocotools import mask as mask_util
 
-__all__ = ["COLORS", "Item", "draw_items", "legend_strip", "sheet"]
+from .labels import font
+
+__all__ = ["COLORS", "Item", "draw_items"]
 
 # By kind of error; also those of the plots and of the page.
 COLORS = {
@@ -29,8 +28,6 @@ COLORS = {
     "crowd": "#9aa0a6",
 }
 _MIN_SIDE, _MAX_SIDE = 640, 1000  # pixels of the longer side that are drawn on
-_GAP = 8
-_LIGHT, _INK = (248, 249, 250), (33, 37, 41)
 
 
 @dataclass
@@ -72,49 +69,6 @@ def draw_items(image: np.ndarray, items: Iterable[Item]) -> np.ndarray:
     for item in items:
         _outline(canvas, item, scale)
     return _write_labels(canvas, items, scale)
-
-
-def sheet(panels: list[np.ndarray], captions: list[str], strip: np.ndarray) -> np.ndarray:
-    """Panels of equal size side by side, a caption over each, a legend below."""
-    height, width = panels[0].shape[:2]
-    font = _font(max(13, width // 36))
-    bar = round(2 * font.size)
-    picture = Image.new(
-        "RGB", (len(panels) * (width + _GAP) - _GAP, height + bar + strip.shape[0]), _LIGHT
-    )
-    draw = ImageDraw.Draw(picture)
-    for index, (panel, caption) in enumerate(zip(panels, captions)):
-        x = index * (width + _GAP)
-        picture.paste(Image.fromarray(panel), (x, bar))
-        draw.text((x + 4, bar // 2), _shortened(caption, font, width - 8), _INK, font, anchor="lm")
-    picture.paste(Image.fromarray(strip), (0, height + bar))
-    return np.asarray(picture)
-
-
-def legend_strip(
-    entries: list[tuple[str, str]], width: int, colors: Mapping[str, str] = COLORS
-) -> np.ndarray:
-    """A legend as wide as a sheet: (kind, text) each; wraps into lines."""
-    font = _font(17)
-    line, swatch = 30, 18
-    places, x, y = [], 4.0, 0
-    for kind, text in entries:
-        needed = swatch + 8 + font.getlength(text) + 22
-        if x + needed > width and x > 4:
-            x, y = 4.0, y + line
-        places.append((kind, text, x, y))
-        x += needed
-    picture = Image.new("RGB", (width, y + line), _LIGHT)
-    draw = ImageDraw.Draw(picture)
-    for kind, text, left, top in places:
-        box = (left, top + 7, left + swatch, top + 7 + 16)
-        if kind in ("miss", "crowd"):
-            for start in (0, 7, 14):
-                draw.line((left + start, top + 15, left + start + 4, top + 15), colors[kind], 4)
-        else:
-            draw.rectangle(box, fill=colors[kind])
-        draw.text((left + swatch + 8, top + line // 2), text, _INK, font, anchor="lm")
-    return np.asarray(picture)
 
 
 # ----------------------------------------------------------------------------------------- outlines
@@ -173,20 +127,20 @@ def _dashes(canvas: np.ndarray, line: np.ndarray, color: tuple, thick: int) -> N
 def _write_labels(canvas: np.ndarray, items: list[Item], scale: float) -> np.ndarray:
     picture = Image.fromarray(canvas)
     draw = ImageDraw.Draw(picture)
-    font = _font(max(14, max(canvas.shape[:2]) // 40))
+    face = font(max(14, max(canvas.shape[:2]) // 40))
     taken: list[tuple[float, float, float, float]] = []
     # The small ones last in drawing, first in writing: they have less room.
     for item in reversed(items):
         if not item.label:
             continue
-        size = font.getlength(item.label) + 8, font.size + 6
+        size = face.getlength(item.label) + 8, face.size + 6
         place = _free_place(item, scale, size, picture.size, taken)
         if place is None:
             continue
         taken.append(place)
         draw.rounded_rectangle(place, 3, fill=COLORS[item.kind], outline="white")
         middle = (place[0] + 4, (place[1] + place[3]) / 2)
-        draw.text(middle, item.label, _ink_on(item.kind), font, anchor="lm")
+        draw.text(middle, item.label, _ink_on(item.kind), face, anchor="lm")
     return np.asarray(picture)
 
 
@@ -218,17 +172,3 @@ def _rgb(kind: str) -> tuple[int, int, int]:
 def _ink_on(kind: str) -> str:
     red, green, blue = _rgb(kind)
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 150 else "white"
-
-
-@lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib."""
-    return ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
-
-
-def _shortened(text: str, font, width: float) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
