@@ -43,14 +43,17 @@ class Curves:
     max_dets: tuple[int, ...]
 
     def ap(
-        self, iou: float | None = None, area: str = "all", category: Sequence[int] | None = None
+        self,
+        iou: float | None = None,
+        area: str = "all",
+        category: int | Sequence[int] | None = None,
     ) -> float:
         """Average precision in 0 … 1; NaN where there is no object.
 
         Args:
             iou: threshold; None takes the mean over all of them.
             area: of ``areas``.
-            category: indices of those that count; None takes all.
+            category: index, or indices, of those that count; None takes all.
         """
         return _mean(self._chosen(self.precision, iou, area, category))
 
@@ -58,13 +61,15 @@ class Curves:
         self,
         iou: float | None = None,
         area: str = "all",
-        category: Sequence[int] | None = None,
+        category: int | Sequence[int] | None = None,
         limit: int = -1,
     ) -> float:
         """Average recall, as :meth:`ap`; ``limit`` is an index of ``max_dets``."""
         return _mean(self._chosen(self.recall, iou, area, category, limit))
 
-    def curve(self, iou: float | None = None, category: Sequence[int] | None = None) -> np.ndarray:
+    def curve(
+        self, iou: float | None = None, category: int | Sequence[int] | None = None
+    ) -> np.ndarray:
         """(R,) precision at recall 0 … 1, the mean over categories that have objects."""
         values = self._chosen(self.precision, iou, "all", category)  # (T, R, K)
         kept = values[:, :, (values > -1).all(axis=(0, 1))]
@@ -75,7 +80,7 @@ class Curves:
         if iou is not None:
             first = round((iou - 0.5) / 0.05)
             values = values[first : first + 1]
-        return values if category is None else values[..., list(category)]
+        return values if category is None else values[..., np.atleast_1d(category)]
 
 
 def _mean(values: np.ndarray) -> float:
@@ -215,9 +220,9 @@ class Matching:
 
     def _evaluated(self, base: type, areas: tuple[str, ...], thresholds=None):
         numbers = len(self.ground_truth.image_ids), len(self.ground_truth.category_ids)
-        # Both libraries write into what they are given.
-        truth = _Annotations([dict(o, annotation=None) for o in self.objects], *numbers)
-        found = _Annotations([dict(entry) for entry in self.detections], *numbers)
+        # Both libraries write into what they are given, and one of them converts all of it.
+        truth = _Annotations([{**o, "annotation": None} for o in self.objects], *numbers)
+        found = _Annotations([{**d, "record": None} for d in self.detections], *numbers)
         evaluation = _with_overlaps(base)(truth, found, "keypoints" if self.keypoints else "bbox")
         evaluation.overlaps = self.overlaps
         pairs = {(o["image_id"], o["category_id"]) for o in self.objects}

@@ -15,7 +15,7 @@ from ..matching import Curves, Matching
 from ..overlaps import Overlaps
 from .task import Task, TaskInput, register_task
 
-__all__ = ["AveragePrecision", "summarize"]
+__all__ = ["BOX_AP", "MASK_AP", "AveragePrecision", "summarize"]
 
 # Detectron2's tools print what is logged below its own name.
 logger = logging.getLogger("detectron2." + __name__)
@@ -76,7 +76,7 @@ class AveragePrecision(Task):
             scores = [entry["record"]["score"] for entry in entries]
             areas = [_box_area(entry["record"]) for entry in entries]
         return [
-            {**entry, "score": score, "area": area, "record": None}
+            {**entry, "score": score, "area": area}
             for entry, score, area in zip(entries, scores, areas)
         ]
 
@@ -149,5 +149,7 @@ def _box_area(record: dict) -> float:
     return (max(x) - min(x)) * (max(y) - min(y))
 
 
-register_task(AveragePrecision("bbox", ("bbox",), Overlaps.boxes))
-register_task(AveragePrecision("segm", ("segmentation",), Overlaps.masks))
+BOX_AP = AveragePrecision("bbox", ("bbox",), Overlaps.boxes)
+MASK_AP = AveragePrecision("segm", ("segmentation",), Overlaps.masks)
+register_task(BOX_AP)
+register_task(MASK_AP)

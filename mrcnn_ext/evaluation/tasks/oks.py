@@ -14,7 +14,7 @@ from ..overlaps import Overlaps
 from .ap import AveragePrecision, summarize
 from .task import TaskInput, register_task
 
-__all__ = ["KeypointPrecision"]
+__all__ = ["KEYPOINT_AP", "KeypointPrecision"]
 
 _MAX_DETS = (20,)  # COCO's
 
@@ -92,4 +92,5 @@ def _sigmas_by_category(data: TaskInput) -> dict[int, np.ndarray]:
     return sigmas
 
 
-register_task(KeypointPrecision())
+KEYPOINT_AP = KeypointPrecision()
+register_task(KEYPOINT_AP)
