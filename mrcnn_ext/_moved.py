@@ -46,14 +46,16 @@ def moved_names(module: str, names: Mapping[str, str]) -> Callable[[str], object
 
     Args:
         module: the old module.
-        names: name -> the module that has it now.
+        names: name -> the module that has it now; with ":" and the new name if that changed.
     """
 
     def get(name: str):
         if name not in names:
             raise AttributeError(f"module '{module}' has no attribute '{name}'")
-        _warn(f"{module}.{name}", f"{names[name]}.{name}", stacklevel=3)
-        return getattr(importlib.import_module(names[name]), name)
+        new_module, _, new_name = names[name].partition(":")
+        new_name = new_name or name
+        _warn(f"{module}.{name}", f"{new_module}.{new_name}", stacklevel=3)
+        return getattr(importlib.import_module(new_module), new_name)
 
     return get
 

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import (
     ANCHOR_GENERATOR_REGISTRY,
@@ -17,6 +15,7 @@ from detectron2.modeling import (
 )
 
 from ..errors import ConfigError
+from ..messages import shorten, similar
 
 __all__ = ["check_config"]
 
@@ -69,7 +68,7 @@ def _check_names(cfg) -> None:
 
 def _check_dataset(cfg, key: str, name: str) -> None:
     if name not in DatasetCatalog:
-        near = ", ".join(_similar(name, DatasetCatalog.keys()))
+        near = ", ".join(similar(name, DatasetCatalog.keys()))
         raise ConfigError(
             f"{key} names '{name}', which is not registered"
             + (f"; similar names: {near}." if near else ".")
@@ -80,23 +79,12 @@ def _check_dataset(cfg, key: str, name: str) -> None:
     if classes and len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
         raise ConfigError(
             f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but '{name}' "
-            f"({key}) has {len(classes)} classes: {_shorten(classes)}."
+            f"({key}) has {len(classes)} classes: {shorten(classes)}."
         )
     keypoints = metadata.get("keypoint_names")
     count = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
     if cfg.MODEL.KEYPOINT_ON and keypoints and len(keypoints) != count:
         raise ConfigError(
             f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is {count}, but '{name}' ({key}) has "
-            f"{len(keypoints)} keypoints: {_shorten(keypoints)}."
+            f"{len(keypoints)} keypoints: {shorten(keypoints)}."
         )
-
-
-def _similar(name: str, names: Iterable[str]) -> list[str]:
-    import difflib
-
-    return difflib.get_close_matches(name, list(names), n=4)
-
-
-def _shorten(items) -> str:
-    items = list(items)
-    return ", ".join(items[:6]) + (", …" if len(items) > 6 else "")

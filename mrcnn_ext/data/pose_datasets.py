@@ -9,9 +9,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.utils.file_io import PathManager
 
+from ..coco.read import read_coco
 from ..errors import ConfigError, DataError
 from ..skeletons import SkeletonSet
-from .check.dataset import load_coco
 
 __all__ = ["load_coco_pose", "register_coco_pose", "register_configured_datasets"]
 
@@ -41,7 +41,7 @@ def register_coco_pose(
         DataError: the json cannot be read, or the skeletons do not fit; names the file.
     """
     path = os.fspath(json_file)
-    categories = sorted(load_coco(path)["categories"], key=lambda category: category["id"])
+    categories = sorted(read_coco(path)["categories"], key=lambda category: category["id"])
     if skeletons is None:
         try:
             skeletons = SkeletonSet.from_coco_categories(categories)

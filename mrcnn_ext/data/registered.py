@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from ..errors import DataError
 from ..messages import similar
 
-__all__ = ["CocoFiles", "find_coco"]
+__all__ = ["CocoFiles", "find_coco", "registered_coco"]
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,26 @@ def find_coco(dataset: str | os.PathLike) -> CocoFiles:
             raise DataError(f"'{name}' cannot be loaded: {error}") from error
     if metadata.get("json_file") is None:
         raise DataError(
-            f"'{name}' is not in COCO's format (json_file in its metadata): name the json itself; "
+            f"'{name}' is not in COCO's format (json_file in its metadata); "
             "detectron2.data.datasets.convert_to_coco_json writes it."
         )
     image_root = metadata.get("image_root")
-    return CocoFiles(
-        name,
-        str(metadata.json_file),
-        None if image_root is None else str(image_root),
-        metadata,
-    )
+    image_root = None if image_root is None else str(image_root)
+    return CocoFiles(name, str(metadata.json_file), image_root, metadata)
+
+
+def registered_coco(name: str) -> CocoFiles:
+    """:func:`find_coco` of a registered name whose json has the file names of its images.
+
+    Raises:
+        DataError: it is not registered, or not in COCO's format with a folder of images.
+    """
+    files = find_coco(name)
+    if files.metadata is None:
+        raise DataError(f"'{name}' is a file; expected the name of a registered data set.")
+    if files.image_root is None or files.metadata.get("evaluator_type") == "lvis":
+        raise DataError(
+            f"'{name}' is not in COCO's format (json_file and image_root in its metadata); "
+            "detectron2.data.datasets.convert_to_coco_json writes it."
+        )
+    return files

@@ -62,12 +62,12 @@ def match_instances(
         (detection, object) of each match.
     """
     found = _xywh(output.pred_boxes.tensor.numpy())
-    wanted, classes = _xywh(boxes), np.asarray(classes)
+    wanted = _xywh(boxes)
     scores, found_classes = output.scores.numpy(), output.pred_classes.numpy()
     matches = []
-    for category in dict.fromkeys(classes.tolist()):
+    for category in dict.fromkeys(classes):
         rows = np.flatnonzero(found_classes == category)
-        columns = np.flatnonzero(classes == category)
+        columns = np.flatnonzero(np.asarray(classes) == category)
         if len(rows):
             overlaps = mask_util.iou(found[rows], wanted[columns], [0] * len(columns))
             crowds = np.zeros(len(columns), dtype=bool)

@@ -16,11 +16,14 @@ from dataclasses import dataclass
 import numpy as np
 from pycocotools.cocoeval import COCOeval
 
+from .._moved import moved_names
 from ..coco.areas import AP_AREAS, AREA_NAMES
 from ..coco.index import GroundTruth, ImageCategory
 from ..errors import ConfigError
 
 __all__ = ["BACKENDS", "Curves", "Matches", "Matching", "choose_backend"]
+
+__getattr__ = moved_names(__name__, {"AREAS": "mrcnn_ext.coco.areas:AP_AREAS"})
 
 BACKENDS = ("auto", "faster_coco_eval", "pycocotools")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..coco.index import Detections, GroundTruth, load_ground_truth
 from ..coco.results import read_records
-from ..data.registered import CocoFiles, find_coco
+from ..data.registered import CocoFiles, registered_coco
 from ..errors import ConfigError, DataError
 from ..evaluation.settings import EvaluationSettings
 from ..files import write_json
@@ -119,7 +119,7 @@ def _truth(
 ) -> tuple[GroundTruth, EvaluationSettings]:
     if images is not None and not Path(images).is_dir():
         raise DataError(f"--images {images}: there is no such folder.")
-    files = CocoFiles("", str(annotations)) if dataset is None else find_coco(dataset)
+    files = CocoFiles("", str(annotations)) if dataset is None else registered_coco(dataset)
     truth = load_ground_truth(
         files.json_file, name=files.name, image_root=images or files.image_root
     )

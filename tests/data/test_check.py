@@ -20,11 +20,12 @@ from pycocotools import mask as mask_util
 from skimage.draw import polygon2mask
 
 from mrcnn_ext import add_mrcnn_ext_config
+from mrcnn_ext.coco.rle import rle_counts
 from mrcnn_ext.data import check
 from mrcnn_ext.data.check import Problem, check_coco_json
 from mrcnn_ext.data.check.__main__ import main
 from mrcnn_ext.data.check.against_config import check_with_config
-from mrcnn_ext.data.check.annotation import mask_findings, rle_counts
+from mrcnn_ext.data.check.annotation import mask_findings
 from mrcnn_ext.data.check.dataset import check_coco, count_coco
 from mrcnn_ext.errors import DataError
 

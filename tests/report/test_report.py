@@ -270,7 +270,9 @@ def test_keypoints(shapes, tmp_path):
     assert entry["keypoints"] == default
     assert entry["keypoints"]["AP"] == pytest.approx(1.0)
     assert 'id="keypoints"' in page.read_text(encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"--oks-sigmas: .* has 11 keypoints .* there are 3 sigmas"):
+    with pytest.raises(
+        ConfigError, match=r"--oks-sigmas: .* has 11 keypoints .* there are 3 sigmas"
+    ):
         make_report(**arguments, oks_sigmas=[0.05] * 3)
 
 
@@ -299,8 +301,14 @@ def test_an_earlier_report_is_replaced_and_other_files_stay(shapes, files, tmp_p
             {"category_id": 77},
             r"a prediction for image id 1 has category 77; .* has the categories 1, 2, 3",
         ),
-        ({"score": float("nan")}, r"prediction 2 \(image id 1\) has the 'score' nan, expected a finite"),
-        ({"bbox": [1, 2, 3]}, r"image id 1\) has the 'bbox' \[1, 2, 3\], expected four finite numbers"),
+        (
+            {"score": float("nan")},
+            r"prediction 2 \(image id 1\) has the 'score' nan, expected a finite",
+        ),
+        (
+            {"bbox": [1, 2, 3]},
+            r"image id 1\) has the 'bbox' \[1, 2, 3\], expected four finite numbers",
+        ),
         ({"bbox": [1, 2, -3, 4]}, r"'bbox' \[1, 2, -3, 4\]"),
         ({"bbox": None, "segmentation": None}, r"image id 1\) has neither bbox nor segmentation"),
         ({"segmentation": {"size": [5, 5], "counts": "PPYo0"}}, r"\[5, 5\], its image \[1\d\d, 1"),
@@ -326,7 +334,11 @@ def test_masks_that_are_asked_for_must_be_there(shapes, files, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "cannot be read"), ('[{"image_id": 1,', "is not valid json"), ("{}", "a list of predictions")],
+    [
+        (None, "cannot be read"),
+        ('[{"image_id": 1,', "is not valid json"),
+        ("{}", "a list of predictions"),
+    ],
 )
 def test_damaged_results(text, message, shapes, tmp_path):
     file = tmp_path / "results.json"

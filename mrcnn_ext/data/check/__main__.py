@@ -16,26 +16,18 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-from ...config.check import _similar
+from ...coco.read import read_coco
 from ...errors import ConfigError, DataError
 from ...files import write_json
+from ..registered import CocoFiles, registered_coco
 from .against_config import check_with_config
-from .dataset import Problem, Progress, check_coco, check_coco_json, count_coco, load_coco
+from .dataset import check_coco, count_coco
+from .problem import Progress
 
-__all__ = ["Problem", "check_coco_json", "main"]
-
-
-@dataclass(frozen=True)
-class _Target:
-    """What is to be checked: ``metadata`` is None for a file without a registered name."""
-
-    name: str
-    json_file: str
-    image_root: str
-    metadata: object = None
+__all__ = ["main"]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,9 +80,9 @@ def _run(args: argparse.Namespace) -> int:
         names = list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
         if not names:
             raise ConfigError(f"DATASETS.TRAIN and DATASETS.TEST of {args.config_file} are empty.")
-    targets = [_target(name) for name in names]
+    targets = [registered_coco(name) for name in names]
     if args.json_file:
-        targets.append(_Target(args.json_file, args.json_file, args.image_root))
+        targets.append(CocoFiles(args.json_file, args.json_file, args.image_root))
     results = []
     for target in targets:
         results.append(_check(target, cfg, not args.no_decode))
@@ -128,36 +120,14 @@ def _config(file: str):
     return cfg
 
 
-def _target(name: str) -> _Target:
-    from detectron2.data import DatasetCatalog, MetadataCatalog
-
-    if name not in DatasetCatalog:
-        near = ", ".join(_similar(name, DatasetCatalog.keys()))
-        hint = f"similar names: {near}" if near else "--import the module that registers it"
-        raise DataError(f"no data set '{name}' is registered; {hint}.")
-    metadata = MetadataCatalog.get(name)
-    if metadata.get("json_file") is None:  # some are made, and only then known, on first use
-        try:
-            DatasetCatalog.get(name)
-        except Exception as error:
-            raise DataError(f"'{name}' cannot be loaded: {error}") from error
-    json_file, image_root = metadata.get("json_file"), metadata.get("image_root")
-    if json_file is None or image_root is None or metadata.get("evaluator_type") == "lvis":
-        raise DataError(
-            f"'{name}' is not in COCO's format (json_file and image_root in its metadata), which "
-            "is what can be checked; detectron2.data.datasets.convert_to_coco_json writes it."
-        )
-    return _Target(name, str(json_file), str(image_root), metadata)
-
-
-def _check(target: _Target, cfg, decode: bool) -> dict:
+def _check(target: CocoFiles, cfg, decode: bool) -> dict:
     """The entry of one data set in the ``--json`` report."""
-    data = load_coco(target.json_file)
+    data = read_coco(target.json_file)
     problems = [] if cfg is None else check_with_config(data, cfg, target.metadata)
     with _progress() as progress:
         problems += check_coco(
             data,
-            target.image_root,
+            target.image_root or "",
             decode_images=decode,
             metadata=target.metadata,
             progress=progress,

@@ -1,12 +1,12 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""A COCO data set against Detectron2's metadata of it, and against a yaml config."""
+"""Compare a COCO data set with its metadata in Detectron2, and with a yaml config."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...config.check import _shorten
-from .dataset import Problem
+from ...messages import shorten
+from .problem import Problem
 
 __all__ = ["check_metadata", "check_with_config"]
 
@@ -15,7 +15,7 @@ def check_metadata(data: dict, metadata) -> list[Problem]:
     """Compare class and keypoint names of a COCO file with a data set's metadata.
 
     Args:
-        data: what :func:`~mrcnn_ext.data.check.dataset.load_coco` returned.
+        data: what :func:`~mrcnn_ext.coco.read.read_coco` returned.
         metadata: an entry of ``MetadataCatalog``.
     """
     return list(_metadata(data, metadata))
@@ -27,8 +27,8 @@ def _metadata(data: dict, metadata) -> Iterator[Problem]:
     if classes and names and list(classes) != names:
         yield _error(
             "metadata-classes",
-            f"thing_classes in the metadata of '{metadata.name}' is [{_shorten(classes)}] "
-            f"({len(classes)}), the json has [{_shorten(names)}] ({len(names)}) in the order of "
+            f"thing_classes in the metadata of '{metadata.name}' is [{shorten(classes)}] "
+            f"({len(classes)}), the json has [{shorten(names)}] ({len(names)}) in the order of "
             "its category ids; Detectron2 refuses to load it",
         )
     points = list(metadata.get("keypoint_names") or [])
@@ -47,9 +47,9 @@ def _metadata(data: dict, metadata) -> Iterator[Problem]:
         if found != expected:
             yield _error(
                 "metadata-keypoints",
-                f"keypoint_names in the metadata of '{metadata.name}' is [{_shorten(expected)}] "
+                f"keypoint_names in the metadata of '{metadata.name}' is [{shorten(expected)}] "
                 f"({len(expected)}), category {category.get('name')!r} of the json has "
-                f"[{_shorten(found)}] ({len(found)})",
+                f"[{shorten(found)}] ({len(found)})",
             )
     yield from _flips(points, metadata)
 
@@ -63,7 +63,7 @@ def _flips(points: list[str], metadata) -> Iterator[Problem]:
     if unknown:
         yield _error(
             "metadata-flip-map",
-            f"keypoint_flip_map in the metadata of '{metadata.name}' has {_shorten(unknown)}, "
+            f"keypoint_flip_map in the metadata of '{metadata.name}' has {shorten(unknown)}, "
             "which keypoint_names lacks",
         )
     for name in points:
@@ -77,7 +77,7 @@ def check_with_config(data: dict, cfg, metadata=None) -> list[Problem]:
     """Compare a COCO file with the config that is to train or test on it.
 
     Args:
-        data: what :func:`~mrcnn_ext.data.check.dataset.load_coco` returned.
+        data: what :func:`~mrcnn_ext.coco.read.read_coco` returned.
         cfg: a Detectron2 config.
         metadata: the data set's entry of ``MetadataCatalog``; None for a file without a name,
             which is taken for a training set.
@@ -106,7 +106,7 @@ def _classes(data: dict, cfg) -> Iterator[Problem]:
         yield _error(
             "config-num-classes",
             f"MODEL.ROI_HEADS.NUM_CLASSES is {expected}, the data set has {len(names)} categories: "
-            f"{_shorten(names)}",
+            f"{shorten(names)}",
         )
 
 

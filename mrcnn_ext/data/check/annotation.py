@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Box, mask and keypoints of one COCO annotation: what is wrong with them.
+"""Find what is wrong with the box, mask and keypoints of one COCO annotation.
 
 Each function yields findings, ``(severity, kind, message)``; who calls adds the ids.
 """
@@ -9,27 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from pycocotools import mask as mask_util
 
-__all__ = ["Finding", "box_findings", "keypoint_findings", "mask_findings", "rle_counts"]
+from ...coco.rle import rle_areas, rle_box, to_rle
+from ...coco.values import is_box, is_finite, is_number
+from ...messages import describe
+from .problem import Finding
 
-Finding = tuple[str, str, str]
+__all__ = ["box_findings", "keypoint_findings", "mask_findings"]
 
 # Annotation tools round, and put borders on pixel centres or corners.
 _BORDER = 1.0  # pixels
-_HUGE = 1e12
 _BOX_IOU = 0.5  # mask's box against bbox
 _BOX_SLACK = 2.0  # pixels: below, a low IoU is the rounding of a tiny object
 _SPECK = 2.0  # pixels, length of a polygon that may cover no pixel
 _AREA_RATIO, _AREA_SLACK = 0.2, 16.0  # both must be exceeded; the slack in pixels
-
-
-def _finite(values) -> bool:
-    return all(-_HUGE < v < _HUGE for v in values)  # json has whole numbers beyond float, too
-
-
-def _numeric(values) -> bool:
-    return all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
 
 
 # ------------------------------------------------------------------------------------------- box
@@ -46,10 +39,10 @@ def box_findings(annotation: dict, size: tuple[int, int] | None) -> Iterator[Fin
     if box is None:
         yield "error", "box-missing", "there is no bbox"
         return
-    if not isinstance(box, list) or len(box) != 4 or not _numeric(box):
-        yield "error", "box-format", f"bbox is {_text(box)}, not 4 numbers [x, y, width, height]"
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
+        yield "error", "box-format", f"bbox is {describe(box)}, not 4 numbers [x, y, width, height]"
         return
-    if not _finite(box):
+    if not all(map(is_finite, box)):
         yield "error", "box-not-finite", f"bbox {box} has NaN or infinite numbers"
         return
     x, y, w, h = box
@@ -69,7 +62,7 @@ def box_findings(annotation: dict, size: tuple[int, int] | None) -> Iterator[Fin
 
 def _good_box(annotation: dict) -> np.ndarray | None:
     box = annotation.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not _numeric(box) or not _finite(box):
+    if not is_box(box):
         return None
     return np.array([box[0], box[1], box[0] + box[2], box[1] + box[3]], dtype=float)
 
@@ -90,7 +83,7 @@ def mask_findings(annotation: dict, size: tuple[int, int] | None) -> Iterator[Fi
     elif isinstance(segmentation, list):
         found = yield from _polygons(segmentation, size)
     else:
-        text = f"segmentation is {_text(segmentation)}, neither a list of polygons nor an RLE"
+        text = f"segmentation is {describe(segmentation)}, neither a list of polygons nor an RLE"
         yield "error", "segmentation-format", text
         return
     if found is None or size is None:
@@ -108,7 +101,7 @@ def mask_findings(annotation: dict, size: tuple[int, int] | None) -> Iterator[Fi
 def _compare(annotation: dict, area: float, box: np.ndarray, size) -> Iterator[Finding]:
     """The mask's pixel count and its box (XYXY) against the fields ``area`` and ``bbox``."""
     stated = annotation.get("area")
-    if isinstance(stated, (int, float)) and 0 <= stated < _HUGE:
+    if is_finite(stated) and stated >= 0:
         difference = abs(area - stated)
         if difference > _AREA_SLACK and difference > _AREA_RATIO * max(area, stated):
             text = f"area is {stated:g}, but the mask has {area:.0f} pixels"
@@ -160,9 +153,7 @@ def _polygons(polygons: list, size):
         text = f"polygon reaches to {_xywh(box)}, far from the image of {width}x{height} pixels"
         yield "error", "mask-outside", text
         return None
-    rles = mask_util.frPyObjects(good, height, width)
-    rle = rles[0] if len(rles) == 1 else mask_util.merge(rles)
-    return float(mask_util.area(rle)), box
+    return float(rle_areas([to_rle(good, height, width)])[0]), box
 
 
 def _points(polygon: list) -> tuple[np.ndarray, Finding | None]:
@@ -200,69 +191,12 @@ def _rle(rle: dict, size):
     if size is None:
         return None
     try:
-        counts = rle_counts(rle["counts"])
-        total = size[0] * size[1]
-        if counts.sum() != total:
-            raise ValueError(f"its runs sum up to {counts.sum()} pixels, the image has {total}")
+        rle = to_rle(rle, *size)
     except ValueError as error:
         yield "error", "rle-invalid", f"the RLE cannot be decoded: {error}"
         return None
-    if isinstance(rle["counts"], list):
-        rle = mask_util.frPyObjects(rle, *size)
-    x, y, w, h = mask_util.toBbox(rle)
-    return float(counts[1::2].sum()), np.array([x, y, x + w, y + h])
-
-
-def rle_counts(counts: str | list) -> np.ndarray:
-    """The run lengths of a COCO RLE, background first.
-
-    pycocotools trusts its input: a damaged string gives it a wrong mask or a wild size.
-
-    Args:
-        counts: the compressed string or the list of run lengths.
-
-    Returns:
-        int64 array.
-
-    Raises:
-        ValueError: says why they are none.
-    """
-    if isinstance(counts, list):
-        runs = np.asarray(counts if _numeric(counts) else [0.5])
-        if len(counts) and runs.dtype.kind not in "iu":
-            raise ValueError("its counts are not whole numbers")
-        runs = runs.astype(np.int64)
-    elif isinstance(counts, str):
-        runs = _decompress(counts)
-    else:
-        raise ValueError(f"its counts are {_text(counts)}, not a string or a list")
-    if (runs < 0).any():
-        raise ValueError("it has runs of negative length")
-    return runs
-
-
-def _decompress(counts: str) -> np.ndarray:
-    # Six bits a character: five of the number, low ones first, and one for "more follow". The
-    # highest bit of the last character is the sign; from the fourth number on, it is the
-    # difference to the number before the last one.
-    codes = np.frombuffer(counts.encode("utf-8"), dtype=np.uint8).astype(np.int64) - 48
-    if not len(codes):
-        return codes
-    if codes.min() < 0 or codes.max() > 63:
-        raise ValueError("its string has characters that COCO's RLE does not use")
-    ends = np.flatnonzero(codes < 32)
-    if not len(ends) or ends[-1] != len(codes) - 1:
-        raise ValueError("its string breaks off")
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends + 1 - starts
-    if lengths.max() > 7:
-        raise ValueError("it has a number beyond 32 bits")
-    shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
-    numbers = np.add.reduceat((codes & 31) << shifts, starts)
-    numbers -= np.where(codes[ends] & 16, 1 << 5 * lengths, 0)
-    for first in (1, 2):
-        numbers[first::2] = np.cumsum(numbers[first::2])
-    return numbers
+    x, y, w, h = rle_box(rle)
+    return float(rle_areas([rle])[0]), np.array([x, y, x + w, y + h])
 
 
 # ------------------------------------------------------------------------------------- keypoints
@@ -279,7 +213,7 @@ def keypoint_findings(
         size: (height, width) of its image, or None.
     """
     keypoints = annotation["keypoints"]
-    if not isinstance(keypoints, list) or not _numeric(keypoints):
+    if not isinstance(keypoints, list) or not all(map(is_number, keypoints)):
         yield "error", "keypoints-format", "keypoints is not a list of numbers [x1, y1, v1, ...]"
         return
     length = len(keypoints)
@@ -287,7 +221,7 @@ def keypoint_findings(
         wanted = f"3 x {expected} of its category" if expected else "3 for each keypoint"
         yield "error", "keypoints-length", f"keypoints has {length} numbers instead of {wanted}"
         return
-    if not _finite(keypoints):
+    if not all(map(is_finite, keypoints)):
         yield "error", "keypoints-not-finite", "keypoints has NaN or infinite numbers"
         return
     yield from _keypoint_values(annotation, size)
@@ -310,7 +244,7 @@ def _keypoint_values(annotation: dict, size) -> Iterator[Finding]:
         text = "there is no num_keypoints; COCO's evaluation of keypoints needs it"
         yield "warning", "num-keypoints-missing", text
     elif count != len(labelled):
-        text = f"num_keypoints is {_text(count)}, {len(labelled)} keypoints have visibility > 0"
+        text = f"num_keypoints is {describe(count)}, {len(labelled)} keypoints have visibility > 0"
         yield "warning", "num-keypoints-mismatch", text
     if size is None or not labelled:
         return
@@ -323,9 +257,3 @@ def _keypoint_values(annotation: dict, size) -> Iterator[Finding]:
 
 def _xywh(box: np.ndarray) -> list[float]:
     return [round(float(v), 1) for v in (box[0], box[1], box[2] - box[0], box[3] - box[1])]
-
-
-def _text(value) -> str:
-    """``value`` for a message, cut to a length that can be read."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

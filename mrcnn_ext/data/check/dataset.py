@@ -1,52 +1,33 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""All that is wrong with a data set in COCO's json format, found before a training run finds it.
+"""Find all problems of a data set in COCO's json format.
 
 ``python -m mrcnn_ext.data.check`` is the command line of this module.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
+from ...coco.read import read_coco
+from ...coco.values import is_id
 from ...errors import DataError
 from ...skeletons import Skeleton
 from ...skeletons.from_json import category_skeleton
-from .annotation import Finding, box_findings, keypoint_findings, mask_findings
+from .against_config import check_metadata
+from .annotation import box_findings, keypoint_findings, mask_findings
+from .problem import Finding, Problem, Progress
 
-__all__ = ["Problem", "check_coco", "check_coco_json", "count_coco", "load_coco"]
+__all__ = ["check_coco", "check_coco_json", "count_coco"]
 
-Progress = Callable[[str, int, int], None]
 _EXIF_ORIENTATION = 0x0112
 _STEP = 64  # images, and 16 times as many annotations, between two calls of ``progress``
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One finding.
-
-    Attributes:
-        severity: "error" (a run stops, or uses wrong data) or "warning" (probably not meant).
-        kind: short name of what is wrong, for example "box-empty".
-        image_id: id of the image as the json has it; None where no single image is concerned.
-        annotation_id: id of the annotation, or None.
-        message: a sentence with the values found.
-    """
-
-    severity: str
-    kind: str
-    image_id: Any
-    annotation_id: Any
-    message: str
 
 
 def check_coco_json(
@@ -75,35 +56,10 @@ def check_coco_json(
     Raises:
         DataError: the json cannot be read, or is no COCO annotation file.
     """
-    data = load_coco(json_file)
+    data = read_coco(json_file)
     return check_coco(
         data, image_root, decode_images=decode_images, metadata=metadata, progress=progress
     )
-
-
-def load_coco(json_file: str | os.PathLike) -> dict:
-    """Read a COCO annotation file.
-
-    Raises:
-        DataError: it is missing, no json, or without images, annotations or categories.
-    """
-    try:
-        with PathManager.open(os.fspath(json_file), "r") as file:
-            data = json.load(file)
-    except OSError as error:
-        raise DataError(f"{json_file}: {error.strerror or error}.") from error
-    except ValueError as error:  # of json and of unicode
-        raise DataError(f"{json_file} is not valid json: {error}.") from error
-    if not isinstance(data, dict):
-        hint = " (detection results have this form)" if isinstance(data, list) else ""
-        raise DataError(
-            f"{json_file} holds a {type(data).__name__}{hint}, not the dict of a COCO data set."
-        )
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(data.get(key), list):
-            what = "is not a list" if key in data else "is missing"
-            raise DataError(f"{json_file} is no COCO data set: '{key}' {what}.")
-    return data
 
 
 def check_coco(
@@ -114,12 +70,10 @@ def check_coco(
     metadata=None,
     progress: Progress | None = None,
 ) -> list[Problem]:
-    """:func:`check_coco_json` of a file that :func:`load_coco` has read; see there."""
+    """:func:`check_coco_json` of a file that :func:`~mrcnn_ext.coco.read.read_coco` has read."""
     report = progress or (lambda stage, done, total: None)
     problems = list(_categories(data["categories"]))
     if metadata is not None:
-        from .against_config import check_metadata
-
         problems += check_metadata(data, metadata)
     problems += _images(data["images"], os.fspath(image_root), decode_images, report)
     laid_out = metadata is not None and metadata.get("mrcnn_ext_skeletons") is not None
@@ -128,7 +82,7 @@ def check_coco(
 
 
 def count_coco(data: dict) -> dict[str, float]:
-    """Numbers of images, annotations, categories, ... of a file :func:`load_coco` has read.
+    """Numbers of images, annotations, categories, ... of a file that was read.
 
     Returns:
         dict with "images", "annotations", "categories", "crowd", "images_without_annotations" and
@@ -159,7 +113,7 @@ def _dicts(items: list) -> Iterator[dict]:
 def _key(record: dict, name: str = "id") -> Hashable:
     """The id, or None where it is none: json has values that no dict takes as a key."""
     value = record.get(name)
-    return value if isinstance(value, (int, str, float)) else None
+    return value if is_id(value) else None
 
 
 def _duplicates(values: list) -> list:
