@@ -6,6 +6,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from ..coco.index import GroundTruth
 from ..page import (
     ShownPlot,
     data_uri,
@@ -21,7 +22,6 @@ from ..visualization.sheets import legend_strip, sheet
 from . import plots, tables
 from .analysis import Analysis
 from .examples import LEGEND, Example
-from .load import GroundTruth
 
 __all__ = ["write_page"]
 
@@ -68,15 +68,15 @@ def write_page(
 def _cards(analyses: list[Analysis]) -> list[dict]:
     cards = []
     for index, analysis in enumerate(analyses):
-        evaluation, base = analysis.evaluation, analyses[0].evaluation
-        others = (("AP50", evaluation.ap(0.5)), ("AP75", evaluation.ap(0.75)))
+        curves, base = analysis.curves, analyses[0].curves
+        others = (("AP50", curves.ap(0.5)), ("AP75", curves.ap(0.75)))
         cards.append(
             {
                 "name": analysis.name,
                 "color": line_color(index),
-                "ap": number(evaluation.ap(), base.ap() if index else None),
+                "ap": number(curves.ap(), base.ap() if index else None),
                 "others": [
-                    (name, number(value).text) for name, value in (*others, ("AR", evaluation.ar()))
+                    (name, number(value).text) for name, value in (*others, ("AR", curves.ar()))
                 ],
             }
         )

@@ -35,7 +35,7 @@ def plot_curves(analyses: list) -> Figure:
     ):
         for index, analysis in enumerate(analyses):
             label = analysis.name if axis is panels[0] else None
-            _curve(axis, recall, analysis.evaluation.curve(iou), index, label)
+            _curve(axis, recall, analysis.curves.curve(iou), index, label)
         _unit_axes(axis, title, "recall")
     panels[0].set_ylabel("precision")
     _legend_below(figure, len(analyses))
@@ -44,13 +44,13 @@ def plot_curves(analyses: list) -> Figure:
 
 def has_class_curves(analyses: list) -> bool:
     """Whether there is more than one class, and few enough for a plot each."""
-    number = int((analyses[0].evaluation.instances[:, 0] > 0).sum())
+    number = int((analyses[0].instances[:, 0] > 0).sum())
     return 1 < number <= _MULTIPLES
 
 
 def plot_class_curves(analyses: list, names: list[str]) -> Figure:
     """The same at IoU 0.5 for each class that has instances."""
-    shown = [k for k in range(len(names)) if analyses[0].evaluation.instances[k, 0] > 0]
+    shown = [k for k in range(len(names)) if analyses[0].instances[k, 0] > 0]
     columns = min(4, len(shown))
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(11.3, 0.5 + 2.25 * rows), layout="constrained")
@@ -61,7 +61,7 @@ def plot_class_curves(analyses: list, names: list[str]) -> Figure:
     for place, (axis, k) in enumerate(zip(panels.ravel(), shown)):
         for index, analysis in enumerate(analyses):
             label = analysis.name if place == 0 else None
-            _curve(axis, recall, analysis.evaluation.curve(0.5, k), index, label)
+            _curve(axis, recall, analysis.curves.curve(0.5, k), index, label)
         last_row = place + columns >= len(shown)
         _unit_axes(axis, _short(names[k], 24), "recall" if last_row else "")
         axis.tick_params(labelbottom=last_row)

@@ -3,19 +3,19 @@
 
 from __future__ import annotations
 
+from ..coco.areas import AREA_NAMES
+from ..coco.index import GroundTruth
 from ..page import Cell, Table, count, line_color, number
 from .analysis import Analysis
 from .error_kinds import KINDS
-from .load import GroundTruth
 from .plots import KIND_NAMES
-from .scores import AREAS
 
 __all__ = ["class_table", "error_count_table", "error_table", "head_table", "keypoint_table"]
 __all__ += ["mask_table", "point_table", "size_table"]
 
 _SIZE_NAMES = {
     "all": "all",
-    "small": "small (up to 32²)",
+    "small": "small (below 32²)",
     "medium": "medium (32² to 96²)",
     "large": "large (96² and more)",
 }
@@ -40,10 +40,10 @@ def head_table(truth: GroundTruth, analyses: list[Analysis]) -> Table:
     for index, (analysis, name) in enumerate(zip(analyses, _names(analyses))):
         cells = [name]
         for _, measure in measures:
-            first = measure(analyses[0].evaluation) if index else None
-            cells.append(number(measure(analysis.evaluation), first))
-        found = {d["image_id"] for d in analysis.results.detections}
-        cells += [count(len(analysis.results.detections)), count(len(found))]
+            first = measure(analyses[0].curves) if index else None
+            cells.append(number(measure(analysis.curves), first))
+        found = {d["image_id"] for d in analysis.entries}
+        cells += [count(len(analysis.entries)), count(len(found))]
         rows.append(cells)
     columns = ["", *(name for name, _ in measures), "detections", "images with any"]
     return Table(columns, rows)
@@ -52,18 +52,18 @@ def head_table(truth: GroundTruth, analyses: list[Analysis]) -> Table:
 def size_table(analyses: list[Analysis]) -> Table:
     """AP and AR by size, a row for each size."""
     rows = []
-    for index, area in enumerate(AREAS):
-        instances = int(analyses[0].evaluation.instances[:, index].sum())
+    for index, area in enumerate(AREA_NAMES):
+        instances = int(analyses[0].instances[:, index].sum())
         cells = [Cell(_SIZE_NAMES[area], index), count(instances)]
         for place, analysis in enumerate(analyses):
             for measure in (
                 lambda e, a=area: e.ap(area=a),
                 lambda e, a=area: e.ap(0.5, a),
                 lambda e, a=area: e.ap(0.75, a),
-                lambda e, a=area: e.ar(a),
+                lambda e, a=area: e.ar(area=a),
             ):
-                first = measure(analyses[0].evaluation) if place else None
-                cells.append(number(measure(analysis.evaluation), first))
+                first = measure(analyses[0].curves) if place else None
+                cells.append(number(measure(analysis.curves), first))
         rows.append(cells)
     columns = ["size", "instances", *("AP", "AP50", "AP75", "AR") * len(analyses)]
     return Table(columns, rows, _groups(analyses, 2, 4), stacked=len(analyses) > 2)
@@ -73,16 +73,16 @@ def class_table(truth: GroundTruth, analyses: list[Analysis]) -> Table:
     """AP by class; sortable."""
     rows = []
     for k, name in enumerate(truth.class_names):
-        cells = [Cell(name, name), count(int(analyses[0].evaluation.instances[k, 0]))]
+        cells = [Cell(name, name), count(int(analyses[0].instances[k, 0]))]
         for place, analysis in enumerate(analyses):
-            base = analyses[0].evaluation if place else None
+            base = analyses[0].curves if place else None
             for iou in (None, 0.5):
-                value = analysis.evaluation.ap(iou, category=k)
+                value = analysis.curves.ap(iou, category=k)
                 cell = number(value, None if base is None else base.ap(iou, category=k))
                 cell.bar = value if iou is None and value == value else None
                 cell.color = line_color(place) if cell.bar is not None else ""
                 cells.append(cell)
-            cells.append(number(analysis.evaluation.ar(category=k)))
+            cells.append(number(analysis.curves.ar(category=k)))
         rows.append(cells)
     columns = ["class", "instances", *("AP", "AP50", "AR") * len(analyses)]
     groups = _groups(analyses, 2, 3)
@@ -109,7 +109,7 @@ def error_count_table(truth: GroundTruth, analysis: Analysis) -> Table:
     for k, name in enumerate(truth.class_names):
         counts = analysis.kinds.counts_of_class(k)
         cells = [count(counts[kind]) for kind in KINDS]
-        instances = count(int(analysis.evaluation.instances[k, 0]))
+        instances = count(int(analysis.instances[k, 0]))
         rows.append([Cell(name, name), instances, *cells])
     return Table(["class", "instances", *(KIND_NAMES[k] for k in KINDS)], rows, sortable=True)
 
@@ -145,7 +145,7 @@ def mask_table(analyses: list[Analysis]) -> Table | None:
         return None
     base = shown[0][2]
     rows = []
-    for area in AREAS:
+    for area in AREA_NAMES:
         cells = [Cell(_SIZE_NAMES[area])]
         for place, (_, _, quality) in enumerate(shown):
             cells.append(count(quality[area]["pairs"]))

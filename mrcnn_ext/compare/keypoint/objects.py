@@ -13,7 +13,7 @@ from detectron2.structures import BoxMode, Instances
 from pycocotools import mask as mask_util
 from torch import nn
 
-from ...evaluation.mask_quality import match_boxes
+from ...evaluation.matched_boxes import match_boxes
 from ..mask.objects import box_ious, given_boxes, segmentation_rle
 
 __all__ = ["KEYPOINT_QUALITIES", "PosedObject", "at_true_boxes", "match_poses", "measures"]

@@ -13,7 +13,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from pycocotools import mask as mask_util
 from torch import nn
 
-from ...evaluation.mask_quality import match_boxes
+from ...evaluation.matched_boxes import match_boxes
 from ...modeling.mask_heads.scoring import FREE_MASK_SCORES, free_mask_quality
 
 __all__ = ["TrueObject", "box_as_mask", "given_boxes", "predict", "true_objects"]
