@@ -58,6 +58,8 @@ def compared_keypoints(
     """
     out = _pale(picture, 0.5, 60)
     is_truth = keypoints is truth
+    far = 4 * max(picture.shape)  # cv2's lines to points beyond are wrong
+    keypoints, truth = keypoints.clip(-far, far), truth.clip(-far, far)
     color = rgb(KEYPOINT_COLORS["truth" if is_truth else "predicted"])
     for a, b in edges:
         if seen[a] and seen[b]:

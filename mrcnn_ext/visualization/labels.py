@@ -63,22 +63,21 @@ def write_labels(
     Returns:
         a new picture.
     """
+    face, pad = font(size), 2 if on_boxes else 4
+    high, limits = size + pad + 2, (picture.shape[1], picture.shape[0])
+    placed: list[tuple[Place, Label]] = []
+    below: list[tuple[Place, Label]] = []  # what would cover others
+    for label in reversed(labels):
+        wide = face.getlength(label.text) + 2 * pad
+        places = list(_places(label.box, wide, high, on_boxes, limits)) if label.text else []
+        free = (p for p in places if not any(_overlap(p, taken) for taken, _ in placed))
+        if place := next(free, None):
+            placed.append((place, label))
+        elif places and on_boxes:
+            below.append((places[0], label))
     shown = Image.fromarray(picture)
     draw = ImageDraw.Draw(shown)
-    face = font(size)
-    taken: list[Place] = []
-    for label in reversed(labels):
-        if not label.text:
-            continue
-        pad = 2 if on_boxes else 4
-        wide, high = face.getlength(label.text) + 2 * pad, size + pad + 2
-        places = list(_places(label.box, wide, high, on_boxes, shown.size))
-        place = next((p for p in places if not any(_overlap(p, t) for t in taken)), None)
-        if place is None and on_boxes and places:
-            place = places[0]
-        if place is None:
-            continue
-        taken.append(place)
+    for place, label in (*reversed(below), *placed):
         draw.rounded_rectangle(place, 3, fill=label.ground, outline=None if on_boxes else "white")
         middle = place[0] + pad, (place[1] + place[3]) / 2
         draw.text(middle, label.text, ink_on(label.ground), face, anchor="lm")

@@ -144,7 +144,9 @@ class View:
         )
 
 
-def tint(picture: np.ndarray, patch: Patch, color: Sequence[float], alpha: float) -> None:
+def tint(
+    picture: np.ndarray, patch: Patch, color: Sequence[float] | np.ndarray, alpha: float
+) -> None:
     """Colour the pixels of a mask and no others; ``color``: RGB from 0 to 255."""
     inside, part = patch.mask.astype(bool), patch.of(picture)
     part[inside] = (1 - alpha) * part[inside] + alpha * np.asarray(color)
