@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""What can be found wrong before anything is trained."""
+"""Check a comparison before anything is trained."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def check_plan(plan: Plan) -> None:
 
 
 def open_folder(plan: Plan) -> None:
-    """Make the folder, or find that it is of another comparison.
+    """Make the output folder, or refuse one that belongs to another comparison.
 
     Raises:
         ConfigError: names what differs.
@@ -99,7 +99,7 @@ def open_folder(plan: Plan) -> None:
 
 
 def run_settings(plan: Plan, variant: Variant, seed: int) -> dict:
-    """What a run's result depends on besides the comparison's settings."""
+    """Settings of one run, besides those of the comparison, that its result depends on."""
     return {
         "config": {k: v for k, v in flat(plan.config(variant, seed)).items() if k not in _OWN_KEYS}
     }

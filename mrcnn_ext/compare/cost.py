@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""What a head costs: parameters, FLOPs and time for 100 RoIs, all heads in one process."""
+"""Measure parameters, FLOPs and time of each head for 100 RoIs, all in one process."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""What is compared: heads, seeds, schedule; and the config of each training."""
+"""The plan of a comparison: heads, seeds, schedule, and the config of each training."""
 
 from __future__ import annotations
 
@@ -134,13 +134,13 @@ class Plan:
     # ---- Configs -----------------------------------------------------------------------------------
 
     def base_config(self, iterations: int | None = None):
-        """The base config with the overrides that all trainings share."""
+        """Load the base config with the overrides that all trainings share."""
         cfg = load_config(self.base, [*self._schedule(self.base, iterations), *self.opts])
         register_datasets(cfg)
         return cfg
 
     def detector_config(self):
-        """Of the training of the frozen detector: the base config, held-out masks left out."""
+        """Config that trains the frozen detector: the base config without held-out masks."""
         cfg = self.base_config(self.detector_iterations)
         head = cfg.MODEL[self.kind.node]
         if self.held_out and not self.kind.is_of_this_package(head.NAME):
@@ -151,7 +151,7 @@ class Plan:
         return cfg
 
     def config(self, variant: Variant, seed: int):
-        """Of one training, complete.
+        """Complete config of one training.
 
         Raises:
             ConfigError: it does not load, or its head cannot do what is asked.
@@ -195,7 +195,7 @@ class Plan:
         return sorted(ids)
 
     def settings(self) -> dict:
-        """What must be the same for all that is in the folder."""
+        """Settings that all runs in the folder share."""
         return {
             **self.kind.settings,
             "mode": self.mode,

@@ -13,8 +13,9 @@ from .results import Comparison
 from .statistics import mean
 
 __all__ = ["Measure", "NamedTable", "ap_table", "cost_table", "main_table", "score_table"]
-__all__ += ["size_table", "sizes"]
+__all__ += ["SIZES", "size_table"]
 
+SIZES = AREA_NAMES[1:]  # without "all"
 _COSTS = ("M par.", "GFLOPs", "ms")
 # Operators that fvcore does not count and that cost little: of each element, of indices
 _TRIVIAL = set(
@@ -41,11 +42,6 @@ class Measure(NamedTuple):
     key: str
     title: str
     less_is_better: bool = False
-
-
-def sizes() -> list[str]:
-    """Names of the ranges of area."""
-    return [area for area in AREA_NAMES if area != "all"]
 
 
 def main_table(
@@ -103,7 +99,7 @@ def size_table(c: Comparison, measures: Sequence[Measure], area_of: str) -> Name
             *(
                 measure_cell(c, name, m.key, area, less=m.less_is_better)
                 for m in measures
-                for area in sizes()
+                for area in SIZES
             ),
         ]
         for name in c.done
@@ -111,10 +107,10 @@ def size_table(c: Comparison, measures: Sequence[Measure], area_of: str) -> Name
     note = f"At the true boxes, by area of {area_of}: below 32², below 96² pixels, and above."
     if c.done:
         objects = next(iter(c.runs[c.done[0]].values())).objects
-        numbers = ", ".join(f"{a} {int(c.chosen(objects, a).sum())}" for a in sizes())
+        numbers = ", ".join(f"{a} {int(c.chosen(objects, a).sum())}" for a in SIZES)
         note += f" Objects: {numbers}."
-    groups = [("", 1, ""), *((m.title, len(sizes()), "") for m in measures)]
-    return NamedTable("By size", note, Table(["head", *sizes() * len(measures)], rows, groups))
+    groups = [("", 1, ""), *((m.title, len(SIZES), "") for m in measures)]
+    return NamedTable("By size", note, Table(["head", *SIZES * len(measures)], rows, groups))
 
 
 def cost_table(c: Comparison) -> NamedTable:

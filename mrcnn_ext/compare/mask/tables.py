@@ -9,6 +9,7 @@ from ...page import Cell, Table
 from ..cells import NONE, ap_cell, head_cell, measure_cell, reference_cell
 from ..results import Comparison
 from ..tables import (
+    SIZES,
     Measure,
     NamedTable,
     ap_table,
@@ -16,7 +17,6 @@ from ..tables import (
     main_table,
     score_table,
     size_table,
-    sizes,
 )
 from .objects import QUALITIES
 
@@ -68,7 +68,7 @@ def _ap(c: Comparison) -> NamedTable:
 def _sizes(c: Comparison, box: dict | None) -> NamedTable:
     made = size_table(c, _IOUS, "the true mask")
     if box is not None:
-        cells = [reference_cell(c, box, m.key, area) for m in _IOUS for area in sizes()]
+        cells = [reference_cell(c, box, m.key, area) for m in _IOUS for area in SIZES]
         made.table.rows.append([Cell(BOX_ROW), *cells])
     return made
 
