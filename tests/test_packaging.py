@@ -56,7 +56,7 @@ def test_wheel_holds_code_and_configs_and_nothing_else(wheel):
     assert "mrcnn_ext/model_zoo/configs/Base-MaskRCNN-FPN.yaml" in names
     for path in (REPO / "mrcnn_ext").rglob("*.py"):
         assert path.relative_to(REPO).as_posix() in names
-    for path in (REPO / "mrcnn_ext/report/template").iterdir():
+    for path in (REPO / "mrcnn_ext").glob("*/template/*"):
         assert path.relative_to(REPO).as_posix() in names
     assert all(n.startswith(("mrcnn_ext/", "mrcnn_ext-")) for n in names)
 

@@ -27,11 +27,11 @@ from ..errors import ConfigError, DataError, WeightsError
 from ..files import only_process
 from ..job_runner import JobError
 from .checks import check_plan, open_folder
+from .forms import as_rich
 from .kinds import HEAD_KINDS
 from .plan import MODES, Plan, parse_variant
 from .report import update_tables, write_report
 from .schedule import evaluate_only, train_all
-from .tables import as_rich
 
 __all__ = ["main"]
 
@@ -118,7 +118,7 @@ def _plan(args: argparse.Namespace, rest: list[str]) -> Plan:
         opts=tuple(opts),
         imports=imports,
         jobs=args.jobs,
-        part=HEAD_KINDS[args.part],
+        kind=HEAD_KINDS[args.part],
     )
 
 

@@ -2,10 +2,10 @@
 """Evaluation in COCO's and LVIS's ways, with Boundary AP and mask quality."""
 
 from ..coco.index import GroundTruth
+from .at_true_boxes import mask_quality_at_boxes
 from .boundary import boundary_iou, boundary_of_rle, dilation_pixels
 from .coco_evaluator import MrcnnExtCOCOEvaluator
 from .evaluate import evaluate_records
-from .given_boxes import mask_quality_at_boxes
 from .results_file import evaluate_results_file
 from .settings import EvaluationSettings
 from .tool_hooks import build_coco_evaluator, build_evaluation_hooks

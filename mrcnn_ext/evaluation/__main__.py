@@ -16,7 +16,7 @@ from ..errors import ConfigError, DataError
 from ..files import write_json
 from .matching import BACKENDS
 from .results_file import evaluate_results_file
-from .settings import TASKS
+from .tasks import TASKS
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,37 +27,41 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("dataset", help="COCO json or registered data set")
     parser.add_argument("results", help="json of predictions")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, help="default: all that can be done")
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        choices=tuple(TASKS),
+        help="default: every task whose fields the file has",
+    )
     parser.add_argument(
         "--max-dets", type=int, help="detections per image (default: no fewer than all)"
     )
     parser.add_argument("--boundary-dilation", type=float, default=0.02)
-    parser.add_argument("--sigmas", type=float, nargs="+", help="of the keypoints")
+    parser.add_argument("--sigmas", type=float, nargs="+", default=(), help="of the keypoints")
+    parser.add_argument(
+        "--pck-reference",
+        nargs=2,
+        default=(),
+        metavar="KEYPOINT",
+        help="whose distance is the unit",
+    )
     parser.add_argument("--lvis-style", action="store_true", help="LVIS's rules")
     parser.add_argument(
         "--lvis-max-per-class", type=int, default=0, help="AP fixed; 10000 in the paper"
     )
     parser.add_argument("--backend", choices=BACKENDS, default="auto")
     parser.add_argument("--json", help="write the numbers to this file, too")
-    args = parser.parse_args(argv)
+    # What is left are the settings, by name.
+    rules = vars(parser.parse_args(argv))
+    dataset, results_file, json_file = (rules.pop(k) for k in ("dataset", "results", "json"))
     try:
-        results = evaluate_results_file(
-            args.dataset,
-            args.results,
-            args.tasks,
-            max_dets=args.max_dets,
-            boundary_dilation=args.boundary_dilation,
-            sigmas=args.sigmas,
-            lvis_style=args.lvis_style,
-            lvis_max_per_class=args.lvis_max_per_class,
-            backend=args.backend,
-        )
+        results = evaluate_results_file(dataset, results_file, **rules)
     except (ConfigError, DataError) as error:
         print(f"evaluation: {error}", file=sys.stderr)
         return 1
     _print(results)
-    if args.json:
-        write_json(args.json, results)
+    if json_file:
+        write_json(json_file, results)
     return 0
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ..errors import DataError
 from ..skeletons import SkeletonSet
-from .settings import COCO_SIGMAS
+from ..skeletons.names import COCO_PERSON_SIGMAS
 
 __all__ = ["cut_annotations", "cut_to_class", "oks_sigmas"]
 
@@ -41,7 +41,7 @@ def oks_sigmas(given: Sigmas, metadata, categories: Sequence[dict]) -> Sigmas:
         skeletons = SkeletonSet.from_coco_categories(categories)
         mapping = {category["id"]: index for index, category in enumerate(categories)}
     if skeletons is None or not skeletons.class_skeletons:
-        return chosen or (skeletons.sigmas if skeletons is not None else COCO_SIGMAS)
+        return chosen or (skeletons.sigmas if skeletons is not None else COCO_PERSON_SIGMAS)
     if len(chosen) and len(chosen) != skeletons.num_keypoints:
         return chosen  # which the evaluation finds not to fit, and says so
     flat = tuple(chosen) or skeletons.sigmas

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Detectron2's COCOEvaluator, faster and with more to say about masks."""
+"""Detectron2's COCOEvaluator, faster and with more metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
@@ -18,10 +17,11 @@ from detectron2.utils.logger import create_small_table
 from ..coco.index import GroundTruth
 from ..errors import DataError
 from ..skeletons import SkeletonSet
-from .class_keypoints import cut_annotations, oks_sigmas
+from .class_keypoints import cut_annotations
 from .evaluate import evaluate_records
 from .records import instances_to_records
 from .settings import EvaluationSettings
+from .tasks import named_tasks
 
 __all__ = ["MrcnnExtCOCOEvaluator"]
 
@@ -46,54 +46,38 @@ class MrcnnExtCOCOEvaluator(COCOEvaluator):
         *,
         max_dets_per_image: int | None = None,
         kpt_oks_sigmas: Sequence[float] | Mapping = (),
-        boundary_dilation: float = 0.02,
-        lvis_style: bool = False,
-        lvis_max_per_class: int = 0,
-        pck_reference: Sequence[str] = (),
-        backend: str = "auto",
+        settings: EvaluationSettings | None = None,
+        **rules,
     ) -> None:
         """
         Args:
             dataset_name: a registered data set, with metadata "json_file" or in Detectron2's format.
-            tasks: of "bbox", "segm", "boundary", "mask_quality", "keypoints", "pck"; None takes those
-                that the predictions have what is needed for.
+            tasks: names of ``evaluation.tasks.TASKS``; None: every task whose fields the predictions
+                contain.
             distributed: collect predictions from all processes and evaluate in the main one.
             output_dir: where instances_predictions.pth and coco_instances_results.json are written.
-            max_dets_per_image: detections that count in an image; None is 100, or as many as the
-                fullest image has if that is more, so that none is dropped. LVIS's style: 300.
-            kpt_oks_sigmas: of the keypoints; a dict has a list for each category, by name or the
-                json's id. Empty: the metadata's "keypoint_oks_sigmas", else those of the data set's
-                skeletons, else those of COCO's 17.
-            boundary_dilation: width of boundaries, as a fraction of the image's diagonal.
-            lvis_style: follow LVIS's rules for "neg_category_ids" and "not_exhaustive_category_ids"
-                of the json's images, and its limit of 300 detections an image.
-            lvis_max_per_class: AP fixed: so many detections per class in the data set count (10000
-                in the paper) instead of so many per image.
-            pck_reference: names of two keypoints whose distance is the unit of PCK; empty: the square
-                root of the box's area.
-            backend: "auto", "faster_coco_eval" or "pycocotools". Both give the same numbers.
+            max_dets_per_image, kpt_oks_sigmas: ``max_dets`` and ``sigmas`` of
+                :class:`EvaluationSettings`, by Detectron2's names. Without sigmas: the metadata's
+                "keypoint_oks_sigmas", else those of the data set's skeletons, else those of COCO's 17.
+            settings: all of the rules as one object, instead of the arguments above and below.
+            rules: other arguments of :class:`EvaluationSettings`.
 
         Raises:
-            ConfigError: an argument cannot be; the message names it.
+            ConfigError: an argument is invalid; the message names it.
             DataError: the data set's json is damaged; the message names it.
         """
         metadata = MetadataCatalog.get(dataset_name)
-        self._settings = EvaluationSettings(
-            tasks=tuple(tasks) if tasks else None,
-            max_dets=max_dets_per_image,
-            boundary_dilation=boundary_dilation,
-            lvis_style=lvis_style,
-            lvis_max_per_class=lvis_max_per_class,
-            pck_reference=tuple(pck_reference),
-            backend=backend,
+        settings = settings or EvaluationSettings(
+            tasks=tasks, max_dets=max_dets_per_image, sigmas=kpt_oks_sigmas, **rules
         )
+        named_tasks(settings.tasks or ())
         try:
             super().__init__(
                 dataset_name,
-                self._settings.tasks,
+                tuple(settings.tasks or ()) or None,
                 distributed,
                 output_dir,
-                max_dets_per_image=max_dets_per_image,
+                max_dets_per_image=settings.max_dets,
                 use_fast_impl=False,
             )
         except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
@@ -101,9 +85,7 @@ class MrcnnExtCOCOEvaluator(COCOEvaluator):
                 f"{metadata.get('json_file', dataset_name)}: is no COCO ground truth "
                 f"({type(error).__name__}: {error})."
             ) from error
-        categories = list(self._coco_api.cats.values())
-        sigmas = oks_sigmas(kpt_oks_sigmas, metadata, categories)
-        self._settings = replace(self._settings, sigmas=sigmas)
+        self._settings = settings.for_dataset(metadata, list(self._coco_api.cats.values()))
         self._skeletons = SkeletonSet.from_metadata(metadata)
         if self._skeletons is not None and self._skeletons.class_skeletons:
             classes = metadata.get("thing_dataset_id_to_contiguous_id")

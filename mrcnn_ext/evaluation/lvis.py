@@ -4,11 +4,13 @@ CVPR 2019, https://arxiv.org/abs/1908.03195)."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from ..coco.index import GroundTruth
 
-__all__ = ["frequencies_of", "select_federated"]
+__all__ = ["FREQUENCIES", "frequencies_of", "most_per_pair", "select_federated"]
+
+FREQUENCIES = {"r": "APr", "c": "APc", "f": "APf"}  # rare, common, frequent
 
 
 def frequencies_of(ground_truth: GroundTruth) -> list[str] | None:
@@ -60,6 +62,12 @@ def _best(entries: list[dict], group: str, limit: int) -> list[dict]:
         members.sort(key=lambda entry: entry["score"], reverse=True)  # stable
         kept.update(entry["id"] for entry in members[:limit])
     return [entry for entry in entries if entry["id"] in kept]
+
+
+def most_per_pair(entries: list[dict]) -> int:
+    """The largest number of detections that an image has of one category; 1 without any."""
+    counts = Counter((entry["image_id"], entry["category_id"]) for entry in entries)
+    return max(counts.values(), default=1)
 
 
 def _categories(ground_truth: GroundTruth, key: str) -> dict[int, set[int]]:

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Matching of detections and precision over recall, by faster-coco-eval or by pycocotools.
+"""Match detections to objects; precision over recall, by faster-coco-eval or by pycocotools.
 
 Both are given the overlaps and do the rest. Everything that this package adds (boundaries, scores of
 masks, LVIS's rules) is a matter of what they are given, so that one does as well as the other.
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +18,10 @@ from pycocotools.cocoeval import COCOeval
 
 from .._moved import moved_names
 from ..coco.areas import AP_AREAS, AREA_NAMES
-from ..coco.index import ImageCategory
+from ..coco.index import GroundTruth, ImageCategory
 from ..errors import ConfigError
 
-__all__ = ["BACKENDS", "Curves", "choose_backend", "match"]
+__all__ = ["BACKENDS", "Curves", "Matches", "Matching", "choose_backend"]
 
 __getattr__ = moved_names(__name__, {"AREAS": "mrcnn_ext.coco.areas:AP_AREAS"})
 
@@ -44,6 +44,66 @@ class Curves:
     recall: np.ndarray
     areas: tuple[str, ...]
     max_dets: tuple[int, ...]
+
+    def ap(
+        self,
+        iou: float | None = None,
+        area: str = "all",
+        category: int | Sequence[int] | None = None,
+    ) -> float:
+        """Average precision in 0 … 1; NaN where there is no object.
+
+        Args:
+            iou: threshold; None takes the mean over all of them.
+            area: of ``areas``.
+            category: index, or indices, of those that count; None takes all.
+        """
+        return _mean(self._chosen(self.precision, iou, area, category))
+
+    def ar(
+        self,
+        iou: float | None = None,
+        area: str = "all",
+        category: int | Sequence[int] | None = None,
+        limit: int = -1,
+    ) -> float:
+        """Average recall, as :meth:`ap`; ``limit`` is an index of ``max_dets``."""
+        return _mean(self._chosen(self.recall, iou, area, category, limit))
+
+    def curve(
+        self, iou: float | None = None, category: int | Sequence[int] | None = None
+    ) -> np.ndarray:
+        """(R,) precision at recall 0 … 1, the mean over categories that have objects."""
+        values = self._chosen(self.precision, iou, "all", category)  # (T, R, K)
+        kept = values[:, :, (values > -1).all(axis=(0, 1))]
+        return kept.mean(axis=(0, 2)) if kept.size else np.full(values.shape[1], np.nan)
+
+    def _chosen(self, values, iou, area, category, limit=-1) -> np.ndarray:
+        values = values[..., self.areas.index(area), limit]
+        if iou is not None:
+            first = round((iou - 0.5) / 0.05)
+            values = values[first : first + 1]
+        return values if category is None else values[..., np.atleast_1d(category)]
+
+
+def _mean(values: np.ndarray) -> float:
+    values = values[values > -1]
+    return float(np.mean(values)) if values.size else float("nan")
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Which detection found which object, whatever their size.
+
+    Attributes:
+        object_id: (D,) int64, of detection ``id - 1`` the id of its object; 0: none.
+        ignored: (D,) bool: it is neither right nor wrong, for it lies in a crowd of its category.
+        detection_id: (G,) int64, of object ``id - 1`` the id of its detection; 0: none.
+    """
+
+    object_id: np.ndarray
+    ignored: np.ndarray
+    detection_id: np.ndarray
 
 
 def choose_backend(backend: str = "auto") -> str:
@@ -103,59 +163,82 @@ def _with_overlaps(base: type) -> type:
     return _Evaluation
 
 
-def match(
-    objects: list[dict],
-    detections: list[dict],
-    overlaps: Callable[[ImageCategory], np.ndarray],
-    *,
-    num_images: int,
-    num_categories: int,
-    max_dets: tuple[int, ...],
-    keypoints: bool = False,
-    backend: str = "pycocotools",
-) -> Curves:
-    """Match detections to objects, best score first, as COCO does.
+@dataclass(frozen=True)
+class Matching:
+    """Detections and objects to be matched as COCO does: best score first.
 
-    Args:
-        objects: dicts with "id", "image_id", "category_id" (all from 1), "area", "iscrowd", "row",
-            and "num_keypoints" if ``keypoints``. Not changed.
-        detections: likewise with "score" instead of "iscrowd", in the order that decides between
-            equal scores. May be changed.
+    Attributes:
+        ground_truth: that all of it belongs to.
+        objects: its entries, or some of them, with "num_keypoints" if ``keypoints``.
+        detections: dicts with "id", "image_id", "category_id", "row", "score" and "area", in the order
+            that decides between equal scores.
         overlaps: gives an array for a pair that has both objects and detections, whose rows and
             columns the entries' "row" points to. The objects of a pair are all there, in order.
-        num_images, num_categories: how many there are.
         max_dets: numbers of detections of a category in an image, ascending; the last is the limit.
         keypoints: COCO's rules for keypoints: objects without any are ignored, no small objects.
-        backend: "faster_coco_eval" or "pycocotools".
     """
-    if backend == "faster_coco_eval":
-        from faster_coco_eval import COCOeval_faster as base
-    else:
-        base = COCOeval
-    # Both libraries write into what they are given.
-    objects = [dict(entry, annotation=None) for entry in objects]
-    truth = _Annotations(objects, num_images, num_categories)
-    found = _Annotations(detections, num_images, num_categories)
-    areas = tuple(name for name in AREA_NAMES if not (keypoints and name == "small"))
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = _with_overlaps(base)(truth, found, "keypoints" if keypoints else "bbox")
-        evaluation.overlaps = overlaps
-        evaluation.rows = _rows_by_score(
-            {(o["image_id"], o["category_id"]) for o in objects}, detections
+
+    ground_truth: GroundTruth
+    objects: list[dict]
+    detections: list[dict]
+    overlaps: Callable[[ImageCategory], np.ndarray]
+    max_dets: tuple[int, ...]
+    keypoints: bool = False
+
+    def curves(self, backend: str = "auto") -> Curves:
+        """Precision and recall, by "faster_coco_eval" or "pycocotools", see :func:`choose_backend`."""
+        if choose_backend(backend) == "faster_coco_eval":
+            from faster_coco_eval import COCOeval_faster as base
+        else:
+            base = COCOeval
+        areas = tuple(name for name in AREA_NAMES if not (self.keypoints and name == "small"))
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation = self._evaluated(base, areas)
+            evaluation.accumulate()
+        return Curves(
+            precision=np.asarray(evaluation.eval["precision"]),
+            recall=np.asarray(evaluation.eval["recall"]),
+            areas=areas,
+            max_dets=self.max_dets,
         )
+
+    def matches(self, iou: float = 0.5) -> Matches:
+        """Which detection found which object at an IoU threshold, by pycocotools."""
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation = self._evaluated(COCOeval, ("all",), np.array([iou]))
+        most = max((entry["id"] for entry in self.detections), default=0)
+        object_id = np.zeros(most, dtype=np.int64)
+        ignored = np.zeros(most, dtype=bool)
+        detection_id = np.zeros(len(self.ground_truth.objects), dtype=np.int64)
+        for entry in evaluation.evalImgs:
+            if entry is None or not len(entry["dtIds"]):
+                continue
+            rows = np.asarray(entry["dtIds"], dtype=np.int64) - 1
+            skipped = np.asarray(entry["dtIgnore"][0], dtype=bool)
+            matched = np.where(skipped, 0, np.asarray(entry["dtMatches"][0], dtype=np.int64))
+            object_id[rows], ignored[rows] = matched, skipped
+            found = rows[matched > 0]
+            detection_id[object_id[found] - 1] = found + 1
+        return Matches(object_id, ignored, detection_id)
+
+    def _evaluated(self, base: type, areas: tuple[str, ...], thresholds=None):
+        numbers = len(self.ground_truth.image_ids), len(self.ground_truth.category_ids)
+        # Both libraries write into what they are given, and one of them converts all of it.
+        truth = _Annotations([{**o, "annotation": None} for o in self.objects], *numbers)
+        found = _Annotations([{**d, "record": None} for d in self.detections], *numbers)
+        evaluation = _with_overlaps(base)(truth, found, "keypoints" if self.keypoints else "bbox")
+        evaluation.overlaps = self.overlaps
+        pairs = {(o["image_id"], o["category_id"]) for o in self.objects}
+        evaluation.rows = _rows_by_score(pairs, self.detections)
         parameters = evaluation.params
         parameters.imgIds, parameters.catIds = truth.images, truth.categories
-        parameters.maxDets = list(max_dets)
+        parameters.maxDets = list(self.max_dets)
         parameters.areaRng = [list(AP_AREAS[name]) for name in areas]
         parameters.areaRngLbl = list(areas)
+        if thresholds is not None:
+            parameters.iouThrs = thresholds
         evaluation.evaluate()
-        evaluation.accumulate()
-    return Curves(
-        precision=np.asarray(evaluation.eval["precision"]),
-        recall=np.asarray(evaluation.eval["recall"]),
-        areas=areas,
-        max_dets=tuple(max_dets),
-    )
+        return evaluation
 
 
 def _rows_by_score(

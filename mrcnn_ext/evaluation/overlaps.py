@@ -38,10 +38,6 @@ class Overlaps:
         self._masks: dict[ImageCategory, np.ndarray] = {}
         self._boundary_ious: dict[ImageCategory, dict[tuple[int, int], float]] = {}
 
-    def of(self, task: str, pair: ImageCategory) -> np.ndarray:
-        """The overlap that the task "bbox", "segm" or "boundary" is about."""
-        return {"bbox": self.boxes, "segm": self.masks, "boundary": self.boundaries}[task](pair)
-
     def boxes(self, pair: ImageCategory) -> np.ndarray:
         """IoU of boxes; over the detection's area for crowds."""
         if pair not in self._boxes:

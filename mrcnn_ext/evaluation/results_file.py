@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from ..coco.index import GroundTruth, load_ground_truth
 from ..coco.results import read_records
 from ..data.registered import find_coco
-from .class_keypoints import oks_sigmas
 from .evaluate import evaluate_records
 from .settings import EvaluationSettings
 
@@ -21,16 +20,17 @@ def evaluate_results_file(
     dataset: str | os.PathLike,
     results: str | os.PathLike,
     tasks: Sequence[str] | None = None,
-    **settings,
+    settings: EvaluationSettings | None = None,
+    **rules,
 ) -> OrderedDict[str, dict[str, float]]:
     """Evaluate a coco_instances_results.json.
 
     Args:
         dataset: a COCO json, or the name of a registered data set that has one.
         results: predictions, with the categories' ids of that json.
-        tasks: of "bbox", "segm", "boundary", "mask_quality", "keypoints", "pck"; None: every task
-            whose fields the file has.
-        settings: other arguments of ``EvaluationSettings``.
+        tasks: names of ``evaluation.tasks.TASKS``; None: every task whose fields the file has.
+        settings: all of the rules as one object, instead of the other arguments.
+        rules: other arguments of ``EvaluationSettings``.
 
     Returns:
         task -> metric -> value in percent.
@@ -39,13 +39,12 @@ def evaluate_results_file(
         DataError: a file is damaged, or they do not belong together; names file and image id.
         ConfigError: an argument is invalid.
     """
+    settings = settings or EvaluationSettings(tasks, **rules)
     files = find_coco(dataset)
     ground_truth = load_ground_truth(files.json_file)
-    sigmas = settings.pop("sigmas", None) or ()
-    sigmas = oks_sigmas(sigmas, files.metadata or {}, ground_truth.categories)
-    rules = EvaluationSettings(tasks=tuple(tasks) if tasks else None, sigmas=sigmas, **settings)
+    settings = settings.for_dataset(files.metadata or {}, ground_truth.categories)
     records = read_records(results, ground_truth.sizes)
-    return evaluate_records(records, ground_truth, rules, source=str(results))
+    return evaluate_records(records, ground_truth, settings, source=str(results))
 
 
 def ground_truth_of(dataset: str | os.PathLike) -> GroundTruth:

@@ -1,22 +1,20 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""What to evaluate and how."""
+"""What to evaluate and how: one object, from a config, a command line or keyword arguments."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
+from detectron2.data import MetadataCatalog
 
 from ..errors import ConfigError
 from ..skeletons.names import COCO_PERSON_SIGMAS
+from .class_keypoints import oks_sigmas
 from .matching import choose_backend
 
-__all__ = ["COCO_SIGMAS", "TASKS", "EvaluationSettings"]
-
-TASKS = ("bbox", "segm", "boundary", "mask_quality", "keypoints", "pck")
-MASK_TASKS = ("segm", "boundary", "mask_quality")
-COCO_SIGMAS = COCO_PERSON_SIGMAS
+__all__ = ["EvaluationSettings"]
 
 
 @dataclass(frozen=True)
@@ -24,15 +22,20 @@ class EvaluationSettings:
     """Rules of an evaluation.
 
     Args:
-        tasks: of ``TASKS``; None takes those that the predictions have what is needed for.
+        tasks: names of ``evaluation.tasks.TASKS``; None or empty: every task whose fields the
+            predictions contain.
         max_dets: detections per image, and of one category in it; None is 100, or as many as the
-            fullest image has if that is more (300 in LVIS's style).
+            fullest image has if that is more, so that none is dropped (300 in LVIS's style).
         boundary_dilation: width of boundaries, as a fraction of the image's diagonal.
-        lvis_style: follow LVIS's rules, see ``lvis.py``.
-        lvis_max_per_class: AP fixed: so many detections per class instead of ``max_dets`` per image.
-        sigmas: of the keypoints; a dict has a list for each category's name or id.
-        pck_reference: two keypoints whose distance is PCK's unit, see ``pck.py``.
-        backend: "auto", "faster_coco_eval" or "pycocotools".
+        lvis_style: follow LVIS's rules for "neg_category_ids" and "not_exhaustive_category_ids" of the
+            json's images, and its limit of 300 detections an image; see ``lvis.py``.
+        lvis_max_per_class: AP fixed: so many detections per class in the data set (10000 in the paper)
+            instead of ``max_dets`` per image.
+        sigmas: of the keypoints; a dict has a list for each category's name or id. Empty: those of
+            COCO's 17, see :meth:`for_dataset`.
+        pck_reference: two keypoints whose distance is PCK's unit; empty: the square root of the box's
+            area.
+        backend: "auto", "faster_coco_eval" or "pycocotools". Both give the same numbers.
 
     Raises:
         ConfigError: names the argument and what was expected.
@@ -43,14 +46,11 @@ class EvaluationSettings:
     boundary_dilation: float = 0.02
     lvis_style: bool = False
     lvis_max_per_class: int = 0
-    sigmas: Sequence[float] | Mapping = field(default=COCO_SIGMAS)
+    sigmas: Sequence[float] | Mapping = ()
     pck_reference: Sequence[str] = ()
     backend: str = "auto"
 
     def __post_init__(self) -> None:
-        for task in self.tasks or ():
-            if task not in TASKS:
-                raise ConfigError(f"task {task!r} is unknown; there are: {', '.join(TASKS)}.")
         if self.max_dets is not None and self.max_dets < 1:
             raise ConfigError(f"max_dets is {self.max_dets}; expected 1 or more.")
         if not 0 < self.boundary_dilation < 1:
@@ -65,6 +65,41 @@ class EvaluationSettings:
             )
         choose_backend(self.backend)
 
+    @classmethod
+    def from_config(cls, cfg, dataset_name: str) -> EvaluationSettings:
+        """What ``MRCNN_EXT.EVALUATION`` and ``TEST`` say for a registered data set.
+
+        ``max_dets`` is ``TEST.DETECTIONS_PER_IMAGE`` if that is more than COCO's 100 or LVIS's 300.
+
+        Raises:
+            ConfigError: a key holds what is invalid.
+        """
+        keys = cfg.MRCNN_EXT.EVALUATION
+        lvis = keys.LVIS_STYLE or MetadataCatalog.get(dataset_name).get("evaluator_type") == "lvis"
+        most = max(300 if lvis else 100, cfg.TEST.DETECTIONS_PER_IMAGE)
+        return cls(
+            tasks=tuple(keys.TASKS),
+            max_dets=keys.MAX_DETECTIONS or most,
+            boundary_dilation=keys.BOUNDARY_DILATION,
+            lvis_style=lvis,
+            lvis_max_per_class=keys.LVIS_MAX_PER_CLASS,
+            sigmas=tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS),
+            pck_reference=tuple(keys.PCK_REFERENCE),
+            backend=keys.BACKEND,
+        )
+
+    def for_dataset(self, metadata, categories: Sequence[dict]) -> EvaluationSettings:
+        """The same with the data set's sigmas, unless there are some already.
+
+        Args:
+            metadata: of the data set; may be empty.
+            categories: of its json.
+
+        Raises:
+            DataError: the json's skeletons do not fit together.
+        """
+        return replace(self, sigmas=oks_sigmas(self.sigmas, metadata, categories))
+
     def sigmas_of(self, category: dict) -> np.ndarray | None:
         """(K,) sigmas of a category of the json, or None if a dict leaves it out.
 
@@ -76,7 +111,7 @@ class EvaluationSettings:
             sigmas = sigmas.get(category.get("name"), sigmas.get(category["id"]))
             if sigmas is None:
                 return None
-        values = np.asarray(sigmas, dtype=np.float64)
+        values = np.asarray(sigmas if len(sigmas) else COCO_PERSON_SIGMAS, dtype=np.float64)
         if values.ndim != 1 or not (values > 0).all():
             raise ConfigError(
                 f"keypoint sigmas are {sigmas}; expected one number above 0 for each."

@@ -30,7 +30,7 @@ from ..coco.read import read_coco
 from ..errors import DataError
 from ..files import write_json
 from ..skeletons import DEFAULT_SIGMA
-from .mask_quality import match_boxes
+from .matched_boxes import match_boxes
 
 __all__ = ["KeypointSigma", "estimate_sigmas", "main"]
 

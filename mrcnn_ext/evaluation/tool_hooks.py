@@ -24,6 +24,7 @@ from ..errors import ConfigError
 from ..skeletons import SkeletonSet
 from ..skeletons.names import COCO_PERSON_SIGMAS
 from .coco_evaluator import MrcnnExtCOCOEvaluator
+from .settings import EvaluationSettings
 
 __all__ = ["add_evaluation_to_tool", "build_coco_evaluator", "build_evaluation_hooks"]
 
@@ -142,29 +143,24 @@ def build_coco_evaluator(
         output_folder: where results are written; by default OUTPUT_DIR/inference.
 
     Raises:
-        ConfigError: a key holds what cannot be.
+        ConfigError: a key holds what is invalid.
     """
-    keys = cfg.MRCNN_EXT.EVALUATION
-    lvis = keys.LVIS_STYLE or MetadataCatalog.get(dataset_name).get("evaluator_type") == "lvis"
     per_image = cfg.TEST.DETECTIONS_PER_IMAGE
-    default = (per_image if per_image > 300 else 300) if lvis else max(100, per_image)
-    if not keys.MAX_DETECTIONS and per_image > 100 and comm.is_main_process():
-        logger.info(f"'{dataset_name}': up to {default} detections of an image are evaluated.")
     try:
-        return MrcnnExtCOCOEvaluator(
+        settings = EvaluationSettings.from_config(cfg, dataset_name)
+        evaluator = MrcnnExtCOCOEvaluator(
             dataset_name,
-            tuple(keys.TASKS) or None,
             output_dir=output_folder or os.path.join(cfg.OUTPUT_DIR, "inference"),
-            max_dets_per_image=keys.MAX_DETECTIONS or default,
-            kpt_oks_sigmas=list(cfg.TEST.KEYPOINT_OKS_SIGMAS),
-            boundary_dilation=keys.BOUNDARY_DILATION,
-            lvis_style=lvis,
-            lvis_max_per_class=keys.LVIS_MAX_PER_CLASS,
-            pck_reference=tuple(keys.PCK_REFERENCE),
-            backend=keys.BACKEND,
+            settings=settings,
         )
     except ConfigError as error:
         raise ConfigError(f"MRCNN_EXT.EVALUATION: {error}") from error
+    unasked = not cfg.MRCNN_EXT.EVALUATION.MAX_DETECTIONS
+    if unasked and per_image > 100 and comm.is_main_process():
+        logger.info(
+            f"'{dataset_name}': up to {settings.max_dets} detections of an image are evaluated."
+        )
+    return evaluator
 
 
 def build_evaluation_hooks(trainer: DefaultTrainer) -> list:

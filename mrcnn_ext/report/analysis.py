@@ -3,13 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import ConfigError, DataError
-from ..evaluation.class_keypoints import oks_sigmas
+from ..coco.areas import AREA_NAMES, in_area
+from ..coco.index import Detections, GroundTruth
+from ..errors import ConfigError
+from ..evaluation.matching import Curves, Matches
+from ..evaluation.overlaps import Overlaps
+from ..evaluation.settings import EvaluationSettings
+from ..evaluation.tasks import TaskInput
+from ..evaluation.tasks.ap import BOX_AP, MASK_AP
+from ..evaluation.tasks.oks import KEYPOINT_AP
 from .calibration import (
     Calibration,
     OperatingPoint,
@@ -19,10 +26,10 @@ from .calibration import (
     operating_point,
 )
 from .error_kinds import ErrorKinds, classify_errors
-from .load import GroundTruth, Results
-from .scores import AREAS, Evaluation, evaluate, evaluate_keypoints, match_boxes
 
-__all__ = ["Analysis", "analyse", "choose_task"]
+__all__ = ["Analysis", "analyse", "choose_task", "count_instances"]
+
+TASKS = {task.name: task for task in (BOX_AP, MASK_AP)}
 
 
 @dataclass
@@ -30,14 +37,20 @@ class Analysis:
     """Of one result file.
 
     Attributes:
+        entries: one dict a detection, ``entries[id - 1]``: "id", "image_id" and "category_id" (numbers
+            of the ground truth), "score", "area", "record".
+        instances: (K, A) int64, objects without crowds by category and area, half-open ranges.
         delta_ap: by kind of error, and "fp", "fn"; in 0 … 1.
         mask_quality: None without masks.
         keypoints: AP by OKS; None without keypoints, or without sigmas for them.
-        image_counts: right, wrong and missed at the threshold of ``point``, by image id.
+        image_counts: right, wrong and missed at the threshold of ``point``, by number of the image.
     """
 
-    results: Results
-    evaluation: Evaluation
+    results: Detections
+    entries: list[dict]
+    curves: Curves
+    matches: Matches
+    instances: np.ndarray
     kinds: ErrorKinds
     counts: dict[str, int]
     delta_ap: dict[str, float]
@@ -53,23 +66,23 @@ class Analysis:
 
     def as_json(self, class_names: list[str]) -> dict:
         """All numbers; None stands for those that do not exist."""
-        evaluation = self.evaluation
+        curves = self.curves
         return _without_nan(
             {
                 "name": self.name,
                 "file": self.results.source,
-                "detections": len(self.results.detections),
-                "AP": evaluation.ap(),
-                "AP50": evaluation.ap(0.5),
-                "AP75": evaluation.ap(0.75),
-                "AR": evaluation.ar(),
+                "detections": len(self.entries),
+                "AP": curves.ap(),
+                "AP50": curves.ap(0.5),
+                "AP75": curves.ap(0.75),
+                "AR": curves.ar(),
                 "by_size": {
-                    a: {"AP": evaluation.ap(area=a), "AR": evaluation.ar(a)} for a in AREAS[1:]
+                    a: {"AP": curves.ap(area=a), "AR": curves.ar(area=a)} for a in AREA_NAMES[1:]
                 },
                 "by_class": {
                     name: {
-                        "AP": evaluation.ap(category=k),
-                        "AP50": evaluation.ap(0.5, category=k),
+                        "AP": curves.ap(category=k),
+                        "AP50": curves.ap(0.5, category=k),
                         "errors": self.kinds.counts_of_class(k),
                     }
                     for k, name in enumerate(class_names)
@@ -84,113 +97,97 @@ class Analysis:
         )
 
 
-def choose_task(truth: GroundTruth, results: Sequence[Results], task: str | None) -> str:
+def choose_task(truth: GroundTruth, results: Sequence[Detections], task: str | None) -> str:
     """ "segm" if all have masks, else "bbox"; or the task that was asked for.
 
     Raises:
         ConfigError: there is no such task.
-        DataError: masks were asked for, and are missing; names file and image id.
+        DataError: boxes or masks are missing; names file and image id.
     """
-    with_masks = truth.has_masks and any(r.has_masks for r in results)
-    complete = all(r.has_masks or not r.detections for r in results)
     if task is None:
-        return "segm" if with_masks and complete else "bbox"
-    if task not in ("bbox", "segm"):
+        with_masks = truth.has_masks and any(r.has_masks for r in results)
+        complete = all(r.has_masks or not r.entries for r in results)
+        task = "segm" if with_masks and complete else "bbox"
+    if task not in TASKS:
         raise ConfigError(f"--task is {task!r}; expected bbox or segm.")
-    if task == "segm":
-        if not truth.has_masks and truth.annotations:
-            entry = next(a for a in truth.annotations if not a.get("segmentation"))
-            raise DataError(
-                f"{truth.source}: image {entry['image_id']}, annotation {entry['file_id']} has no "
-                "segmentation, which --task segm needs."
-            )
-        for result in results:
-            for entry in result.detections:
-                if "segmentation" not in entry:
-                    raise DataError(
-                        f"{result.source}: a result for image id {entry['image_id']} has no "
-                        "segmentation, which --task segm needs."
-                    )
+    for result in results:
+        TASKS[task].check(result)
     return task
+
+
+def count_instances(truth: GroundTruth) -> np.ndarray:
+    """(K, A) int64: objects without crowds by category and area, in half-open ranges."""
+    counted = [entry for entry in truth.objects if not entry["iscrowd"]]
+    classes = np.array([entry["category_id"] for entry in counted], dtype=np.int64) - 1
+    areas = [entry["area"] for entry in counted]
+    columns = [
+        np.bincount(classes[in_area(areas, name)], minlength=len(truth.categories))
+        for name in AREA_NAMES
+    ]
+    return np.stack(columns, axis=1)
 
 
 def analyse(
     truth: GroundTruth,
-    results: Results,
+    results: Detections,
     *,
     task: str,
     max_dets: int,
     score_threshold: float | None,
-    sigmas: Sequence[float] | None,
+    settings: EvaluationSettings,
 ) -> Analysis:
     """
     Args:
         task: "bbox" or "segm".
-        max_dets: as for :func:`~.scores.evaluate`.
+        max_dets: detections of a class that count in an image, the highest scores first.
         score_threshold: for counting right and wrong in images; None takes that of the best F1.
-        sigmas: of the keypoints; None: those of the json's categories, or COCO's.
+        settings: with the sigmas of the keypoints.
     """
-    evaluation = evaluate(truth, results, task, max_dets)
-    kinds = classify_errors(truth, results, evaluation.matches, task)
+    overlaps = Overlaps(truth, results, settings.boundary_dilation)
+    data = TaskInput(overlaps, settings, truth.class_names)
+    matching = TASKS[task].matching(data, (max_dets,))
+    entries, matches = matching.detections, matching.matches()
+    kinds = classify_errors(truth, entries, matches, task)
     point = operating_point(kinds, score_threshold)
-    quality = None
-    if truth.has_masks and results.has_masks:
-        boxes = evaluation.matches if task == "bbox" else match_boxes(truth, results, max_dets)
-        quality = mask_quality(truth, results, boxes)
     return Analysis(
         results=results,
-        evaluation=evaluation,
+        entries=entries,
+        curves=matching.curves(settings.backend),
+        matches=matches,
+        instances=count_instances(truth),
         kinds=kinds,
         counts=kinds.counts(),
         delta_ap=kinds.delta_ap(),
         point=point,
         calibration=calibrate(kinds),
-        image_counts=image_scores(truth, results, evaluation.matches, point.threshold),
-        mask_quality=quality,
-        keypoints=_keypoints(truth, results, sigmas),
+        image_counts=image_scores(truth, entries, matches, point.threshold),
+        mask_quality=mask_quality(overlaps) if truth.has_masks and results.has_masks else None,
+        keypoints=_keypoints(truth, results, settings),
     )
 
 
-def _keypoints(truth: GroundTruth, results: Results, given) -> dict[str, float] | None:
-    """AP of the categories with keypoints, each by its own sigmas; None without any.
+def _keypoints(
+    truth: GroundTruth, results: Detections, settings: EvaluationSettings
+) -> dict[str, float] | None:
+    """COCO's ten numbers by name, in 0 … 1; None without labelled keypoints.
 
     Raises:
-        ConfigError: another number of sigmas is given.
-        DataError: results and ground truth differ in the number of a category's keypoints.
+        ConfigError: sigmas, results and ground truth differ in the number of keypoints.
     """
     if not (truth.has_keypoints and results.has_keypoints):
         return None
-    sigmas = oks_sigmas(given or (), {}, truth.categories)
-    by_category: dict[int, np.ndarray] = {}
-    for category in truth.categories:
-        number = _number_of_keypoints(category, truth, results)
-        if not number:
-            continue
-        own = sigmas.get(category["id"]) if isinstance(sigmas, Mapping) else sigmas
-        if own is None:
-            continue
-        if len(own) != number or min(own) <= 0:
-            raise ConfigError(
-                f"--oks-sigmas has {len(own)} numbers, the keypoints are {number}; expected as many, "
-                "all above 0."
-            )
-        by_category[category["id"]] = np.asarray(own, dtype=float)
-    return evaluate_keypoints(truth, results, by_category) if by_category else None
-
-
-def _number_of_keypoints(category: dict, truth: GroundTruth, results: Results) -> int:
-    """Of a category that has labelled ones; 0 otherwise."""
-    own = [a for a in truth.annotations if a["category_id"] == category["id"]]
-    if not any(any(v > 0 for v in a.get("keypoints", [])[2::3]) for a in own):
-        return 0
-    found = [d for d in results.detections if d["category_id"] == category["id"]]
-    lengths = {len(entry["keypoints"]) for entry in (*own, *found) if entry.get("keypoints")}
-    if len(lengths) > 1:
-        raise DataError(
-            f"{results.source}: the keypoints of category '{category.get('name', category['id'])}' "
-            f"and those of the ground truth differ in number: {sorted(n // 3 for n in lengths)}."
-        )
-    return lengths.pop() // 3
+    records = [e["record"] for e in results.entries if e["record"].get("keypoints")]
+    found = Detections(records, truth, results.source)
+    data = TaskInput(Overlaps(truth, found), settings, truth.class_names)
+    try:
+        curves = KEYPOINT_AP.matching(data).curves(settings.backend)
+    except ConfigError as error:
+        raise ConfigError(f"--oks-sigmas: {error}") from error
+    values: dict[str, float] = {}
+    for name, measure in (("AP", curves.ap), ("AR", curves.ar)):
+        values |= {name: measure(), f"{name}50": measure(0.5), f"{name}75": measure(0.75)}
+        values |= {f"{name}m": measure(area="medium"), f"{name}l": measure(area="large")}
+    return values if values["AP"] == values["AP"] else None
 
 
 def _without_nan(value):

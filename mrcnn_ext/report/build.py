@@ -4,21 +4,21 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ..data.registered import registered_coco
+from ..coco.index import Detections, GroundTruth, load_ground_truth
+from ..coco.results import read_records
+from ..data.registered import CocoFiles, registered_coco
 from ..errors import ConfigError, DataError
+from ..evaluation.settings import EvaluationSettings
 from ..files import write_json
+from ..page import staged_folder
 from .analysis import Analysis, analyse, choose_task
 from .examples import make_examples
-from .load import load_ground_truth, load_results
 from .page import write_page
 
-__all__ = ["make_report"]
+__all__ = ["make_report", "read_detections"]
 
 Progress = Callable[[str, int, int], None]  # stage, done, of how many
 _LEAST_MAX_DETS = 100  # COCO's
@@ -65,22 +65,23 @@ def make_report(
     _check(results, dataset, annotations, examples, score_threshold)
     tell = progress or (lambda stage, done, total: None)
     tell("reading", 0, len(results) + 1)
-    truth = _truth(dataset, annotations, images)
+    truth, settings = _truth(dataset, annotations, images, oks_sigmas)
     found = []
     for index, (name, source) in enumerate(results.items()):
         tell("reading", index + 1, len(results) + 1)
-        found.append(load_results(name, source, truth))
+        found.append(read_detections(name, source, truth))
     task = choose_task(truth, found, task)
-    if truth.has_masks and any(r.has_masks for r in found):
-        truth.encode_masks()
-    max_dets = max([_LEAST_MAX_DETS, *(r.max_per_image_and_class() for r in found)])
+    if task == "segm" or (truth.has_masks and any(r.has_masks for r in found)):
+        for entry in truth.objects:
+            truth.rle(entry)  # raises for a damaged one
+    max_dets = max([_LEAST_MAX_DETS, *(r.most_per_pair() for r in found)])
     analyses: list[Analysis] = []
     for index, result in enumerate(found):
         tell("evaluating", index, len(found))
         analyses.append(
             analyse(
                 truth, result, task=task, max_dets=max_dets,
-                score_threshold=score_threshold, sigmas=oks_sigmas,
+                score_threshold=score_threshold, settings=settings,
             )
         )  # fmt: skip
     drawn = make_examples(truth, analyses, examples, task, tell)
@@ -95,7 +96,7 @@ def make_report(
         "instances": truth.num_instances,
         "results": [a.as_json(truth.class_names) for a in analyses],
     }
-    with _staged(Path(out)) as folder:
+    with staged_folder(Path(out)) as folder:
         write_json(folder / "report.json", content)
         write_page(folder, truth, analyses, drawn, task=task, max_dets=max_dets, title=title,
                    given_threshold=score_threshold)  # fmt: skip
@@ -113,32 +114,36 @@ def _check(results, dataset, annotations, examples: int, score_threshold: float 
         raise ConfigError("--score-threshold is no number.")
 
 
-def _truth(dataset: str | None, annotations, images):
-    if dataset is None:
-        if images is not None and not Path(images).is_dir():
-            raise DataError(f"--images {images}: there is no such folder.")
-        return load_ground_truth(annotations, images)
-    files = registered_coco(dataset)
-    return load_ground_truth(files.json_file, images or files.image_root, dataset)
+def _truth(
+    dataset: str | None, annotations, images, sigmas: Sequence[float] | None
+) -> tuple[GroundTruth, EvaluationSettings]:
+    if images is not None and not Path(images).is_dir():
+        raise DataError(f"--images {images}: there is no such folder.")
+    files = CocoFiles("", str(annotations)) if dataset is None else registered_coco(dataset)
+    truth = load_ground_truth(
+        files.json_file, name=files.name, image_root=images or files.image_root
+    )
+    settings = EvaluationSettings(sigmas=tuple(sigmas or ()))
+    return truth, settings.for_dataset(files.metadata or {}, truth.categories)
 
 
-@contextmanager
-def _staged(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` whose files are moved there when all of them are finished."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".report.", dir=out))
-    except OSError as error:
-        raise DataError(f"--out {out}: {error.strerror or error}.") from error
-    try:
-        yield work
-        # The page comes last: if it is there, so is the rest.
-        for path in sorted(work.iterdir(), key=lambda p: p.suffix == ".html"):
-            target = out / path.name
-            if path.is_dir() and target.is_dir():
-                target.rename(work / "old")
-            os.replace(path, target)
-    except OSError as error:
-        raise DataError(f"--out {out}: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+def read_detections(
+    name: str, results: str | os.PathLike | list[dict], truth: GroundTruth
+) -> Detections:
+    """Read the results of one report, see :func:`make_report`.
+
+    Returns:
+        detections sorted by image, the highest scores first.
+
+    Raises:
+        DataError: the file is unusable; names file, prediction and image id.
+    """
+    in_memory = isinstance(results, list)
+    source = f"results '{name}'" if in_memory else str(results)
+    records = read_records(results, truth.sizes, source)
+    # Of equal scores those of the first image come first, as in COCOeval.
+    records.sort(key=lambda r: (truth.image_number.get(r["image_id"], 0), -r["score"]))
+    found = Detections(records, truth, source, name=name)
+    if in_memory:
+        found.source = "in memory"
+    return found

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..evaluation.boundary import mask_and_boundary_iou
+from ..coco.areas import AREA_NAMES, in_area
+from ..coco.index import GroundTruth
+from ..evaluation.matching import Matches
+from ..evaluation.overlaps import Overlaps
+from ..evaluation.tasks.mask_quality import quality_of_matches
 from .error_kinds import IGNORED, RIGHT, ErrorKinds
-from .load import GroundTruth, Results
-from .scores import AREAS, Matches
 
 __all__ = [
     "Calibration",
@@ -90,19 +92,25 @@ def calibrate(kinds: ErrorKinds) -> Calibration | None:
 
 
 def image_scores(
-    truth: GroundTruth, results: Results, matches: Matches, threshold: float
+    truth: GroundTruth, entries: list[dict], matches: Matches, threshold: float
 ) -> dict[int, dict[str, int]]:
     """Right, wrong and missed ("tp", "fp", "fn") in each image at a score threshold, IoU 0.5.
 
     Matching goes by falling score, so what is below the threshold has no influence on what is above.
+
+    Args:
+        entries: detections with their scores, see :class:`~.analysis.Analysis`.
+
+    Returns:
+        by number of the image.
     """
-    counts = {image_id: {"tp": 0, "fp": 0, "fn": 0} for image_id in truth.images}
-    for row, entry in enumerate(results.detections):
+    counts = {number: {"tp": 0, "fp": 0, "fn": 0} for number in truth.image_number.values()}
+    for row, entry in enumerate(entries):
         if entry["score"] >= threshold and not matches.ignored[row]:
-            counts[entry["image_id"]]["tp" if matches.truth_id[row] else "fp"] += 1
-    for row, entry in enumerate(truth.annotations):
+            counts[entry["image_id"]]["tp" if matches.object_id[row] else "fp"] += 1
+    for row, entry in enumerate(truth.objects):
         found = matches.detection_id[row]
-        seen = found and results.detections[found - 1]["score"] >= threshold
+        seen = found and entries[found - 1]["score"] >= threshold
         if not entry["iscrowd"] and not seen:
             counts[entry["image_id"]]["fn"] += 1
     return counts
@@ -130,30 +138,16 @@ def choose_examples(
     return low, [e[2] for e in best[:number] if e[2] not in low]
 
 
-def mask_quality(truth: GroundTruth, results: Results, matches: Matches) -> dict[str, dict]:
-    """Mean mask IoU and boundary IoU of pairs whose boxes match, by size of the annotation.
-
-    Args:
-        matches: of boxes.
+def mask_quality(overlaps: Overlaps) -> dict[str, dict]:
+    """Mean mask IoU and boundary IoU of pairs whose boxes match, by size of the object.
 
     Returns:
-        by names of AREAS "pairs", "mask_iou", "boundary_iou" (NaN without pairs).
+        by names of areas (half-open ranges) "pairs", "mask_iou", "boundary_iou" (NaN without pairs).
     """
-    rows = np.flatnonzero(matches.truth_id > 0)
-    values, areas = np.zeros((len(rows), 2)), np.zeros(len(rows))
-    for index, row in enumerate(rows):
-        annotation = truth.annotations[matches.truth_id[row] - 1]
-        detection = results.detections[row]
-        areas[index] = annotation["area"]
-        values[index] = mask_and_boundary_iou(detection["segmentation"], annotation["segmentation"])
-    small, large = areas < 32**2, areas >= 96**2
-    groups = np.ones(len(rows), bool), small, ~small & ~large, large
+    rows = np.array(quality_of_matches(overlaps), dtype=np.float64).reshape(-1, 3)
     out = {}
-    for name, group in zip(AREAS, groups):
-        means = values[group].mean(axis=0) if group.any() else (float("nan"), float("nan"))
-        out[name] = {
-            "pairs": int(group.sum()),
-            "mask_iou": float(means[0]),
-            "boundary_iou": float(means[1]),
-        }
+    for name in AREA_NAMES:
+        group = rows[in_area(rows[:, 2], name), :2]
+        means = group.mean(axis=0).tolist() if len(group) else [float("nan")] * 2
+        out[name] = {"pairs": len(group), "mask_iou": means[0], "boundary_iou": means[1]}
     return out

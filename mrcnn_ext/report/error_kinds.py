@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from pycocotools import mask as mask_util
 
-from .load import GroundTruth, Results
-from .scores import Matches
+from ..coco.index import GroundTruth
+from ..evaluation.matching import Matches
 
 __all__ = [
     "BACKGROUND_IOU",
@@ -142,41 +142,44 @@ def average_precision(scores: np.ndarray, right: np.ndarray, number: int) -> flo
 
 
 def classify_errors(
-    truth: GroundTruth, results: Results, matches: Matches, task: str
+    truth: GroundTruth, entries: list[dict], matches: Matches, task: str
 ) -> ErrorKinds:
-    """Sort detections and annotations into kinds.
+    """Sort detections and objects into kinds.
 
     Args:
+        entries: detections with their scores, see :class:`~.analysis.Analysis`.
         matches: of the same task, at the foreground IoU.
         task: "bbox" or "segm", whose IoU is used.
     """
-    index = {c["id"]: k for k, c in enumerate(truth.categories)}
-    classes = np.array([index[d["category_id"]] for d in results.detections], dtype=np.int64)
-    truth_classes = np.array([index[a["category_id"]] for a in truth.annotations], dtype=np.int64)
-    counted = np.array([not a["iscrowd"] for a in truth.annotations], dtype=bool)
+    classes = np.array([d["category_id"] for d in entries], dtype=np.int64) - 1
+    truth_classes = np.array([o["category_id"] for o in truth.objects], dtype=np.int64) - 1
+    counted = np.array([not o["iscrowd"] for o in truth.objects], dtype=bool)
     kind = np.full(len(classes), BKG, dtype=np.int8)
     target = np.full(len(classes), -1, dtype=np.int64)
-    key = "bbox" if task == "bbox" else "segmentation"
-    truth_rows = _rows_by_image(truth.annotations, counted)
-    false = (matches.truth_id == 0) & ~matches.ignored
-    for image_id, rows in _rows_by_image(results.detections, false).items():
-        columns = truth_rows.get(image_id)
+    truth_rows = _rows_by_image(truth.objects, counted)
+    false = (matches.object_id == 0) & ~matches.ignored
+    for image, rows in _rows_by_image(entries, false).items():
+        columns = truth_rows.get(image)
         if columns is None:
             continue
-        iou = mask_util.iou(
-            [results.detections[i][key] for i in rows],
-            [truth.annotations[j][key] for j in columns],
-            [0] * len(columns),
-        )
+        found = [entries[i]["record"] for i in rows]
+        objects = [truth.objects[j] for j in columns]
+        if task == "bbox":
+            iou = mask_util.iou(
+                *([o["bbox"] for o in s] for s in (found, objects)), [0] * len(objects)
+            )
+        else:
+            masks = [record["segmentation"] for record in found]
+            iou = mask_util.iou(masks, [truth.rle(o) for o in objects], [0] * len(objects))
         same = classes[rows][:, None] == truth_classes[columns]
         kind[rows], best = _kinds(iou, same)
         target[rows] = np.where(best >= 0, columns[best], -1)
-    kind[matches.truth_id > 0] = RIGHT
+    kind[matches.object_id > 0] = RIGHT
     kind[matches.ignored] = IGNORED
     not_found = counted & (matches.detection_id == 0)
     missed = not_found.copy()
     missed[target[target >= 0]] = False
-    scores = np.array([d["score"] for d in results.detections], dtype=np.float64)
+    scores = np.array([d["score"] for d in entries], dtype=np.float64)
     return ErrorKinds(
         kind, target, missed, not_found, classes, truth_classes, counted, scores,
         len(truth.categories),
@@ -187,7 +190,7 @@ def _rows_by_image(entries: list[dict], wanted: np.ndarray) -> dict[int, np.ndar
     rows: dict[int, list[int]] = {}
     for row in np.flatnonzero(wanted).tolist():
         rows.setdefault(entries[row]["image_id"], []).append(row)
-    return {image_id: np.array(found) for image_id, found in rows.items()}
+    return {image: np.array(found) for image, found in rows.items()}
 
 
 def _kinds(iou: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from detectron2.data.detection_utils import read_image
 
+from ..coco.index import GroundTruth
 from ..errors import DataError
-from ..visualization.panels import Item, draw_items
+from ..visualization.judged import Item, draw_items
 from .analysis import Analysis
 from .calibration import choose_examples
 from .error_kinds import CLS, FALSE_KINDS, IGNORED, RIGHT
-from .load import GroundTruth
 
 __all__ = ["LEGEND", "TAGS", "Example", "Panel", "make_examples"]
 
@@ -70,81 +70,82 @@ def make_examples(
         DataError: an image cannot be read or has another size; names file and id.
     """
     low, high = choose_examples([a.image_counts for a in analyses], number)
-    chosen = [("worst", n, i) for n, i in enumerate(low, 1)]
-    chosen += [("best", n, i) for n, i in enumerate(high, 1)]
+    chosen = [("worst", n, image) for n, image in enumerate(low, 1)]
+    chosen += [("best", n, image) for n, image in enumerate(high, 1)]
     examples = []
-    for index, (rank, place, image_id) in enumerate(chosen):
+    for index, (rank, place, image) in enumerate(chosen):
         if progress is not None:
             progress("drawing", index, len(chosen))
-        examples.append(_example(truth, analyses, rank, place, image_id, task))
+        examples.append(_example(truth, analyses, rank, place, image, task))
     return examples
 
 
-def _example(truth, analyses: list[Analysis], rank: str, place: int, image_id, task) -> Example:
-    image = _read(truth, image_id)
-    wanted = [a for a in truth.annotations if a["image_id"] == image_id]
-    single = len(truth.categories) == 1  # its name on every object says nothing
-    names = dict(zip((c["id"] for c in truth.categories), truth.class_names))
+def _example(
+    truth: GroundTruth, analyses: list[Analysis], rank: str, place: int, number: int, task: str
+) -> Example:
+    image = _read(truth, number)
+    wanted = [entry for entry in truth.objects if entry["image_id"] == number]
+    with_masks = truth.has_masks and task == "segm"
     items = [
         Item(
-            "crowd" if a["iscrowd"] else "truth",
-            "" if single or len(wanted) > _MANY else names[a["category_id"]],
-            *_shape(a, truth.has_masks and task == "segm"),
+            "crowd" if entry["iscrowd"] else "truth",
+            "" if len(wanted) > _MANY else _class_name(truth, entry),
+            entry["bbox"],
+            truth.rle(entry) if with_masks else None,
         )
-        for a in wanted
+        for entry in wanted
     ]
-    count = sum(not a["iscrowd"] for a in wanted)
+    count = sum(not entry["iscrowd"] for entry in wanted)
     kinds = {item.kind for item in items}
     panels = [
         Panel("image", "", draw_items(image, [])),
         Panel("truth", f"{count} object" + "s" * (count != 1), draw_items(image, items)),
     ]
     for analysis in analyses:
-        found = _judged(truth, analysis, image_id, names, single, task)
+        found = _judged(truth, analysis, number, task)
         kinds |= {item.kind for item in found}
-        counts = analysis.image_counts[image_id]
+        counts = analysis.image_counts[number]
         note = f"{counts['tp']} right, {counts['fp']} wrong, {counts['fn']} missed"
         panels.append(Panel(analysis.name, note, draw_items(image, found)))
-    file_name = str(truth.images[image_id].get("file_name", ""))
-    return Example(rank, place, image_id, file_name, panels, kinds)
+    file_name = str(truth.images[number - 1].get("file_name", ""))
+    return Example(rank, place, truth.image_ids[number - 1], file_name, panels, kinds)
 
 
-def _judged(truth, analysis: Analysis, image_id, names: dict, single: bool, task) -> list[Item]:
+def _class_name(truth: GroundTruth, entry: dict) -> str:
+    """Empty for the only class there is: its name on every object would say nothing."""
+    return truth.class_names[entry["category_id"] - 1] if len(truth.categories) > 1 else ""
+
+
+def _judged(truth: GroundTruth, analysis: Analysis, number: int, task: str) -> list[Item]:
     """Detections above the threshold, and what they missed."""
     threshold = analysis.point.threshold
     out = []
-    for row, entry in enumerate(analysis.results.detections):
-        if entry["image_id"] != image_id or entry["score"] < threshold:
-            continue
+    for row, entry in enumerate(analysis.entries):
         kind = int(analysis.kinds.kind[row])
-        if kind == IGNORED:
+        if entry["image_id"] != number or entry["score"] < threshold or kind == IGNORED:
             continue
         name = "right" if kind == RIGHT else FALSE_KINDS[kind - CLS]
         label = ""
         if kind != RIGHT:
-            words = [TAGS[name], "" if single else names[entry["category_id"]]]
+            words = [TAGS[name], _class_name(truth, entry)]
             label = " ".join([w for w in words if w] + [f"{100 * entry['score']:.0f}"])
-        out.append(Item(name, label, *_shape(entry, task == "segm")))
-    for row, entry in enumerate(truth.annotations):
-        if entry["image_id"] != image_id or entry["iscrowd"]:
+        record = entry["record"]
+        mask = record["segmentation"] if task == "segm" else None
+        out.append(Item(name, label, record["bbox"], mask))
+    for row, entry in enumerate(truth.objects):
+        if entry["image_id"] != number or entry["iscrowd"]:
             continue
-        found = analysis.evaluation.matches.detection_id[row]
-        if not found or analysis.results.detections[found - 1]["score"] < threshold:
-            label = "" if single else names[entry["category_id"]]
-            out.append(Item("miss", label, *_shape(entry, task == "segm")))
+        found = analysis.matches.detection_id[row]
+        if not found or analysis.entries[found - 1]["score"] < threshold:
+            mask = truth.rle(entry) if task == "segm" else None
+            out.append(Item("miss", _class_name(truth, entry), entry["bbox"], mask))
     return out
 
 
-def _shape(entry: dict, with_mask: bool) -> tuple[list[float], dict | None]:
-    return entry["bbox"], entry["segmentation"] if with_mask else None
-
-
-def _read(truth: GroundTruth, image_id) -> np.ndarray:
-    record = truth.images[image_id]
-    size = record["height"], record["width"]
-    if truth.image_root is None:
+def _read(truth: GroundTruth, number: int) -> np.ndarray:
+    image_id, size, file = truth.image_ids[number - 1], truth.size(number), truth.image_file(number)
+    if file is None:
         return np.full((*size, 3), _BLANK, dtype=np.uint8)
-    file = truth.image_root / str(record.get("file_name"))
     try:
         image = read_image(str(file), "RGB")
     except Exception as error:  # Pillow raises many kinds

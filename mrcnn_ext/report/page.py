@@ -3,44 +3,30 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import cv2
-import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
-
-from .._version import __version__
-from ..visualization.panels import COLORS, legend_strip, sheet
+from ..coco.index import GroundTruth
+from ..page import (
+    ShownPlot,
+    data_uri,
+    jpeg_bytes,
+    line_color,
+    number,
+    png_bytes,
+    render_page,
+    shown_plot,
+)
+from ..visualization.judged import COLORS
+from ..visualization.sheets import legend_strip, sheet
 from . import plots, tables
 from .analysis import Analysis
 from .examples import LEGEND, Example
-from .load import GroundTruth
 
-__all__ = ["ShownPlot", "data_uri", "jpeg_bytes", "shown_plot", "write_page"]
+__all__ = ["write_page"]
 
 _FOLDER = "report_pictures"
-# Of the pictures inside the page; full colour resolution, or thin coloured lines would smear.
-_JPEG = (
-    cv2.IMWRITE_JPEG_QUALITY, 90,
-    cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-)  # fmt: skip
 _TASKS = {"bbox": "boxes", "segm": "masks"}
-
-
-@dataclass
-class ShownPlot:
-    """A plot as the template wants it: data URIs for light and dark pages."""
-
-    light: str
-    dark: str
-    alt: str
-    width: int
-    height: int
 
 
 def write_page(
@@ -56,16 +42,9 @@ def write_page(
 ) -> None:
     """Write ``report.html`` and ``report_pictures/`` to ``folder``."""
     (folder / _FOLDER).mkdir()
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "template"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template("report.html").render(
+    text = render_page(
+        Path(__file__).parent / "template" / "report.html",
         title=title or f"{truth.name}: {_TASKS[task]}",
-        version=__version__,
         truth=truth,
         task=_TASKS[task],
         max_dets=max_dets,
@@ -89,16 +68,15 @@ def write_page(
 def _cards(analyses: list[Analysis]) -> list[dict]:
     cards = []
     for index, analysis in enumerate(analyses):
-        evaluation, base = analysis.evaluation, analyses[0].evaluation
-        others = (("AP50", evaluation.ap(0.5)), ("AP75", evaluation.ap(0.75)))
+        curves, base = analysis.curves, analyses[0].curves
+        others = (("AP50", curves.ap(0.5)), ("AP75", curves.ap(0.75)))
         cards.append(
             {
                 "name": analysis.name,
-                "color": plots.line_color(index),
-                "ap": tables.number(evaluation.ap(), base.ap() if index else None),
+                "color": line_color(index),
+                "ap": number(curves.ap(), base.ap() if index else None),
                 "others": [
-                    (name, tables.number(value).text)
-                    for name, value in (*others, ("AR", evaluation.ar()))
+                    (name, number(value).text) for name, value in (*others, ("AR", curves.ar()))
                 ],
             }
         )
@@ -112,7 +90,7 @@ def _tables(truth: GroundTruth, analyses: list[Analysis]) -> dict:
         "class": tables.class_table(truth, analyses),
         "errors": tables.error_table(analyses),
         "class_errors": [
-            (a.name, plots.line_color(i), tables.error_count_table(truth, a))
+            (a.name, line_color(i), tables.error_count_table(truth, a))
             for i, a in enumerate(analyses)
         ],
         "point": tables.point_table(analyses),
@@ -142,19 +120,6 @@ def _plots(
     return {"class_curves": None, "calibration": None, **shown}
 
 
-def shown_plot(folder: Path, name: str, plot: plots.Plot, alt: str) -> ShownPlot:
-    """Draw for light and dark pages; PNGs are written to ``folder``."""
-    files = {}
-    for theme in plots.THEMES:
-        files[theme] = plots.render(plot, theme)
-        suffix = "" if theme == "light" else f"_{theme}"
-        (folder / f"{name}{suffix}.png").write_bytes(files[theme])
-    with Image.open(io.BytesIO(files["light"])) as picture:
-        width, height = (round(side * 100 / plots.DPI) for side in picture.size)  # 100 to the inch
-    uris = {theme: data_uri(data, "png") for theme, data in files.items()}
-    return ShownPlot(**uris, alt=alt, width=width, height=height)
-
-
 def _shown_example(folder: Path, example: Example) -> dict:
     panels = example.panels
     captions = [f"{p.title}: {p.note}" if p.note else p.title for p in panels]
@@ -162,8 +127,7 @@ def _shown_example(folder: Path, example: Example) -> dict:
     entries = [(kind, text) for kind, text in LEGEND if kind in example.kinds]
     picture = sheet([p.picture for p in panels], captions, legend_strip(entries, width))
     file = folder / _FOLDER / f"{example.rank}_{example.number}.png"
-    if not cv2.imwrite(str(file), picture[:, :, ::-1]):
-        raise OSError(f"{file} cannot be written")
+    file.write_bytes(png_bytes(picture))
     return {
         "rank": example.rank,
         "number": example.number,
@@ -181,14 +145,3 @@ def _shown_example(folder: Path, example: Example) -> dict:
             for p in panels
         ],
     }
-
-
-def jpeg_bytes(picture: np.ndarray) -> bytes:
-    done, data = cv2.imencode(".jpg", np.ascontiguousarray(picture[:, :, ::-1]), _JPEG)
-    if not done:
-        raise OSError("OpenCV cannot write JPEG")
-    return data.tobytes()
-
-
-def data_uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64," + base64.b64encode(data).decode("ascii")

@@ -1,39 +1,19 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""The report's plots, each once for light and once for dark pages."""
+"""Plots of the report."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
-from typing import Any
-
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..visualization.panels import COLORS
+from ..page import line_color
+from ..visualization.judged import COLORS
 from .error_kinds import FALSE_KINDS, IGNORED, KINDS, RIGHT
 
-__all__ = ["DPI", "KIND_NAMES", "THEMES", "Plot", "has_class_curves", "line_color", "render"]
-__all__ += ["plot_calibration", "plot_class_curves", "plot_curves", "plot_error_costs"]
-__all__ += ["plot_error_counts", "plot_scores"]
+__all__ = ["KIND_NAMES", "has_class_curves", "plot_calibration", "plot_class_curves"]
+__all__ += ["plot_curves", "plot_error_costs", "plot_error_counts", "plot_scores"]
 
-THEMES = {
-    "light": {"ink": "#24292f", "faint": "#d0d7de", "ground": "#ffffff"},
-    "dark": {"ink": "#d6dbe1", "faint": "#3b434d", "ground": "#1b2129"},
-}
-_LINE_COLORS = (
-    "#3b76e8",
-    "#ef8121",
-    "#1fa187",
-    "#a55fd6",
-    "#d9406f",
-    "#8f8a3a",
-    "#4fb3d9",
-    "#7d8794",
-)
 KIND_NAMES = {
     "cls": "classification",
     "loc": "localisation",
@@ -42,45 +22,7 @@ KIND_NAMES = {
     "bkg": "background",
     "miss": "missed",
 }
-DPI = 160
 _MULTIPLES = 12  # classes up to which each gets a curve of its own
-
-Plot = Callable[[], Figure]
-
-
-def render(plot: Plot, theme: str) -> bytes:
-    """PNG of what ``plot`` draws."""
-    colors = THEMES[theme]
-    style: dict[Any, Any] = {
-        "font.family": "DejaVu Sans",
-        "font.size": 9,
-        "axes.titlesize": 10,
-        "axes.titleweight": "bold",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.axisbelow": True,
-        "legend.frameon": False,
-        "grid.linewidth": 0.7,
-        "grid.color": colors["faint"],
-        "axes.edgecolor": colors["faint"],
-        "axes.facecolor": colors["ground"],
-        "figure.facecolor": colors["ground"],
-        "savefig.facecolor": colors["ground"],
-        **dict.fromkeys(
-            ["text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.titlecolor"],
-            colors["ink"],
-        ),
-    }
-    with matplotlib.rc_context(style):
-        figure = plot()
-        FigureCanvasAgg(figure)
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
-    return file.getvalue()
-
-
-def line_color(index: int) -> str:
-    return _LINE_COLORS[index % len(_LINE_COLORS)]
 
 
 def plot_curves(analyses: list) -> Figure:
@@ -93,7 +35,7 @@ def plot_curves(analyses: list) -> Figure:
     ):
         for index, analysis in enumerate(analyses):
             label = analysis.name if axis is panels[0] else None
-            _curve(axis, recall, analysis.evaluation.curve(iou), index, label)
+            _curve(axis, recall, analysis.curves.curve(iou), index, label)
         _unit_axes(axis, title, "recall")
     panels[0].set_ylabel("precision")
     _legend_below(figure, len(analyses))
@@ -102,13 +44,13 @@ def plot_curves(analyses: list) -> Figure:
 
 def has_class_curves(analyses: list) -> bool:
     """Whether there is more than one class, and few enough for a plot each."""
-    number = int((analyses[0].evaluation.instances[:, 0] > 0).sum())
+    number = int((analyses[0].instances[:, 0] > 0).sum())
     return 1 < number <= _MULTIPLES
 
 
 def plot_class_curves(analyses: list, names: list[str]) -> Figure:
     """The same at IoU 0.5 for each class that has instances."""
-    shown = [k for k in range(len(names)) if analyses[0].evaluation.instances[k, 0] > 0]
+    shown = [k for k in range(len(names)) if analyses[0].instances[k, 0] > 0]
     columns = min(4, len(shown))
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(11.3, 0.5 + 2.25 * rows), layout="constrained")
@@ -119,7 +61,7 @@ def plot_class_curves(analyses: list, names: list[str]) -> Figure:
     for place, (axis, k) in enumerate(zip(panels.ravel(), shown)):
         for index, analysis in enumerate(analyses):
             label = analysis.name if place == 0 else None
-            _curve(axis, recall, analysis.evaluation.curve(0.5, k), index, label)
+            _curve(axis, recall, analysis.curves.curve(0.5, k), index, label)
         last_row = place + columns >= len(shown)
         _unit_axes(axis, _short(names[k], 24), "recall" if last_row else "")
         axis.tick_params(labelbottom=last_row)

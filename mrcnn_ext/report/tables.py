@@ -3,96 +3,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
-import numpy as np
-
+from ..coco.areas import AREA_NAMES
+from ..coco.index import GroundTruth
+from ..page import Cell, Table, count, line_color, number
 from .analysis import Analysis
 from .error_kinds import KINDS
-from .load import GroundTruth
-from .plots import KIND_NAMES, line_color
-from .scores import AREAS
+from .plots import KIND_NAMES
 
-__all__ = ["Cell", "Table", "class_table", "error_table", "head_table", "keypoint_table"]
+__all__ = ["class_table", "error_count_table", "error_table", "head_table", "keypoint_table"]
 __all__ += ["mask_table", "point_table", "size_table"]
 
 _SIZE_NAMES = {
     "all": "all",
-    "small": "small (up to 32²)",
+    "small": "small (below 32²)",
     "medium": "medium (32² to 96²)",
     "large": "large (96² and more)",
 }
-
-
-@dataclass
-class Cell:
-    """One number or word.
-
-    Attributes:
-        text: what is shown.
-        value: what is sorted by; None sorts last.
-        delta: difference to the first result file, as text; empty for none.
-        trend: "better", "worse" or "same".
-        bar: length of the bar behind it, in 0 … 1; None for no bar.
-        color: of a swatch before it.
-    """
-
-    text: str
-    value: float | str | None = None
-    delta: str = ""
-    trend: str = ""
-    bar: float | None = None
-    color: str = ""
-
-
-@dataclass
-class Table:
-    """Columns may stand under groups: (name, number of columns, colour). If it is ``stacked``,
-    differences stand below the numbers, which takes less width."""
-
-    columns: list[str]
-    rows: list[list[Cell]]
-    groups: list[tuple[str, int, str]] = field(default_factory=list)
-    sortable: bool = False
-    stacked: bool = True
-
-    @property
-    def starts(self) -> set[int]:
-        """Indices of the columns that a group begins with, but for the first group."""
-        ends = np.cumsum([width for _, width, _ in self.groups])
-        return set(ends[:-1].tolist())
-
-
-def number(
-    value: float, first: float | None = None, *, scale: float = 100, lower_is_better: bool = False
-) -> Cell:
-    """A score as points with one decimal; NaN is a dash."""
-    if value != value:
-        return Cell("\u2013")
-    text = f"{scale * value:.1f}"
-    cell = Cell(text if text != "-0.0" else "0.0", value)
-    if first is not None and first == first:
-        # Of the numbers shown, so that the columns add up.
-        difference = round(scale * value, 1) - round(scale * first, 1)
-        _set_delta(cell, difference, f"{abs(difference):.1f}", lower_is_better)
-    return cell
-
-
-def count(value: int, first: int | None = None, *, lower_is_better: bool = False) -> Cell:
-    cell = Cell(f"{value:,}".replace(",", "\u202f"), value)
-    if first is not None:
-        difference = value - first
-        text = f"{abs(difference):,}".replace(",", "\u202f")
-        _set_delta(cell, difference, text, lower_is_better)
-    return cell
-
-
-def _set_delta(cell: Cell, difference: float, text: str, lower_is_better: bool) -> None:
-    if abs(difference) < 1e-9 or float(text.replace("\u202f", "")) == 0:
-        cell.delta, cell.trend = "±0", "same"
-        return
-    cell.delta = ("+" if difference > 0 else "\u2212") + text
-    cell.trend = "better" if (difference > 0) != lower_is_better else "worse"
 
 
 def _names(analyses: list[Analysis]) -> list[Cell]:
@@ -114,10 +40,10 @@ def head_table(truth: GroundTruth, analyses: list[Analysis]) -> Table:
     for index, (analysis, name) in enumerate(zip(analyses, _names(analyses))):
         cells = [name]
         for _, measure in measures:
-            first = measure(analyses[0].evaluation) if index else None
-            cells.append(number(measure(analysis.evaluation), first))
-        found = {d["image_id"] for d in analysis.results.detections}
-        cells += [count(len(analysis.results.detections)), count(len(found))]
+            first = measure(analyses[0].curves) if index else None
+            cells.append(number(measure(analysis.curves), first))
+        found = {d["image_id"] for d in analysis.entries}
+        cells += [count(len(analysis.entries)), count(len(found))]
         rows.append(cells)
     columns = ["", *(name for name, _ in measures), "detections", "images with any"]
     return Table(columns, rows)
@@ -126,18 +52,18 @@ def head_table(truth: GroundTruth, analyses: list[Analysis]) -> Table:
 def size_table(analyses: list[Analysis]) -> Table:
     """AP and AR by size, a row for each size."""
     rows = []
-    for index, area in enumerate(AREAS):
-        instances = int(analyses[0].evaluation.instances[:, index].sum())
+    for index, area in enumerate(AREA_NAMES):
+        instances = int(analyses[0].instances[:, index].sum())
         cells = [Cell(_SIZE_NAMES[area], index), count(instances)]
         for place, analysis in enumerate(analyses):
             for measure in (
                 lambda e, a=area: e.ap(area=a),
                 lambda e, a=area: e.ap(0.5, a),
                 lambda e, a=area: e.ap(0.75, a),
-                lambda e, a=area: e.ar(a),
+                lambda e, a=area: e.ar(area=a),
             ):
-                first = measure(analyses[0].evaluation) if place else None
-                cells.append(number(measure(analysis.evaluation), first))
+                first = measure(analyses[0].curves) if place else None
+                cells.append(number(measure(analysis.curves), first))
         rows.append(cells)
     columns = ["size", "instances", *("AP", "AP50", "AP75", "AR") * len(analyses)]
     return Table(columns, rows, _groups(analyses, 2, 4), stacked=len(analyses) > 2)
@@ -147,16 +73,16 @@ def class_table(truth: GroundTruth, analyses: list[Analysis]) -> Table:
     """AP by class; sortable."""
     rows = []
     for k, name in enumerate(truth.class_names):
-        cells = [Cell(name, name), count(int(analyses[0].evaluation.instances[k, 0]))]
+        cells = [Cell(name, name), count(int(analyses[0].instances[k, 0]))]
         for place, analysis in enumerate(analyses):
-            base = analyses[0].evaluation if place else None
+            base = analyses[0].curves if place else None
             for iou in (None, 0.5):
-                value = analysis.evaluation.ap(iou, category=k)
+                value = analysis.curves.ap(iou, category=k)
                 cell = number(value, None if base is None else base.ap(iou, category=k))
                 cell.bar = value if iou is None and value == value else None
                 cell.color = line_color(place) if cell.bar is not None else ""
                 cells.append(cell)
-            cells.append(number(analysis.evaluation.ar(category=k)))
+            cells.append(number(analysis.curves.ar(category=k)))
         rows.append(cells)
     columns = ["class", "instances", *("AP", "AP50", "AR") * len(analyses)]
     groups = _groups(analyses, 2, 3)
@@ -183,7 +109,7 @@ def error_count_table(truth: GroundTruth, analysis: Analysis) -> Table:
     for k, name in enumerate(truth.class_names):
         counts = analysis.kinds.counts_of_class(k)
         cells = [count(counts[kind]) for kind in KINDS]
-        instances = count(int(analysis.evaluation.instances[k, 0]))
+        instances = count(int(analysis.instances[k, 0]))
         rows.append([Cell(name, name), instances, *cells])
     return Table(["class", "instances", *(KIND_NAMES[k] for k in KINDS)], rows, sortable=True)
 
@@ -219,7 +145,7 @@ def mask_table(analyses: list[Analysis]) -> Table | None:
         return None
     base = shown[0][2]
     rows = []
-    for area in AREAS:
+    for area in AREA_NAMES:
         cells = [Cell(_SIZE_NAMES[area])]
         for place, (_, _, quality) in enumerate(shown):
             cells.append(count(quality[area]["pairs"]))

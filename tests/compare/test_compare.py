@@ -13,14 +13,16 @@ import pytest
 import torch
 from detectron2.engine import SimpleTrainer
 
-from mrcnn_ext.compare import checks, cost, report, run, schedule, tables
+from mrcnn_ext.compare import checks, cost, forms, report, run, schedule
 from mrcnn_ext.compare.__main__ import main
+from mrcnn_ext.compare.collect import collect
 from mrcnn_ext.compare.data import Checksum, PairedLoader, image_of
 from mrcnn_ext.compare.kinds import MASK
 from mrcnn_ext.compare.mask.objects import QUALITIES, box_as_mask, true_objects
-from mrcnn_ext.compare.mask.pictures import choose
+from mrcnn_ext.compare.mask.tables import BOX_ROW
+from mrcnn_ext.compare.pictures import choose
 from mrcnn_ext.compare.plan import Plan, parse_variant
-from mrcnn_ext.compare.results import Comparison, RunResult, collect
+from mrcnn_ext.compare.results import Comparison, RunResult
 from mrcnn_ext.compare.statistics import bootstrap_draws, calibration, paired_bootstrap
 from mrcnn_ext.compare.training import build_paired_model, train
 from mrcnn_ext.errors import ConfigError, DataError
@@ -336,7 +338,7 @@ def test_tables_of_made_up_results():
     }
     comparison = Comparison(list(runs), runs, 3, costs, [1], ["a", "b"])
     box = {k: runs["first"][1].objects[k] for k in ("area", "category", "iou", "boundary_iou")}
-    made = {table.title: table for table in tables.make_tables(comparison, box)}
+    made = {table.title: table for table in MASK.tables(comparison, box)}
     main_table = made["Mask heads"].table
     first, other, late, filled = main_table.rows
     assert [c.text for c in first] == [
@@ -353,18 +355,18 @@ def test_tables_of_made_up_results():
         f"{TIMES} 1.50",
     )
     assert (late[1].text, late[-1].text) == (DASH, "0/3")
-    assert (filled[0].text, filled[3].text) == (tables.BOX_ROW, "50.0")
+    assert (filled[0].text, filled[3].text) == (BOX_ROW, "50.0")
     split = made["Seen and unseen classes: average precision"].table.rows
     assert [c.text for c in split[0][1:3]] == ["12.0 ± 1.4", "10.0 ± 1.4"]  # a, b
     split = made["Seen and unseen classes: at the true boxes"].table.rows
     assert split[1][2].delta.startswith("+5.0 [")
-    assert [row[0].text for row in split] == ["first", "other", tables.BOX_ROW]
+    assert [row[0].text for row in split] == ["first", "other", BOX_ROW]
     by_size = made["By size"].table.rows
     assert by_size[0][3].text == DASH  # no large object
-    text = tables.as_markdown(made["Mask heads"])
+    text = forms.as_markdown(made["Mask heads"])
     assert "| other | 14.5 ± 2.1 (+3.5 ± 0.7) |" in text
-    json.dumps(tables.as_json(made["Mask heads"]))
-    assert tables.as_rich(made["Mask scores"]).row_count == 2
+    json.dumps(forms.as_json(made["Mask heads"]))
+    assert forms.as_rich(made["Mask scores"]).row_count == 2
 
 
 def test_pictures_are_of_hard_and_easy_objects():

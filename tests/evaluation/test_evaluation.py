@@ -23,7 +23,7 @@ from mrcnn_ext.evaluation import (
     evaluate_records,
     evaluate_results_file,
 )
-from mrcnn_ext.evaluation.mask_quality import match_boxes
+from mrcnn_ext.evaluation.matched_boxes import match_boxes
 from tests.evaluation.evaluation_cases import (
     BACKENDS,
     CLASSES,

@@ -18,7 +18,7 @@ from mrcnn_ext.data.shapes import ShapesSpec, generate_shapes, register_shapes
 from mrcnn_ext.errors import ConfigError, DataError
 from mrcnn_ext.report import make_report
 from mrcnn_ext.report.__main__ import main
-from mrcnn_ext.visualization.panels import COLORS, Item, draw_items
+from mrcnn_ext.visualization.judged import COLORS, Item, draw_items
 from tests.report.made_up_results import made_up_results
 
 BROWSER = next(
@@ -270,7 +270,9 @@ def test_keypoints(shapes, tmp_path):
     assert entry["keypoints"] == default
     assert entry["keypoints"]["AP"] == pytest.approx(1.0)
     assert 'id="keypoints"' in page.read_text(encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"--oks-sigmas has 3 numbers, the keypoints are 11"):
+    with pytest.raises(
+        ConfigError, match=r"--oks-sigmas: .* has 11 keypoints .* there are 3 sigmas"
+    ):
         make_report(**arguments, oks_sigmas=[0.05] * 3)
 
 
@@ -294,18 +296,24 @@ def test_an_earlier_report_is_replaced_and_other_files_stay(shapes, files, tmp_p
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_id": 99}, r"result 2 \(image id 99\): there is no such image"),
+        ({"image_id": 99}, r"a prediction is for image id 99, which is not in .*instances"),
         (
             {"category_id": 77},
-            r"result 2 \(image id 1\): category id 77 is unknown; .* has 1, 2, 3",
+            r"a prediction for image id 1 has category 77; .* has the categories 1, 2, 3",
         ),
-        ({"score": float("nan")}, r"image id 1\): score nan is not a finite number"),
-        ({"bbox": [1, 2, 3]}, r"image id 1\): bbox \[1, 2, 3\] is not x, y, width, height"),
-        ({"bbox": [1, 2, -3, 4]}, r"bbox \[1, 2, -3, 4\]"),
+        (
+            {"score": float("nan")},
+            r"prediction 2 \(image id 1\) has the 'score' nan, expected a finite",
+        ),
+        (
+            {"bbox": [1, 2, 3]},
+            r"image id 1\) has the 'bbox' \[1, 2, 3\], expected four finite numbers",
+        ),
+        ({"bbox": [1, 2, -3, 4]}, r"'bbox' \[1, 2, -3, 4\]"),
         ({"bbox": None, "segmentation": None}, r"image id 1\) has neither bbox nor segmentation"),
         ({"segmentation": {"size": [5, 5], "counts": "PPYo0"}}, r"\[5, 5\], its image \[1\d\d, 1"),
-        ({"segmentation": 3}, r"image id 1\): its segmentation is neither polygons nor RLE"),
-        ({"keypoints": [1, 2]}, r"keypoints are not x, y, score for each"),
+        ({"segmentation": 3}, r"image id 1\) .*its segmentation is neither polygons nor RLE"),
+        ({"keypoints": [1, 2]}, r"'keypoints' that are not three finite numbers each"),
     ],
 )
 def test_wrong_results_name_file_and_image(changes, message, shapes, files, tmp_path):
@@ -319,14 +327,18 @@ def test_wrong_results_name_file_and_image(changes, message, shapes, files, tmp_
 def test_masks_that_are_asked_for_must_be_there(shapes, files, tmp_path):
     file = _edited(files["one"], tmp_path, segmentation=None)
     with pytest.raises(
-        DataError, match=r"edited.json: a result for image id 1 has no segmentation"
+        DataError, match=r"edited.json: task 'segm' needs 'segmentation', which .* image id 1 "
     ):
         make_report(annotations=shapes, results={"run": file}, out=tmp_path / "out", task="segm")
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "cannot be read"), ('[{"image_id": 1,', "is not json"), ("{}", "a list of detections")],
+    [
+        (None, "cannot be read"),
+        ('[{"image_id": 1,', "is not valid json"),
+        ("{}", "a list of predictions"),
+    ],
 )
 def test_damaged_results(text, message, shapes, tmp_path):
     file = tmp_path / "results.json"
@@ -339,7 +351,7 @@ def test_damaged_results(text, message, shapes, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("images"), "expected COCO annotations"),
+        (lambda c: c.pop("images"), "is no COCO data set: 'images' is missing"),
         (lambda c: c["images"].clear(), "there are no images"),
         (lambda c: c["images"].append(c["images"][0]), "two images have the id 1"),
         (lambda c: c["images"][0].pop("width"), "image 1 has no height and width"),

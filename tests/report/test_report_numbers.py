@@ -13,7 +13,11 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mrcnn_ext.coco.index import load_ground_truth
 from mrcnn_ext.data.shapes import ShapesSpec, generate_shapes
+from mrcnn_ext.evaluation import EvaluationSettings
+from mrcnn_ext.report.analysis import analyse
+from mrcnn_ext.report.build import read_detections
 from mrcnn_ext.report.calibration import calibrate, choose_examples, image_scores, operating_point
 from mrcnn_ext.report.error_kinds import (
     BKG,
@@ -24,10 +28,7 @@ from mrcnn_ext.report.error_kinds import (
     LOC,
     RIGHT,
     average_precision,
-    classify_errors,
 )
-from mrcnn_ext.report.load import load_ground_truth, load_results
-from mrcnn_ext.report.scores import evaluate
 from tests.report.made_up_results import made_up_results
 
 NAMES = {RIGHT: "right", CLS: "cls", LOC: "loc", BOTH: "both", DUP: "dup", BKG: "bkg"}
@@ -65,12 +66,18 @@ def _results(truth, *detections):
         {"image_id": d[0], "category_id": d[1], "bbox": list(d[2]), "score": d[3]}
         for d in detections
     ]
-    return load_results("run", entries, truth)
+    return read_detections("run", entries, truth)
+
+
+def _analysis(truth, results, task="bbox"):
+    return analyse(
+        truth, results, task=task, max_dets=100, score_threshold=None,
+        settings=EvaluationSettings(),
+    )  # fmt: skip
 
 
 def _kinds(truth, results, task="bbox"):
-    evaluation = evaluate(truth, results, task, 100)
-    return classify_errors(truth, results, evaluation.matches, task)
+    return _analysis(truth, results, task).kinds
 
 
 # Truth, detections, errors, and what fixing that kind gives. Each is this one kind alone; where it
@@ -114,11 +121,12 @@ def test_detections_in_a_crowd_are_neither_right_nor_wrong(tmp_path):
     truth = _truth(tmp_path, (1, 1, BOX), (1, 1, [50, 50, 50, 50], "crowd"))
     inside = [60, 60, 10, 10]
     results = _results(truth, (1, 1, BOX, 0.9), (1, 1, inside, 0.8), (1, 2, inside, 0.7))
-    kinds = _kinds(truth, results)
+    analysis = _analysis(truth, results)
+    kinds = analysis.kinds
     assert kinds.kind.tolist() == [RIGHT, IGNORED, BKG]  # a crowd of another class is nothing
     assert kinds.counts() == {"cls": 0, "loc": 0, "both": 0, "dup": 0, "bkg": 1, "miss": 0}
     assert not kinds.missed.any()
-    counts = image_scores(truth, results, evaluate(truth, results, "bbox", 100).matches, 0.0)
+    counts = image_scores(truth, analysis.entries, analysis.matches, 0.0)
     assert counts == {1: {"tp": 1, "fp": 1, "fn": 0}}
 
 
@@ -131,6 +139,11 @@ def test_a_class_that_a_fix_leaves_without_instances(tmp_path):
 
 
 # --------------------------------------------------------------------------- brute force references
+
+
+def _found(results):
+    """Detections as plain dicts, numbered from 1."""
+    return [{**e["record"], "id": e["id"]} for e in results.entries]
 
 
 def _iou(a, b):
@@ -147,7 +160,7 @@ def _ap50(truth, annotations, detections):
             entries = [{**copy.deepcopy(e), "id": i} for i, e in enumerate(entries, 1)]
             for entry in entries:
                 entry["area"] = entry["bbox"][2] * entry["bbox"][3]
-            images, categories = list(truth.images.values()), truth.categories
+            images, categories = truth.images, truth.categories
             coco.dataset = {"images": images, "categories": categories, "annotations": entries}
             coco.createIndex()
         evaluator = COCOeval(gt, dt, "bbox")
@@ -156,7 +169,7 @@ def _ap50(truth, annotations, detections):
     values = []
     precision = evaluator.eval["precision"][0, :, :, 0, 2]
     for k, category in enumerate(truth.categories):
-        own = [a for a in truth.annotations if a["category_id"] == category["id"]]
+        own = [a for a in truth.objects if a["category_id"] == category["id"]]
         if not any(not a["iscrowd"] for a in own):
             continue
         left = [a for a in annotations if a["category_id"] == category["id"] and not a["iscrowd"]]
@@ -170,9 +183,9 @@ def _ap50(truth, annotations, detections):
 def _greedy(truth, results):
     """Detection -> object, by falling score: the best that is free, with IoU 0.5 or more."""
     matched = {}
-    for d in sorted(results.detections, key=lambda d: (d["image_id"], -d["score"])):
+    for d in sorted(_found(results), key=lambda d: (d["image_id"], -d["score"])):
         best, chosen = 0.5, None
-        for a in truth.annotations:
+        for a in truth.objects:
             same = (a["image_id"], a["category_id"]) == (d["image_id"], d["category_id"])
             if same and a["id"] not in matched.values() and _iou(d["bbox"], a["bbox"]) >= best:
                 best, chosen = _iou(d["bbox"], a["bbox"]), a["id"]
@@ -183,10 +196,10 @@ def _greedy(truth, results):
 
 def _brute_force_kinds(truth, results, matched):
     kinds = {}
-    for d in results.detections:
+    for d in _found(results):
         if d["id"] in matched:
             continue
-        here = [a for a in truth.annotations if a["image_id"] == d["image_id"]]
+        here = [a for a in truth.objects if a["image_id"] == d["image_id"]]
         own = [
             (_iou(d["bbox"], a["bbox"]), a) for a in here if a["category_id"] == d["category_id"]
         ]
@@ -213,10 +226,10 @@ def _edited(truth, results, kinds, matched, fixed):
     best = {}
     for number, (kind, meant) in kinds.items():
         if kind == fixed and meant is not None and meant["id"] not in matched.values():
-            score = results.detections[number - 1]["score"]
+            score = results.entries[number - 1]["record"]["score"]
             best[meant["id"]] = max(best.get(meant["id"], (-1, 0)), (score, -number))
     out = []
-    for d in results.detections:
+    for d in _found(results):
         kind, meant = kinds.get(d["id"], ("right", None))
         if kind != fixed:
             out.append(d)
@@ -249,25 +262,25 @@ def test_kinds_and_oracles_are_those_of_brute_force(seed, tmp_path):
     kinds = _kinds(truth, results)
     matched = _greedy(truth, results)
     expected = _brute_force_kinds(truth, results, matched)
-    names = [expected.get(d["id"], ("right",))[0] for d in results.detections]
+    names = [expected.get(d["id"], ("right",))[0] for d in _found(results)]
     assert [NAMES[k] for k in kinds.kind.tolist()] == names
 
     about = {meant["id"] for _, meant in expected.values() if meant is not None}
-    not_found = [a["id"] for a in truth.annotations if a["id"] not in matched.values()]
+    not_found = [a["id"] for a in truth.objects if a["id"] not in matched.values()]
     missed = [number for number in not_found if number not in about]
     assert (np.flatnonzero(kinds.missed) + 1).tolist() == missed
 
-    base = _ap50(truth, truth.annotations, results.detections)
+    base = _ap50(truth, truth.objects, _found(results))
     assert kinds.base_ap() == pytest.approx(base)
     gains = kinds.delta_ap()
     for kind in ("cls", "loc", "both", "dup", "bkg"):
         edited = _edited(truth, results, expected, matched, kind)
-        assert gains[kind] == pytest.approx(_ap50(truth, truth.annotations, edited) - base), kind
-    right = [d for d in results.detections if d["id"] in matched]
-    assert gains["fp"] == pytest.approx(_ap50(truth, truth.annotations, right) - base)
+        assert gains[kind] == pytest.approx(_ap50(truth, truth.objects, edited) - base), kind
+    right = [d for d in _found(results) if d["id"] in matched]
+    assert gains["fp"] == pytest.approx(_ap50(truth, truth.objects, right) - base)
     for kind, gone in (("miss", missed), ("fn", not_found)):
-        left = [a for a in truth.annotations if a["id"] not in gone]
-        assert gains[kind] == pytest.approx(_ap50(truth, left, results.detections) - base), kind
+        left = [a for a in truth.objects if a["id"] not in gone]
+        assert gains[kind] == pytest.approx(_ap50(truth, left, _found(results)) - base), kind
 
 
 # -------------------------------------------------------------------------------------- COCO's scores
@@ -283,8 +296,8 @@ def shapes(tmp_path_factory):
 def test_scores_are_cocoevals(shapes, task):
     entries = made_up_results(shapes)
     truth = load_ground_truth(shapes)
-    truth.encode_masks()
-    evaluation = evaluate(truth, load_results("run", entries, truth), task, 100)
+    analysis = _analysis(truth, read_detections("run", entries, truth), task)
+    curves = analysis.curves
     with contextlib.redirect_stdout(io.StringIO()):
         gt = COCO(str(shapes))
         own = [{k: v for k, v in e.items() if task == "bbox" or k != "bbox"} for e in entries]
@@ -292,16 +305,15 @@ def test_scores_are_cocoevals(shapes, task):
         expected.evaluate()
         expected.accumulate()
         expected.summarize()
-    values = [evaluation.ap(), evaluation.ap(0.5), evaluation.ap(0.75)]
-    values += [evaluation.ap(area=a) for a in ("small", "medium", "large")]
+    values = [curves.ap(), curves.ap(0.5), curves.ap(0.75)]
+    values += [curves.ap(area=a) for a in ("small", "medium", "large")]
     np.testing.assert_allclose(np.nan_to_num(values, nan=-1), expected.stats[:6])
-    recalls = [evaluation.ar(a) for a in ("all", "small", "medium", "large")]
+    recalls = [curves.ar(area=a) for a in ("all", "small", "medium", "large")]
     np.testing.assert_allclose(np.nan_to_num(recalls, nan=-1), expected.stats[8:])
-    results = load_results("run", entries, truth)
-    kinds = classify_errors(truth, results, evaluation.matches, task)
+    kinds = analysis.kinds
     assert kinds.base_ap() == pytest.approx(expected.stats[1])
     assert min(kinds.counts().values()) > 0
-    assert evaluation.curve(0.5).mean() == pytest.approx(expected.stats[1])
+    assert curves.curve(0.5).mean() == pytest.approx(expected.stats[1])
 
 
 def test_average_precision_without_anything():
@@ -317,11 +329,11 @@ def test_average_precision_without_anything():
 @pytest.mark.parametrize("seed", range(4))
 def test_operating_point_and_calibration_by_brute_force(seed, tmp_path):
     truth, results = _random_scene(tmp_path, seed + 50)
-    for entry in results.detections:
-        entry["score"] = round(entry["score"], 1)  # with ties
-    results = load_results("run", [dict(d) for d in results.detections], truth)
+    # With ties.
+    records = [{**d, "score": round(d["score"], 1)} for d in _found(results)]
+    results = read_detections("run", records, truth)
     kinds = _kinds(truth, results)
-    number = len(truth.annotations)
+    number = len(truth.objects)
 
     def at(threshold):
         kept = kinds.scores >= threshold

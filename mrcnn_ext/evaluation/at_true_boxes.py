@@ -1,25 +1,48 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Masks that a model makes in the boxes of the ground truth, compared with the ground truth."""
+"""What a model makes of the boxes of the ground truth: masks, compared with the ground truth."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils import comm
 from torch import nn
 
 from ..coco.index import GroundTruth
 from ..errors import DataError
 from .boundary import mask_and_boundary_iou
-from .mask_quality import summarize_quality
 from .records import instances_to_records
 from .results_file import ground_truth_of
+from .tasks.mask_quality import summarize_quality
 
-__all__ = ["mask_quality_at_boxes"]
+__all__ = ["given_boxes", "mask_quality_at_boxes"]
+
+
+def given_boxes(
+    inputs: dict, boxes: Sequence[Sequence[float]] | torch.Tensor, classes: Sequence[int]
+) -> Instances:
+    """Boxes and classes for a model to make masks or keypoints in.
+
+    Args:
+        inputs: of one image: "image" (C, H, W), "height" and "width" of the image file.
+        boxes: (N, 4) x0, y0, x1, y1 in pixels of the image file.
+        classes: (N,) contiguous.
+
+    Returns:
+        Instances in the pixels of the network's input, with "pred_boxes", "pred_classes" and "place"
+        (N,), their number: postprocessing drops boxes that are empty at the image's size.
+    """
+    height, width = inputs["image"].shape[-2:]
+    given = Instances((height, width))
+    given.pred_boxes = Boxes(torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4).clone())
+    given.pred_boxes.scale(width / inputs["width"], height / inputs["height"])
+    given.pred_classes = torch.tensor(classes, dtype=torch.int64)
+    given.place = torch.arange(len(given))
+    return given
 
 
 def mask_quality_at_boxes(
@@ -43,7 +66,9 @@ def mask_quality_at_boxes(
     """
     model = getattr(model, "module", model)
     ground_truth = ground_truth_of(dataset)
-    classes = _classes(dataset, ground_truth)
+    mapping = MetadataCatalog.get(dataset).get("thing_dataset_id_to_contiguous_id")
+    # Number of a category -> the model's class.
+    classes = {n: mapping[c] if mapping else c for c, n in ground_truth.category_number.items()}
     objects = defaultdict(list)
     for entry in ground_truth.objects:
         if not entry["iscrowd"]:
@@ -59,11 +84,14 @@ def mask_quality_at_boxes(
                     raise DataError(
                         f"image id {inputs['image_id']!r} is not in {ground_truth.source}."
                     )
-                if objects[number]:
-                    given = _given(inputs, objects[number], classes)
+                if own := objects[number]:
+                    boxes = torch.tensor([o["bbox"] for o in own], dtype=torch.float32)
+                    boxes = BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
+                    given = given_boxes(inputs, boxes, [classes[o["category_id"]] for o in own])
+                    given.scores = torch.ones(len(own))
                     output = model.inference([inputs], detected_instances=[given.to(model.device)])
                     found = output[0]["instances"].to("cpu")
-                    rows += _compare(found, objects[number], ground_truth, boundary_dilation)
+                    rows += _compare(found, own, ground_truth, boundary_dilation)
     finally:
         model.train(was_training)
     everywhere = comm.gather(rows, dst=0)
@@ -72,31 +100,11 @@ def mask_quality_at_boxes(
     return summarize_quality([row for part in everywhere for row in part])
 
 
-def _classes(dataset: str, ground_truth: GroundTruth) -> dict[int, int]:
-    """Number of a category -> the model's class."""
-    mapping = MetadataCatalog.get(dataset).get("thing_dataset_id_to_contiguous_id")
-    numbers = ground_truth.category_number
-    return {n: mapping[c] if mapping else c for c, n in numbers.items()}
-
-
-def _given(inputs: dict, objects: list[dict], classes: dict[int, int]) -> Instances:
-    height, width = inputs["image"].shape[-2:]
-    boxes = torch.tensor([entry["bbox"] for entry in objects], dtype=torch.float32)
-    boxes[:, 2:] += boxes[:, :2]
-    scale = torch.tensor([width / inputs["width"], height / inputs["height"]])
-    given = Instances((height, width))
-    given.pred_boxes = Boxes(boxes * scale.repeat(2))
-    given.pred_classes = torch.tensor([classes[entry["category_id"]] for entry in objects])
-    given.scores = torch.ones(len(objects))
-    given.object_index = torch.arange(len(objects))
-    return given
-
-
 def _compare(
     found: Instances, objects: list[dict], ground_truth: GroundTruth, boundary_dilation: float
 ) -> list[tuple[float, float, float]]:
     values = [(0.0, 0.0, entry["area"]) for entry in objects]
-    for record, index in zip(instances_to_records(found, 0), found.object_index.tolist()):
+    for record, index in zip(instances_to_records(found, 0), found.place.tolist()):
         rle, entry = record["segmentation"], objects[index]
         ground_truth.check_mask(entry["image_id"], rle)
         truth = ground_truth.rle(entry)

@@ -13,33 +13,43 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .mask_quality import match_boxes
-from .overlaps import Overlaps
+from ..matched_boxes import matched_boxes
+from ..overlaps import Overlaps
+from .task import Task, TaskInput, register_task
 
-__all__ = ["PCK_THRESHOLDS", "keypoint_quality"]
+__all__ = ["PCK", "PCK_THRESHOLDS"]
 
 PCK_THRESHOLDS = (0.05, 0.1, 0.2)
 _SHOWN = 0.1  # of single classes and keypoints
 
 
-def keypoint_quality(
-    overlaps: Overlaps, class_names: Sequence[str], reference: Sequence[str] = ()
-) -> dict[str, float]:
-    """Of detections whose box matches an object of their class (IoU 0.5 or more, best score first).
+class PCK(Task):
+    """Distances of keypoints of detections whose box matches an object of their class.
 
-    Args:
-        overlaps: of detections and ground truth.
-        class_names: one a category.
-        reference: names of two keypoints whose distance is the unit of length, for objects that have
-            both labelled (and apart); others do not count. Empty: the square root of the box's area.
+    "PCK@0.05", "PCK@0.1", "PCK@0.2": labelled keypoints that are so near, in percent; "error" and
+    "median_error": their distances in percent of the unit; "found": objects with labelled keypoints
+    that have a match, in percent; "matches": their number. "PCK@0.1-<class>" where there are several
+    classes, and "PCK@0.1-<class>/<keypoint>" where names are known.
 
-    Returns:
-        "PCK@0.05", "PCK@0.1", "PCK@0.2": labelled keypoints that are so near, in percent; "error" and
-        "median_error": their distances in percent of the unit; "found": objects with labelled
-        keypoints that have a match, in percent; "matches": their number. "PCK@0.1-<class>" where there
-        are several classes, and "PCK@0.1-<class>/<keypoint>" where names are known. NaN where there is
-        nothing.
+    The unit is the distance of the two keypoints of ``settings.pck_reference``, for objects that have
+    both labelled (and apart; others do not count), or the square root of the box's area.
     """
+
+    name = "pck"
+    needs = ("bbox",)
+    wants = ("keypoints",)
+    metrics = (
+        *(f"PCK@{threshold:g}" for threshold in PCK_THRESHOLDS),
+        *("error", "median_error", "found", "matches"),
+    )
+
+    def evaluate(self, data: TaskInput) -> dict[str, float]:
+        return _measure(data.overlaps, data.class_names, data.settings.pck_reference)
+
+
+def _measure(
+    overlaps: Overlaps, class_names: Sequence[str], reference: Sequence[str]
+) -> dict[str, float]:
     distances: dict[tuple[str, str], list[float]] = {}
     objects_seen = found = 0
     for pair, objects in overlaps.ground_truth.by_pair.items():
@@ -68,12 +78,9 @@ def _matches(overlaps: Overlaps, pair, units: Mapping[int, float]) -> list[tuple
     entries_with = [entry for entry in entries if entry["record"].get("keypoints")]
     if not entries_with or not units:
         return []
-    crowds = np.array([e["iscrowd"] for e in overlaps.ground_truth.by_pair[pair]], dtype=bool)
-    scores = np.array([entry["record"]["score"] for entry in entries])
-    matches = match_boxes(overlaps.boxes(pair), scores, crowds, 0.5)
     return [
         (entries[row], column)
-        for row, column in matches
+        for row, column in matched_boxes(overlaps, pair)
         if column in units and entries[row]["record"].get("keypoints")
     ]
 
@@ -115,3 +122,6 @@ def _summary(distances: Mapping[tuple[str, str], Sequence[float]]) -> dict[str, 
 
 def _percent(values: np.ndarray) -> float:
     return float(100 * np.mean(values)) if values.size else float("nan")
+
+
+register_task(PCK())
