@@ -263,8 +263,8 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     # its COCOEvaluator ends with an error for: several skeletons, or others than COCO's 17 without
     # TEST.KEYPOINT_OKS_SIGMAS. There MrcnnExtCOCOEvaluator takes its place in any case.
     _C.EVALUATION.ENABLED = False
-    # Of "bbox", "segm", "boundary", "mask_quality", "keypoints" and "pck"; an empty list takes all that
-    # the predictions have what is needed for.
+    # Names of evaluation.tasks.TASKS: "bbox", "segm", "boundary", "mask_quality", "keypoints", "pck".
+    # An empty list takes every task whose fields the predictions contain.
     _C.EVALUATION.TASKS = []
     # Detections that count in an image. 0 takes 100, or TEST.DETECTIONS_PER_IMAGE if that is more
     # (LVIS: 300), so that nothing that the model reports is cut off.
