@@ -286,8 +286,8 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     # keypoints that Detectron2's COCOEvaluator raises an error for (several skeletons, or others than
     # COCO's 17 without TEST.KEYPOINT_OKS_SIGMAS) are always evaluated by MrcnnExtCOCOEvaluator.
     _C.EVALUATION.ENABLED = False
-    # Of "bbox", "segm", "boundary", "mask_quality", "keypoints" and "pck". Empty: every task whose
-    # fields the predictions contain.
+    # Any of "bbox", "segm", "boundary", "mask_quality", "keypoints", "pck" and of the tasks you
+    # registered. Empty: every task whose fields the predictions contain.
     _C.EVALUATION.TASKS = []
     # Maximum number of detections per image. 0: 100, or TEST.DETECTIONS_PER_IMAGE if that is more
     # (LVIS: 300), so that every reported detection counts.

@@ -68,7 +68,7 @@ class MrcnnExtCOCOEvaluator(COCOEvaluator):
         """
         metadata = MetadataCatalog.get(dataset_name)
         settings = settings or EvaluationSettings(
-            tasks=tasks, max_dets=max_dets_per_image, sigmas=kpt_oks_sigmas, **rules
+            tuple(tasks or ()), max_dets_per_image, sigmas=kpt_oks_sigmas, **rules
         )
         named_tasks(settings.tasks or ())
         try:

@@ -83,7 +83,7 @@ class Curves:
         if iou is not None:
             first = round((iou - 0.5) / 0.05)
             values = values[first : first + 1]
-        return values if category is None else values[..., np.atleast_1d(category)]
+        return values if category is None else values[..., np.atleast_1d(category).astype(int)]
 
 
 def _mean(values: np.ndarray) -> float:

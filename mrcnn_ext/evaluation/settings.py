@@ -9,12 +9,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 from detectron2.data import MetadataCatalog
 
+from .._moved import moved_names
 from ..errors import ConfigError
 from ..skeletons.names import COCO_PERSON_SIGMAS
 from .class_keypoints import oks_sigmas
 from .matching import choose_backend
 
 __all__ = ["EvaluationSettings"]
+
+__getattr__ = moved_names(
+    __name__,
+    {
+        "COCO_SIGMAS": "mrcnn_ext.skeletons.names:COCO_PERSON_SIGMAS",
+        "TASKS": "mrcnn_ext.evaluation.tasks",
+    },
+)
 
 
 @dataclass(frozen=True)

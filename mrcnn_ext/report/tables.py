@@ -15,7 +15,7 @@ __all__ += ["mask_table", "point_table", "size_table"]
 
 _SIZE_NAMES = {
     "all": "all",
-    "small": "small (below 32²)",
+    "small": "small (up to 32²)",
     "medium": "medium (32² to 96²)",
     "large": "large (96² and more)",
 }

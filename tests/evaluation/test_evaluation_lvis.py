@@ -116,3 +116,12 @@ def test_lvis_rules_against_plain_loops(seed, limit, per_class, backend):
     np.testing.assert_allclose(results["APc"], values[1], atol=1e-9)
     np.testing.assert_allclose(results["APf"], np.nanmean(values[2:]), atol=1e-9)
     assert "APs" in results
+
+
+def test_a_frequency_that_no_category_has(backend):
+    dataset, records = _lvis_case(0)
+    for category in dataset["categories"]:
+        category["frequency"] = "f"
+    results = evaluate(dataset, records, ["bbox"], backend=backend, lvis_style=True)["bbox"]
+    assert np.isnan(results["APr"])
+    assert results["APf"] == results["AP"]

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..._moved import moved_names
 from ...coco.areas import AREA_LETTERS, in_area
 from ..matched_boxes import matched_boxes
 from ..overlaps import Overlaps
 from .task import Task, TaskInput, register_task
 
 __all__ = ["MaskQuality", "quality_of_matches", "summarize_quality"]
+
+__getattr__ = moved_names(__name__, {"match_boxes": "mrcnn_ext.evaluation.matched_boxes"})
 
 _MEASURES = ("IoU", "boundary_IoU")
 

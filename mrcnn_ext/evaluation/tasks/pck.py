@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""How near keypoints are where the box is right: PCK and the mean distance.
+"""Measure how near keypoints are where the box is right: PCK and the mean distance.
 
 PCK, the percentage of correct keypoints, counts those within a part of a length of the object: of the
 box (Yang and Ramanan, "Articulated Human Detection with Flexible Mixtures of Parts", TPAMI 2013; here
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ...coco.index import ImageCategory
 from ..matched_boxes import matched_boxes
 from ..overlaps import Overlaps
 from .task import Task, TaskInput, register_task
@@ -44,45 +45,37 @@ class PCK(Task):
     )
 
     def evaluate(self, data: TaskInput) -> dict[str, float]:
-        return _measure(data.overlaps, data.class_names, data.settings.pck_reference)
+        truth = data.ground_truth
+        distances: dict[tuple[str, str], list[float]] = {}
+        objects_seen = found = 0
+        for pair, objects in truth.by_pair.items():
+            names = truth.categories[pair[1] - 1].get("keypoints") or []
+            units = [_unit(entry, names, data.settings.pck_reference) for entry in objects]
+            objects_seen += np.count_nonzero(units)
+            for points, column in _matches(data.overlaps, pair) if any(units) else ():
+                if not units[column]:
+                    continue
+                found += 1
+                wanted = _points(objects[column])
+                distance = np.linalg.norm(points[: len(wanted), :2] - wanted[:, :2], axis=1)
+                for slot in np.flatnonzero(wanted[:, 2] > 0):
+                    name = names[slot] if slot < len(names) else ""
+                    key = (data.class_names[pair[1] - 1], name)
+                    distances.setdefault(key, []).append(float(distance[slot] / units[column]))
+        results = _summary(distances)
+        results["found"] = 100 * found / objects_seen if objects_seen else float("nan")
+        results["matches"] = float(found)
+        return results
 
 
-def _measure(
-    overlaps: Overlaps, class_names: Sequence[str], reference: Sequence[str]
-) -> dict[str, float]:
-    distances: dict[tuple[str, str], list[float]] = {}
-    objects_seen = found = 0
-    for pair, objects in overlaps.ground_truth.by_pair.items():
-        category = overlaps.ground_truth.categories[pair[1] - 1]
-        names = category.get("keypoints") or []
-        units = {i: _unit(o, names, reference) for i, o in enumerate(objects)}
-        units = {i: unit for i, unit in units.items() if unit}
-        objects_seen += len(units)
-        for entry, column in _matches(overlaps, pair, units):
-            found += 1
-            points = _points(objects[column])
-            own = np.reshape(entry["record"]["keypoints"], (-1, 3))[: len(points)]
-            distance = np.linalg.norm(own[:, :2] - points[:, :2], axis=1) / units[column]
-            for slot in np.flatnonzero(points[:, 2] > 0):
-                name = names[slot] if slot < len(names) else ""
-                key = (class_names[pair[1] - 1], name)
-                distances.setdefault(key, []).append(float(distance[slot]))
-    results = _summary(distances)
-    results["found"] = 100 * found / objects_seen if objects_seen else float("nan")
-    results["matches"] = float(found)
-    return results
-
-
-def _matches(overlaps: Overlaps, pair, units: Mapping[int, float]) -> list[tuple[dict, int]]:
+def _matches(overlaps: Overlaps, pair: ImageCategory) -> list[tuple[np.ndarray, int]]:
+    """(K, 3) predicted keypoints and the object's column, of each match."""
     entries = overlaps.detections.by_pair.get(pair, [])
-    entries_with = [entry for entry in entries if entry["record"].get("keypoints")]
-    if not entries_with or not units:
+    keypoints = [entry["record"].get("keypoints") for entry in entries]
+    if not any(keypoints):
         return []
-    return [
-        (entries[row], column)
-        for row, column in matched_boxes(overlaps, pair)
-        if column in units and entries[row]["record"].get("keypoints")
-    ]
+    matches = matched_boxes(overlaps, pair)
+    return [(np.reshape(keypoints[r], (-1, 3)), c) for r, c in matches if keypoints[r]]
 
 
 def _points(entry: dict) -> np.ndarray:
