@@ -2,11 +2,13 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 """What fused RoIAlign saves in a whole model: Detectron2's Mask R-CNN R50-FPN, before and after.
 
-    python benchmarks/bm_end_to_end.py [--threads 2] [--repeat 3] [--size 800 1344] [--out FOLDER]
+    python benchmarks/bm_end_to_end.py [--threads 2] [--device cpu|cuda] [--repeat 3] [--size 800 1344]
+        [--out FOLDER]
 
 One model with random weights, whose poolers are swapped with ``swap_poolers`` and back; inference of
 one image and one training step (forward and backward) on one image. The share of RoI pooling is what
-torch's profiler counts for its ops. Written: end_to_end.json and end_to_end.md.
+torch's profiler counts for its ops; on CUDA, the time of their kernels. There everything runs a second
+time under float16 autocast. Written: end_to_end.json and end_to_end.md.
 """
 
 from __future__ import annotations
@@ -35,9 +37,9 @@ POOLING_OPS = (
 )
 
 
-def make_model() -> torch.nn.Module:
+def make_model(device: str) -> torch.nn.Module:
     cfg = model_zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml")
-    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.DEVICE = device
     cfg.MODEL.WEIGHTS = ""
     # With random weights nothing is certain of anything; every image gives its 100 detections so.
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
@@ -83,11 +85,22 @@ def training_step(model, batch) -> None:
     model.zero_grad()
 
 
-def pooling_ms(step, model, batch) -> float:
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+def pooling_ms(step, model, batch, device: str) -> float:
+    kinds = [torch.profiler.ProfilerActivity.CPU]
+    if device == "cuda":
+        kinds.append(torch.profiler.ProfilerActivity.CUDA)
+        step(model, batch)  # what is loaded and chosen on first use
+    with torch.profiler.profile(activities=kinds) as profile:
         step(model, batch)
+        synchronize(device)
     events = [e for e in profile.key_averages() if e.key in POOLING_OPS]
-    return sum(event.cpu_time_total for event in events) / 1e3
+    field = "device_time_total" if device == "cuda" else "cpu_time_total"
+    return sum(getattr(event, field) for event in events) / 1e3
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def swap_back(model) -> None:
@@ -96,45 +109,67 @@ def swap_back(model) -> None:
             module.__class__ = ROIPooler
 
 
+def measure(step, model, batch, device: str, repeat: int) -> dict:
+    """Times of one step before and after, in turns; what the json holds of it."""
+    times: dict[str, list[float]] = {"before": [], "after": []}
+    pooling = {}
+    for turn in range(repeat + 1):  # the first is the warm-up
+        for name in times:
+            swap_poolers(model) if name == "after" else swap_back(model)
+            if turn == 0:
+                pooling[name] = pooling_ms(step, model, batch, device)
+                continue
+            synchronize(device)
+            start = time.perf_counter()
+            step(model, batch)
+            synchronize(device)
+            times[name].append(1e3 * (time.perf_counter() - start))
+    whole = {name: statistics.median(values) for name, values in times.items()}
+    return {"whole_ms": whole, "pooling_ms": pooling, "all_ms": times}
+
+
+def row(name: str, result: dict, digits: int) -> str:
+    whole, pooling = result["whole_ms"], result["pooling_ms"]
+    share = {when: 100 * pooling[when] / whole[when] for when in whole}
+    return (
+        f"| {name.replace('_', ' ')} | {whole['before']:.{digits}f} | {whole['after']:.{digits}f} | "
+        f"{pooling['before']:.{digits}f} | {pooling['after']:.{digits}f} | {share['before']:.0f} % | "
+        f"{share['after']:.1f} % |"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--repeat", type=int, help="default: 3, on CUDA 25")
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1344))
     parser.add_argument("--out", type=Path, default=Path("output/benchmarks"))
     args = parser.parse_args()
+    on_gpu = args.device == "cuda"
+    repeat = args.repeat or (25 if on_gpu else 3)
     torch.set_num_threads(args.threads)
-    model, batch = make_model(), make_input(*args.size)
+    model, batch = make_model(args.device), make_input(*args.size)
     lines = [
         "| | whole, ms: before | after | RoI pooling, ms: before | after | share before | after |",
         "|---|---|---|---|---|---|---|",
     ]
-    report = {}
-    for step in (inference, training_step):
-        times: dict[str, list[float]] = {"before": [], "after": []}
-        pooling = {}
-        for turn in range(args.repeat + 1):  # the first is the warm-up
-            for name in times:
-                swap_poolers(model) if name == "after" else swap_back(model)
-                if turn == 0:
-                    pooling[name] = pooling_ms(step, model, batch)
-                    continue
-                start = time.perf_counter()
-                step(model, batch)
-                times[name].append(1e3 * (time.perf_counter() - start))
-        whole = {name: statistics.median(values) for name, values in times.items()}
-        report[step.__name__] = {"whole_ms": whole, "pooling_ms": pooling, "all_ms": times}
-        share = {name: 100 * pooling[name] / whole[name] for name in whole}
-        lines.append(
-            f"| {step.__name__.replace('_', ' ')} | {whole['before']:.0f} | {whole['after']:.0f} | "
-            f"{pooling['before']:.0f} | {pooling['after']:.0f} | {share['before']:.0f} % | "
-            f"{share['after']:.1f} % |"
-        )
-        print(lines[-1], flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
-    report["setting"] = {"threads": args.threads, "size": list(args.size), "repeat": args.repeat}
-    (args.out / "end_to_end.json").write_text(json.dumps(report, indent=1) + "\n")
-    (args.out / "end_to_end.md").write_text("\n".join(lines) + "\n")
+    setting = {"threads": args.threads, "size": list(args.size), "repeat": repeat}
+    if on_gpu:
+        setting |= {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__}
+    report: dict[str, dict] = {}
+    for half in (False, True) if on_gpu else (False,):
+        for step in (inference, training_step):
+            name = step.__name__ + (" float16" if half else "")
+            with torch.autocast("cuda", dtype=torch.float16, enabled=half):
+                report[name] = measure(step, model, batch, args.device, repeat)
+            lines.append(row(name, report[name], 2 if on_gpu else 0))
+            print(lines[-1], flush=True)
+            # Written as it goes: a run that is stopped leaves what it has.
+            whole = json.dumps({**report, "setting": setting}, indent=1)
+            (args.out / "end_to_end.json").write_text(whole + "\n")
+            (args.out / "end_to_end.md").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

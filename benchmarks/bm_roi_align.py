@@ -6,12 +6,17 @@
 
 All candidates run in this process, in turns, after a warm-up; a time is the median. Written to the
 folder: roi_align.json (everything), roi_align.md (the tables), roi_align.png (forward and backward as
-multiples of the floor).
+multiples of the floor; on a CPU).
 
 - "ours": FusedROIPooler, i.e. mrcnn_ext.layers.roi_align_pyramid with the gradients' op.
 - "detectron2": its ROIPooler over torchvision's roi_align, as Detectron2 runs it.
 - "torchvision": roi_align on each level's boxes, known beforehand: without the bookkeeping.
+- "torchvision compiled" (CUDA only, first case in float32): the same through torch.compile.
 - "floor": features and pooled values through memory once, at the speed of a copy in this process.
+
+On CUDA, pixels are read once for each RoI that covers them, mostly from the L2 cache: "L2
+floor" is what all RoIs read and write, at the speed of a copy in that cache. Tables show device times
+(see cuda_times.py); in the json, "median_ms" is one call alone between two synchronizations.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ from pathlib import Path
 
 import torch
 import torchvision
+from cuda_times import graph_ms, l2_bandwidth, queued_ms
 from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
 from detectron2.structures import Boxes
 
@@ -38,6 +44,8 @@ SCALES = tuple(1 / stride for stride in STRIDES)
 IMAGE = (800, 1344)
 # (images, boxes an image, output side): the box and the mask head, in inference and in training.
 CASES = ((1, 1000, 7), (1, 100, 14), (2, 512, 7), (2, 128, 14))
+# On CUDA, the number of RoIs that fills a large GPU comes first.
+CUDA_CASES = ((2, 1000, 7), *CASES)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -57,10 +65,12 @@ def make_boxes(images: int, count: int, device: str) -> list[Boxes]:
 
 
 def make_features(images: int, channels: int, dtype, layout, device: str) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator(device).manual_seed(1)
     return [
-        torch.randn(images, channels, IMAGE[0] // s, IMAGE[1] // s, generator=generator)
-        .to(device, dtype)
+        torch.randn(
+            (images, channels, IMAGE[0] // s, IMAGE[1] // s), generator=generator, device=device
+        )
+        .to(dtype)
         .to(memory_format=layout)
         for s in STRIDES
     ]
@@ -83,6 +93,23 @@ def torchvision_alone(boxes: list[Boxes], side: int) -> Callable:
         )
 
     return run
+
+
+def footprint(boxes: list[Boxes], side: int) -> int:
+    """Pixels that all RoIs together read, at ``sampling_ratio`` 0, where samples skip no pixel."""
+    levels = assign_boxes_to_levels(boxes, 2, 5, 224, 4).cpu()
+    rows = torch.cat([b.tensor for b in boxes]).cpu()
+    scale = torch.tensor(SCALES)[levels]
+    pixels = torch.ones(len(rows), dtype=torch.int64)
+    for low, high, extent in ((0, 2, IMAGE[1]), (1, 3, IMAGE[0])):
+        start, end = rows[:, low] * scale - 0.5, rows[:, high] * scale - 0.5
+        cell = (end - start) / side
+        inset = cell / cell.ceil().clamp(min=1) / 2  # of the outermost samples
+        last = (extent / torch.tensor(STRIDES)[levels]).long() - 1
+        first_pixel = (start + inset).floor().long().clamp(min=0)
+        last_pixel = torch.minimum((end - inset).floor().long().clamp(min=0) + 1, last)
+        pixels *= (last_pixel - first_pixel + 1).clamp(min=1)
+    return int(pixels.sum())
 
 
 def synchronize(device: str) -> None:
@@ -152,35 +179,66 @@ def measure(case, dtype_name: str, layout_name: str, device: str, channels: int,
         "detectron2": ROIPooler(*arguments),
         "torchvision": torchvision_alone(boxes, side),
     }
-    if device == "cuda":
+    if device == "cuda" and case == CUDA_CASES[0] and dtype_name == "float32":
         poolers["torchvision compiled"] = torch.compile(torchvision_alone(boxes, side))
+    # A graph of a backward pass is recorded on the stream of the forward pass.
+    stream = torch.cuda.Stream() if device == "cuda" else None
     with torch.no_grad():
         poolers = {k: p for k, p in poolers.items() if supported(lambda p=p: p(features, boxes))}
-        forward = medians(
-            {name: (lambda p=p: p(features, boxes)) for name, p in poolers.items()}, device, budget
-        )
+        calls = {name: (lambda p=p: p(features, boxes)) for name, p in poolers.items()}
+        forward = medians(calls, device, budget)
+        add_device_times(forward, calls, stream, not_recordable="detectron2")
     for feature in features:
         feature.requires_grad_()
-    outputs = {name: pooler(features, boxes) for name, pooler in poolers.items()}
+    synchronize(device)
+    with torch.cuda.stream(stream):  # None: stays where it is
+        outputs = {name: pooler(features, boxes) for name, pooler in poolers.items()}
+    synchronize(device)
     grad = torch.randn_like(outputs["ours"])
-    backward = medians(
-        {
-            name: (lambda o=o: torch.autograd.grad(o, features, grad, retain_graph=True))
-            for name, o in outputs.items()
-        },
-        device,
-        budget,
-    )
+    calls = {
+        name: (lambda o=o: torch.autograd.grad(o, features, grad, retain_graph=True))
+        for name, o in outputs.items()
+    }
+    backward = medians(calls, device, budget)
+    add_device_times(backward, calls, stream)
     moved = (sum(f.numel() for f in features) + grad.numel()) * grad.element_size()
-    return {
+    result = {
         "images": images, "boxes": count, "side": side, "dtype": dtype_name,
         "layout": layout_name, "channels": channels, "threads": torch.get_num_threads(),
         "floor_ms": 1e3 * moved / copy_bandwidth(device),
         "forward": forward, "backward": backward,
     }  # fmt: skip
+    if device == "cuda":
+        read = footprint(boxes, side) * channels * grad.element_size()
+        written = grad.numel() * grad.element_size()
+        result |= {"read_bytes": read, "l2_floor_ms": 1e3 * (read + written) / l2_bandwidth()}
+    return result
+
+
+def add_device_times(
+    times: dict[str, dict], calls: dict[str, Callable], stream, not_recordable: str = ""
+) -> None:
+    """Add "device_ms" to each entry of ``times``, on CUDA.
+
+    Detectron2's forward pass looks at indices on the host: it cannot be recorded.
+    """
+    for name, call in calls.items() if stream is not None else ():
+        queue = name == not_recordable
+        times[name]["device_ms"] = queued_ms(call) if queue else graph_ms(call, stream)
+        times[name]["device_ms_by"] = "queue" if queue else "graph"
+
+
+def milliseconds(entry: dict) -> float:
+    return entry.get("device_ms", entry["median_ms"])
+
+
+def short(value: float) -> str:
+    return f"{value:.1f}" if value >= 10 else f"{value:.3g}"
 
 
 def table(results: list[dict]) -> str:
+    if results and "l2_floor_ms" in results[0]:
+        return cuda_table(results)
     lines = [
         "| images x boxes, output | dtype, layout | threads | pass | ours, ms | Detectron2 / ours | "
         "torchvision / ours | floor, ms | ours / floor |",
@@ -199,6 +257,30 @@ def table(results: list[dict]) -> str:
                 f"{r['layout']} | {r['threads']} | {step} | {ours:.1f} | {ratio[0]} | {ratio[1]} | "
                 f"{r['floor_ms']:.1f} | {ours / r['floor_ms']:.1f} |"
             )
+    return "\n".join(lines) + "\n"
+
+
+def cuda_table(results: list[dict]) -> str:
+    lines = [
+        "| images x boxes, output | dtype, layout | pass | ours, ms | Detectron2 | torchvision | "
+        "compiled | Detectron2 / ours | torchvision / ours | floor, ms | L2 floor, ms |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in results:
+        for step in ("forward", "backward"):
+            times = {name: milliseconds(entry) for name, entry in r[step].items()}
+            peers = ("detectron2", "torchvision", "torchvision compiled")
+            shown = [short(times[peer]) if peer in times else "" for peer in peers]
+            ratios = [
+                f"{times[peer] / times['ours']:.1f}" if peer in times else "no such op"
+                for peer in peers[:2]
+            ]
+            floors = [short(r["floor_ms"]), short(r["l2_floor_ms"]) if step == "forward" else ""]
+            cells = [
+                f"{r['images']} x {r['boxes']}, {r['side']}x{r['side']}",
+                f"{r['dtype']}, {r['layout']}", step, short(times["ours"]), *shown, *ratios, *floors,
+            ]  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -240,6 +322,7 @@ def machine(device: str) -> dict:
     return {
         "processor": name,
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "cuda": torch.version.cuda if device == "cuda" else None,
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "kernels": {s.name: s.reason.rsplit("/", 1)[-1] for s in kernel_status()},
@@ -259,9 +342,10 @@ def main() -> None:
     results = []
     for threads in args.threads if args.device == "cpu" else args.threads[:1]:
         torch.set_num_threads(threads)
-        for case in CASES[:1] if args.quick else CASES:
+        cases = CUDA_CASES if args.device == "cuda" else CASES
+        for case in cases[:1] if args.quick else cases:
             # Half precision on the first case and thread count only: torchvision's is very slow there.
-            one = args.quick or case != CASES[0] or threads != args.threads[0]
+            one = args.quick or case != cases[0] or threads != args.threads[0]
             for dtype in ("float32",) if one else DTYPES:
                 for layout in ("channels_last", "NCHW"):
                     results.append(
@@ -272,7 +356,8 @@ def main() -> None:
                     report = {"machine": machine(args.device), "results": results}
                     (args.out / "roi_align.json").write_text(json.dumps(report, indent=1) + "\n")
     (args.out / "roi_align.md").write_text(table(results))
-    plot(results, args.out / "roi_align.png")
+    if args.device == "cpu":
+        plot(results, args.out / "roi_align.png")
     print(f"written to {args.out}")
 
 

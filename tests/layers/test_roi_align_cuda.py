@@ -296,10 +296,14 @@ def test_the_library_can_be_loaded(library):
 
 # -- On a GPU --------------------------------------------------------------------------------------
 
-needs_gpu = pytest.mark.skipif(
+_has_gpu = pytest.mark.skipif(
     not (torch.cuda.is_available() and CUDA_COMPILED),
     reason="needs a GPU" if not torch.cuda.is_available() else "needs the compiled CUDA library",
 )
+
+
+def needs_gpu(test):
+    return pytest.mark.gpu(_has_gpu(test))
 
 
 @needs_gpu
