@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import REPO, run_python
-from tests.test_build_detectron2 import _load_script
+from tests.tools.test_build_detectron2 import _load_script
 
 check_gpu = _load_script("check_gpu")
 sanitize_cuda = _load_script("sanitize_cuda")
