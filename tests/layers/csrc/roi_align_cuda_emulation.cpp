@@ -3,7 +3,7 @@
 // ones. They take an order of threads and return the size of the vectors that were used.
 #include "roi_align_cuda_emulation.h"
 
-#include "../../mrcnn_ext/layers/csrc/cuda/roi_align_tensors.cuh"
+#include "../../../mrcnn_ext/layers/csrc/cuda/roi_align_tensors.cuh"
 
 namespace mrcnn_ext::emulation {
 namespace {

@@ -12,8 +12,8 @@
 #include <random>
 #include <vector>
 
-#include "../../mrcnn_ext/layers/csrc/cuda/roi_align_backward.cuh"
-#include "../../mrcnn_ext/layers/csrc/cuda/roi_align_forward.cuh"
+#include "../../../mrcnn_ext/layers/csrc/cuda/roi_align_backward.cuh"
+#include "../../../mrcnn_ext/layers/csrc/cuda/roi_align_forward.cuh"
 
 namespace mrcnn_ext::emulation {
 
