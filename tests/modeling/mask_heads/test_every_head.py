@@ -266,8 +266,8 @@ def test_a_head_that_pools_for_itself_gets_maps_without_a_key(name):
 #     IoU            plain .597 (.049)  boundary .665 (.023)  dynamic .730 (.018)
 #                    PointRend .738 (.02)  RefineMask .734 (.02)  deep .676 (.008)
 #
-# so that no bound is below the mean of the plain head, MrcnnExtFCNMaskHead. Its own seeds differ too much
-# (.249 to .382) for a bound relative to one of its runs. The deep head, 3 runs on the EPYC, has bounds
+# so that no bound is below the mean of the plain head, MrcnnExtFCNMaskHead. Its own seeds differ too
+# much (.249 to .382) for a bound relative to one run. The deep head, 3 runs on the EPYC, has bounds
 # from a standard deviation of .025; without GN its runs differ by .1.
 LEARNING = {
     "MrcnnExtDeepMaskHead": (
