@@ -27,9 +27,7 @@ from .kinds import MASK
 
 __all__ = ["FrozenShell", "build_paired_model", "load_all_but_head", "load_trained", "train"]
 
-_CHECKPOINTS = (
-    10  # so many in a training; what is trained after the last is lost by an interruption
-)
+_CHECKPOINTS = 10  # in a training; an interruption loses what was trained after the last
 _LINES = 100  # of metrics.json, for progress
 
 

@@ -69,18 +69,21 @@ class View:
         shape: (height, width) of the picture.
         corner: x, y of the image at the picture's upper left corner (continuous).
         scale: pixels of the picture by pixels of the image, along x and y.
+        is_whole: it shows all of the image.
     """
 
     size: tuple[int, int]
     shape: tuple[int, int]
     corner: tuple[float, float] = (0.0, 0.0)
     scale: tuple[float, float] = (1.0, 1.0)
+    is_whole: bool = False
 
     @classmethod
     def whole(cls, size: Sequence[int], scale: float) -> View:
         """All of an image of (height, width) ``size``."""
         height, width = (max(1, round(side * scale)) for side in size[:2])
-        return cls((size[0], size[1]), (height, width), scale=(width / size[1], height / size[0]))
+        scales = width / size[1], height / size[0]
+        return cls((size[0], size[1]), (height, width), scale=scales, is_whole=True)
 
     @classmethod
     def around(
@@ -92,13 +95,6 @@ class View:
         corner = (x0 + x1 - part) / 2, (y0 + y1 - part) / 2
         return cls((size[0], size[1]), (side, side), corner, (side / part, side / part))
 
-    @property
-    def is_whole(self) -> bool:
-        return self.corner == (0.0, 0.0) and self.scale == (
-            self.shape[1] / self.size[1],
-            self.shape[0] / self.size[0],
-        )
-
     def image(self, image: np.ndarray) -> np.ndarray:
         """The picture, a copy: uint8 (*shape, 3)."""
         height, width = self.shape
@@ -107,8 +103,7 @@ class View:
         if self.is_whole:
             kind = cv2.INTER_CUBIC if height >= self.size[0] else cv2.INTER_AREA
             return cv2.resize(image, (width, height), interpolation=kind)
-        flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-        matrix = self._to_image(0, 0)
+        flags, matrix = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, self._to_image(0, 0)
         return cv2.warpAffine(image, matrix, (width, height), flags=flags, borderValue=_OUTSIDE)
 
     def mask(self, segmentation) -> Patch:

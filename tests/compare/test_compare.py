@@ -7,13 +7,14 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from detectron2.engine import SimpleTrainer
 
-from mrcnn_ext.compare import checks, cost, forms, report, run, schedule
+from mrcnn_ext.compare import checks, cost, forms, kinds, report, run, schedule
 from mrcnn_ext.compare.__main__ import main
 from mrcnn_ext.compare.collect import collect
 from mrcnn_ext.compare.data import Checksum, PairedLoader, image_of
@@ -507,6 +508,17 @@ def test_two_processes_do_not_share_a_folder(plan, capsys):
         ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 1
     assert f"another process is at work in {folder}" in ended.stderr
+
+
+def test_kinds_of_heads_do_not_know_each_other():
+    folder = Path(kinds.__file__).parent
+    for own, other in (("mask", "keypoint"), ("keypoint", "mask")):
+        for file in (folder / own).glob("*.py"):
+            imports = [line for line in file.read_text().splitlines() if "import" in line]
+            assert not [line for line in imports if f"..{other}" in line], file
+    for file in folder.rglob("*.py"):
+        assert "..report" not in file.read_text(), file
+    assert set(kinds.HEAD_KINDS) == {"mask", "keypoint"}
 
 
 # ----------------------------------------------------------------------------------------- processes
