@@ -23,6 +23,7 @@ MOVED_MODULES: dict[str, str] = {
     "mrcnn_ext.processes": "mrcnn_ext.job_runner",
     "mrcnn_ext.visualize": "mrcnn_ext.visualization",
     "mrcnn_ext.data.coco_check": "mrcnn_ext.data.check",
+    "mrcnn_ext.data.pose_datasets": "mrcnn_ext.data.coco_datasets",
     "mrcnn_ext.evaluation.given_boxes": "mrcnn_ext.evaluation.at_true_boxes",
     "mrcnn_ext.evaluation.mask_quality": "mrcnn_ext.evaluation.tasks.mask_quality",
     "mrcnn_ext.evaluation.metrics": "mrcnn_ext.evaluation.tasks.ap",

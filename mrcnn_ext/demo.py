@@ -24,6 +24,23 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+import cv2
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.structures import Boxes, BoxMode, Instances
+from pycocotools import mask as mask_util
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from .config.load import get_config_file, load_config
+from .config.schedule import short_schedule
+from .data import register_datasets
+from .errors import ConfigError
+from .visualization import contact_sheet, draw_comparison, plot_training_curves
+
 __all__ = ["main"]
 
 _CONFIG = "Shapes/mask_rcnn_Lite0_FPN.yaml"
@@ -59,9 +76,7 @@ def train(args: argparse.Namespace, config_file: str, console) -> None:
     overrides = ["OUTPUT_DIR", str(args.output), "SEED", str(args.seed), *args.opts]
     overrides += ["MODEL.DEVICE", args.device]
     if args.iterations:
-        drop = args.iterations * 4 // 5  # as the config: a smaller learning rate at the end
-        steps = f"({drop},)" if drop else "()"
-        overrides += ["SOLVER.MAX_ITER", str(args.iterations), "SOLVER.STEPS", steps]
+        overrides += short_schedule(args.iterations)
     command = [sys.executable, str(find_tool("train_net.py", args.tools)), "--resume"]
     command += ["--config-file", config_file, *overrides]
     typed = [_shown(part) if os.path.isabs(part) else part for part in command]
@@ -69,12 +84,13 @@ def train(args: argparse.Namespace, config_file: str, console) -> None:
     console.print("[bold]1. Training and evaluation[/], with Detectron2's own tool:")
     console.print(f"  DETECTRON2_ENV_MODULE=mrcnn_ext.d2_env {shlex.join(typed)}", markup=False)
     log = args.output / "train.log"
+    total = load_config(config_file, overrides).SOLVER.MAX_ITER
     process = subprocess.Popen(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
     )
     try:
         with open(log, "a", encoding="utf-8") as file:
-            _follow(process, file, _max_iter(config_file, overrides), console)
+            _follow(process, file, total, console)
     finally:
         if process.poll() is None:
             process.terminate()
@@ -84,10 +100,12 @@ def train(args: argparse.Namespace, config_file: str, console) -> None:
 
 
 def _follow(process: subprocess.Popen, log, total: int, console) -> None:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    columns = (TextColumn("{task.description:<46}"), BarColumn(), TimeElapsedColumn(), Remaining())
+    columns = (
+        TextColumn("{task.description:<46}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("starting (the first time, the data set is made)", total=total)
         assert process.stdout is not None
@@ -104,17 +122,13 @@ def _follow(process: subprocess.Popen, log, total: int, console) -> None:
 
 def _checked_config(args: argparse.Namespace) -> str:
     """Find mistakes in the arguments before anything is deleted or started."""
-    from mrcnn_ext import model_zoo
-    from mrcnn_ext.errors import ConfigError
-    from mrcnn_ext.predict import load_config
-
     if args.iterations is not None and args.iterations < 1:
         raise DemoError(f"--iterations is {args.iterations}; expected 1 or more.")
     if args.pictures < 0:
         raise DemoError(f"--pictures is {args.pictures}; expected 0 or more.")
     find_tool("train_net.py", args.tools)
     try:
-        config_file = model_zoo.get_config_file(args.config)
+        config_file = get_config_file(args.config)
         load_config(config_file, args.opts)
     except ConfigError as error:
         raise DemoError(f"config {args.config} {' '.join(args.opts)}: {error}") from error
@@ -136,21 +150,11 @@ def _shown(path: str) -> str:
 
 
 def _image_folder(dataset: str) -> str:
-    from detectron2.data import DatasetCatalog
-
     return str(Path(DatasetCatalog.get(dataset)[0]["file_name"]).parent)
-
-
-def _max_iter(config_file: str, overrides: list[str]) -> int:
-    from mrcnn_ext.predict import load_config
-
-    return load_config(config_file, overrides).SOLVER.MAX_ITER
 
 
 def show_results(output: Path, console) -> dict[str, float]:
     """Print the table of APs that Detectron2's evaluator wrote; return it."""
-    from rich.table import Table
-
     results: dict[str, float] = {}
     for line in (output / "metrics.json").read_text().splitlines():
         entry = json.loads(line)
@@ -183,11 +187,6 @@ def _predictions(output: Path, metadata, score_threshold: float) -> dict[int, li
 
 
 def _to_instances(results: list[dict], height: int, width: int):
-    import numpy as np
-    import torch
-    from detectron2.structures import Boxes, BoxMode, Instances
-    from pycocotools import mask as mask_util
-
     instances = Instances((height, width))
     boxes = [BoxMode.convert(r["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for r in results]
     masks = [mask_util.decode(r["segmentation"]).astype(bool) for r in results]
@@ -211,10 +210,6 @@ def draw(output: Path, dataset: str, number: int, score_threshold: float) -> dic
     Returns:
         each file or folder, with what it is.
     """
-    from detectron2.data import DatasetCatalog, MetadataCatalog
-
-    from mrcnn_ext.visualization import contact_sheet, plot_training_curves
-
     files: dict[Path, str] = {}
     if number:
         records, metadata = DatasetCatalog.get(dataset)[:number], MetadataCatalog.get(dataset)
@@ -235,10 +230,6 @@ def draw(output: Path, dataset: str, number: int, score_threshold: float) -> dic
 
 
 def _draw_one(record: dict, results: list[dict], metadata, score_threshold: float):
-    from detectron2.data.detection_utils import read_image
-
-    from mrcnn_ext.visualization import draw_comparison
-
     # Keypoints are left out: this model does not predict any.
     annotations = [{k: v for k, v in a.items() if k != "keypoints"} for a in record["annotations"]]
     return draw_comparison(
@@ -251,8 +242,6 @@ def _draw_one(record: dict, results: list[dict], metadata, score_threshold: floa
 
 
 def _save(file: Path, picture) -> None:
-    import cv2
-
     if not cv2.imwrite(str(file), picture[:, :, ::-1]):
         raise DemoError(f"{file} cannot be written.")
 
@@ -281,12 +270,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    import torch
-    from rich.console import Console
-
-    from mrcnn_ext.data.shapes import configure_builtin_shapes
-    from mrcnn_ext.predict import load_config
-
     console = Console(highlight=False, soft_wrap=True)
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -295,8 +278,8 @@ def _run(args: argparse.Namespace) -> int:
     start = time.monotonic()
     train(args, config_file, console)
     show_results(args.output, console)
-    cfg = load_config(str(args.output / "config.yaml"))
-    configure_builtin_shapes(**{key.lower(): value for key, value in cfg.MRCNN_EXT.SHAPES.items()})
+    cfg = load_config(args.output / "config.yaml")
+    register_datasets(cfg)
     dataset = cfg.DATASETS.TEST[0]
     files = draw(args.output, dataset, args.pictures, args.score_threshold)
     console.print(f"\n[bold]3. Files[/] (after {(time.monotonic() - start) / 60:.1f} minutes)")

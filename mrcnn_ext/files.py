@@ -14,7 +14,7 @@ import portalocker
 
 from .errors import DataError
 
-__all__ = ["only_process", "write_json"]
+__all__ = ["only_process", "replaced_file", "write_json"]
 
 
 @contextmanager
@@ -39,8 +39,11 @@ def only_process(folder: str | os.PathLike) -> Iterator[None]:
         lock.release()
 
 
-def write_json(path: str | os.PathLike, content, indent: int | None = 1) -> None:
-    """Write ``content`` to ``path``, whose folder is made if need be; what was there is replaced.
+@contextmanager
+def replaced_file(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary file beside ``path``, which replaces it if the block ends without error.
+
+    The folder is made if need be. Other processes see the old file or the new one, never a part.
 
     Raises:
         OSError: the file cannot be written.
@@ -48,12 +51,22 @@ def write_json(path: str | os.PathLike, content, indent: int | None = 1) -> None
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=indent)
-            file.write("\n")
+        yield Path(temporary)
         os.chmod(temporary, 0o644)  # mkstemp's files are for their owner only
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def write_json(path: str | os.PathLike, content, indent: int | None = 1) -> None:
+    """Write ``content`` to ``path`` by :func:`replaced_file`.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with replaced_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=indent)
+        file.write("\n")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["cache_root"]
+__all__ = ["cache_root", "configs_folder"]
 
 
 def cache_root() -> Path:
@@ -16,3 +16,11 @@ def cache_root() -> Path:
         return Path(explicit).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "mrcnn_ext"
+
+
+def configs_folder() -> Path:
+    """Folder of this package's configs: in the package if it was installed from a wheel, else in
+    the checkout."""
+    package = Path(__file__).parent
+    packaged = package / "model_zoo" / "configs"
+    return packaged if packaged.is_dir() else package.parent / "configs"

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mrcnn_ext.compat import installed_detectron2
+from mrcnn_ext.data.shapes import ShapesSpec, generate_shapes
 from tests.helpers import REPO, run_python, tool
 
 YAML = REPO / "configs" / "Shapes" / "mask_rcnn_Lite0_FPN.yaml"
@@ -87,6 +88,24 @@ def test_train_net_resumes(trained, tmp_path):
     text = _ok(_train_net(output, "--resume", opts=["SOLVER.MAX_ITER", "3"]))
     assert "Starting training from iteration 2" in text
     assert (output / "model_0000002.pth").is_file()
+
+
+def test_data_sets_named_in_the_config(trained, tmp_path):
+    """A plain COCO json trains and evaluates by keys alone, with the numbers of a registered set."""
+    entries = []
+    for split, number in (("train", 6), ("val", 3)):
+        file = generate_shapes(ShapesSpec(split, number, 96), tmp_path)
+        entries.append([f"mine_{split}", str(file), str(file.parent / "images")])
+    own = ["MRCNN_EXT.DATA.DATASETS", str(entries), "DATASETS.TRAIN", "('mine_train',)"]
+    own += ["DATASETS.TEST", "('mine_val',)"]
+    output, text = trained
+    again = _ok(
+        _train_net(tmp_path / "out", opts=["SOLVER.MAX_ITER", "1", "SOLVER.STEPS", "()", *own])
+    )
+    assert "copypaste: Task: segm" in again
+    weights = ["MODEL.WEIGHTS", str(output / "model_final.pth")]
+    again = _ok(_train_net(tmp_path / "out", "--eval-only", opts=[*own, *weights]))
+    assert _copypasted(again) == _copypasted(text)
 
 
 def _free_port() -> int:

@@ -23,6 +23,7 @@ from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler, file_lock
 
 from ..errors import WeightsError
+from ..files import replaced_file
 from ..paths import cache_root
 from .efficientnet_lite import LITE_PACKAGES, rename_lite_keys
 
@@ -131,9 +132,8 @@ def _write(target: Path, name: str, source: str) -> None:
     state_dict = {
         f"body.{k}": v for k, v in state_dict.items() if not k.endswith("num_batches_tracked")
     }
-    temporary = target.with_suffix(f".tmp{os.getpid()}")
-    torch.save({"model": state_dict, "matching_heuristics": True}, temporary)
-    os.replace(temporary, target)
+    with replaced_file(target) as temporary:
+        torch.save({"model": state_dict, "matching_heuristics": True}, temporary)
 
 
 def _load(name: str, source: str) -> dict[str, torch.Tensor]:

@@ -26,12 +26,12 @@ from ..errors import ConfigError, DataError, WeightsError
 from ..files import only_process
 from ..job_runner import JobError
 from .checks import check_plan, open_folder
+from .forms import as_rich
 from .kinds import HEAD_KINDS
 from .plan import MODES, Plan, parse_variant
 from .report import update_tables, write_report
 from .run import import_all
 from .schedule import evaluate_only, train_all
-from .tables import as_rich
 
 __all__ = ["main"]
 
@@ -44,37 +44,26 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--base", required=True, help="yaml config of everything but the heads")
-    parser.add_argument("--heads", required=True, nargs="+", metavar="HEAD", help="see above")
-    parser.add_argument(
-        "--part",
-        choices=sorted(HEAD_KINDS),
-        default="mask",
-        help="what is compared (default: mask)",
-    )
-    parser.add_argument("--output", type=Path, default=Path("output/compare"))
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of each head")
-    parser.add_argument("--iterations", type=int, help="of each training (default: the config's)")
-    parser.add_argument(
-        "--mode", choices=MODES, default="frozen",
-        help="frozen: heads on one detector; end_to_end: whole models",
-    )  # fmt: skip
-    parser.add_argument("--detector", default="", help="weights to freeze (default: trained first)")
-    parser.add_argument("--detector-iterations", type=int, help="(default: the config's)")
-    parser.add_argument(
-        "--held-out", default="", metavar="CLASSES",
-        help="names or ids, with commas: masks of these classes train no head",
-    )  # fmt: skip
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
-    parser.add_argument("--only", choices=STEPS, help="one step (default: all)")
-    parser.add_argument(
-        "--import", dest="imports", nargs="+", default=[], metavar="MODULE",
-        help="modules or files.py that register heads or data sets",
-    )  # fmt: skip
-    parser.add_argument(
-        "--set", dest="opts", nargs="+", default=[], metavar="KEY VALUE",
-        help="config overrides for all trainings; may also stand at the end",
-    )  # fmt: skip
+    add = parser.add_argument
+    add("--base", required=True, help="yaml config of everything but the heads")
+    add("--heads", required=True, nargs="+", metavar="HEAD", help="see above")
+    add("--part", choices=sorted(HEAD_KINDS), default="mask",
+        help="what is compared (default: mask)")  # fmt: skip
+    add("--output", type=Path, default=Path("output/compare"))
+    add("--seeds", type=int, default=3, help="trainings of each head")
+    add("--iterations", type=int, help="of each training (default: the config's)")
+    add("--mode", choices=MODES, default="frozen",
+        help="frozen: heads on one detector; end_to_end: whole models")  # fmt: skip
+    add("--detector", default="", help="weights to freeze (default: trained first)")
+    add("--detector-iterations", type=int, help="(default: the config's)")
+    add("--held-out", default="", metavar="CLASSES",
+        help="names or ids, with commas: masks of these classes train no head")  # fmt: skip
+    add("--jobs", type=int, default=1, help="trainings at a time")
+    add("--only", choices=STEPS, help="one step (default: all)")
+    add("--import", dest="imports", nargs="+", default=[], metavar="MODULE",
+        help="modules or files.py that register heads or data sets")  # fmt: skip
+    add("--set", dest="opts", nargs="+", default=[], metavar="KEY VALUE",
+        help="config overrides for all trainings; may also stand at the end")  # fmt: skip
     return parser
 
 
@@ -118,7 +107,7 @@ def _plan(args: argparse.Namespace, rest: list[str]) -> Plan:
         opts=tuple(opts),
         imports=imports,
         jobs=args.jobs,
-        part=HEAD_KINDS[args.part],
+        kind=HEAD_KINDS[args.part],
     )
 
 

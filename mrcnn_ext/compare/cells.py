@@ -10,7 +10,8 @@ from ..page import Cell, line_color
 from .results import Comparison
 from .statistics import Interval, mean, spread
 
-__all__ = ["NONE", "ap_cell", "cost_cell", "head_cell", "interval_text", "measure_cell", "text_of"]
+__all__ = ["NONE", "ap_cell", "cost_cell", "head_cell", "interval_text", "measure_cell"]
+__all__ += ["reference_cell", "text_of"]
 
 NONE = "\N{EN DASH}"
 
@@ -55,6 +56,14 @@ def measure_cell(
         value = -difference.value if less else difference.value
         cell.trend = _trend(value, difference.excludes_zero)
     return cell
+
+
+def reference_cell(
+    c: Comparison, reference: dict, measure: str, area: str = "all", classes=None
+) -> Cell:
+    """Of something that no head said, with the columns of objects.json."""
+    value = 100 * mean(reference[measure][c.chosen(reference, area, classes)])
+    return Cell(text_of([value]), value)
 
 
 def interval_text(interval: Interval) -> str:

@@ -1,27 +1,26 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""What can be found wrong before anything is trained."""
+"""Check a comparison before anything is trained."""
 
 from __future__ import annotations
 
 import json
 
 import torch
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from ..config.check import check_config
-from ..config.defaults import add_mrcnn_ext_config
+from ..config.load import default_config
 from ..errors import ConfigError
 from ..files import write_json
-from .kinds import MASK, HeadKind
+from .kind import HeadKind
 from .plan import Plan, Variant, flat
 
 __all__ = ["check_plan", "open_folder", "run_settings"]
 
 # Where end-to-end trainings may not differ: what a step sees, and how many there are. Frozen heads
-# differ in the keys of their part alone: everything else would change boxes, images or schedule.
+# differ in the keys of their kind alone: everything else would change boxes, images or schedule.
 _DATA_KEYS = (
     *("DATASETS.", "DATALOADER.", "INPUT.", "TEST."),
     *("MRCNN_EXT.SHAPES.", "MRCNN_EXT.EVALUATION.", "MRCNN_EXT.POSE."),
@@ -49,7 +48,7 @@ def check_plan(plan: Plan) -> None:
         raise ConfigError("--detector gives a detector to freeze; it goes with --mode frozen.")
     if plan.detector and not PathManager.isfile(plan.detector):
         raise ConfigError(f"--detector: there is no file '{plan.detector}'.")
-    if plan.held_out and plan.part is not MASK:
+    if plan.held_out and not plan.kind.can_hold_out:
         raise ConfigError("--held-out leaves masks out; it goes with --part mask.")
     _check_names(plan)
     base = plan.base_config(plan.iterations)
@@ -60,31 +59,29 @@ def check_plan(plan: Plan) -> None:
         )
     shapes = None
     if plan.mode == "frozen":
-        shapes = _shared_shapes(
-            _built(plan.detector_config(), "the detector", plan.part), plan.part
-        )
+        detector = _built(plan.detector_config(), "the detector", plan.kind)
+        shapes = _shared_shapes(detector, plan.kind)
     for variant in plan.variants:
         cfg = plan.config(variant, seed=1)
         _check_keys(plan, variant, flat(base), flat(cfg))
-        model = _built(cfg, f"--heads '{variant.name}'", plan.part)
-        if shapes is not None and _shared_shapes(model, plan.part) != shapes:
+        model = _built(cfg, f"--heads '{variant.name}'", plan.kind)
+        if shapes is not None and _shared_shapes(model, plan.kind) != shapes:
             raise ConfigError(
-                f"--heads '{variant.name}': outside of its {plan.part.name} head, its model has other "
+                f"--heads '{variant.name}': outside of its {plan.kind.name} head, its model has other "
                 "weights than the detector; --mode frozen compares heads of one detector."
             )
 
 
 def open_folder(plan: Plan) -> None:
-    """Make the folder, or find that it is of another comparison.
+    """Make the output folder, or refuse one that belongs to another comparison.
 
     Raises:
         ConfigError: names what differs.
     """
     file = plan.output / "comparison.json"
     settings = plan.settings()
-    defaults = get_cfg()
-    add_mrcnn_ext_config(defaults)
-    defaults = flat(defaults)  # a key that is newer than the folder had its default's effect then
+    # A key that is newer than the folder had its default's effect then.
+    defaults = flat(default_config())
     if file.is_file():
         _compare(json.loads(file.read_text(encoding="utf-8")), settings, str(file), defaults)
     elif plan.output.is_dir() and any(plan.output.iterdir()):
@@ -102,7 +99,7 @@ def open_folder(plan: Plan) -> None:
 
 
 def run_settings(plan: Plan, variant: Variant, seed: int) -> dict:
-    """What a run's result depends on besides the comparison's settings."""
+    """Settings of one run, besides those of the comparison, that its result depends on."""
     return {
         "config": {k: v for k, v in flat(plan.config(variant, seed)).items() if k not in _OWN_KEYS}
     }
@@ -138,31 +135,30 @@ def _check_names(plan: Plan) -> None:
 
 def _check_keys(plan: Plan, variant: Variant, base: dict, own: dict) -> None:
     changed = [key for key in own if own[key] != base.get(key) and key not in _OWN_KEYS]
-    part = plan.part
-    head = own[f"MODEL.{part.node}.NAME"]
-    unread = [key for key in changed if key.startswith(part.own_keys)]
-    if unread and not plan.held_out and not part.is_of_this_package(head):
-        example = "FCNMaskHead" if part is MASK else "HeatmapKeypointHead"
+    kind = plan.kind
+    head = own[f"MODEL.{kind.node}.NAME"]
+    unread = [key for key in changed if key.startswith(kind.own_keys)]
+    if unread and not plan.held_out and not kind.is_of_this_package(head):
         raise ConfigError(
             f"--heads '{variant.name}' sets {unread[0]}, which {head} does not read. Name a head of "
-            f'mrcnn_ext: {variant.slug}=MrcnnExt{example}:"KEY VALUE".'
+            f'mrcnn_ext: {variant.slug}={kind.plain_head}:"KEY VALUE".'
         )
     wrong = [k for k in changed if k.startswith(_DATA_KEYS) or k in _SCHEDULE_KEYS]
     why = "all heads of a comparison see the same data for as long"
     if plan.mode == "frozen" and not wrong:
-        wrong = [k for k in changed if not k.startswith(part.keys) or k.startswith(part.fixed)]
-        why = f"with --mode frozen, heads differ in the {part.name} head alone"
+        wrong = [k for k in changed if not k.startswith(kind.keys) or k.startswith(kind.fixed)]
+        why = f"with --mode frozen, heads differ in the {kind.name} head alone"
     if wrong:
         details = "; ".join(f"{k}: {base.get(k)!r} → {own[k]!r}" for k in wrong[:6])
         raise ConfigError(f"--heads '{variant.name}' changes {details}; but {why}.")
 
 
-def _built(cfg, what: str, part: HeadKind) -> nn.Module:
+def _built(cfg, what: str, kind: HeadKind) -> nn.Module:
     cfg = cfg.clone()
     cfg.MODEL.DEVICE = "cpu"
-    if not cfg.MODEL[part.switch]:
+    if not cfg.MODEL[kind.switch]:
         raise ConfigError(
-            f"{what}: MODEL.{part.switch} is False; there is no {part.name} head to compare."
+            f"{what}: MODEL.{kind.switch} is False; there is no {kind.name} head to compare."
         )
     try:
         check_config(cfg)
@@ -172,7 +168,7 @@ def _built(cfg, what: str, part: HeadKind) -> nn.Module:
         raise ConfigError(f"{what} cannot be built: {type(error).__name__}: {error}") from error
 
 
-def _shared_shapes(model: nn.Module, part: HeadKind) -> dict[str, tuple]:
+def _shared_shapes(model: nn.Module, kind: HeadKind) -> dict[str, tuple]:
     return {
-        key: tuple(value.shape) for key, value in model.state_dict().items() if not part.owns(key)
+        key: tuple(value.shape) for key, value in model.state_dict().items() if not kind.owns(key)
     }

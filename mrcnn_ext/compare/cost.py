@@ -1,8 +1,10 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""What a head costs: parameters, FLOPs and time for 100 RoIs, all heads in one process."""
+"""Measure parameters, FLOPs and time of each head for 100 RoIs, all in one process."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import time
 import warnings
@@ -15,47 +17,72 @@ from detectron2.structures import Boxes, Instances
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
-from .kinds import MASK, HeadKind
+from ..files import write_json
+from .checks import run_settings
+from .kind import HeadKind
+from .kinds import MASK
+from .plan import Plan
 
-__all__ = ["HeadBranch", "measure_costs"]
+__all__ = ["HeadBranch", "measure_costs", "stored_costs", "update_costs"]
 
 NUM_ROIS = 100
 _WARM_UP, _ROUNDS = 2, 15
 
 
 class HeadBranch(nn.Module):
-    """From feature maps to masks or keypoints of given boxes, pooling included, whoever pools."""
+    """From feature maps to masks or keypoints in given boxes, pooling included."""
 
     def __init__(
-        self, roi_heads: nn.Module, names: list[str], given: Instances, part: HeadKind
+        self, roi_heads: nn.Module, names: list[str], given: Instances, kind: HeadKind
     ) -> None:
         """
         Args:
             roi_heads: in evaluation mode.
             names: of the feature maps, in the order of :meth:`forward`'s arguments.
             given: boxes and classes of one image.
-            part: what comes out.
+            kind: of the head whose answer comes out.
         """
         super().__init__()
         self.roi_heads = roi_heads
         self.names = names
         self.given = given
-        self.part = part
+        self.kind = kind
 
     def forward(self, *maps: torch.Tensor) -> torch.Tensor:
         given = Instances(self.given.image_size, **self.given.get_fields())
         features = dict(zip(self.names, maps))
         (output,) = self.roi_heads.forward_with_given_boxes(features, [given])  # type: ignore[operator]
-        return output.pred_masks if self.part is MASK else output.pred_keypoints
+        return output.get(self.kind.field)
+
+
+def stored_costs(plan: Plan) -> dict[str, dict]:
+    """Of costs.json, by variant; empty if they were measured with other settings, or never."""
+    file = plan.output / "costs.json"
+    stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return stored["heads"] if stored.get("key") == _key(plan) else {}
+
+
+def update_costs(plan: Plan) -> None:
+    """Measure all heads and write costs.json, unless it is there with these settings."""
+    if not stored_costs(plan):
+        heads = measure_costs({v.name: plan.config(v, 1) for v in plan.variants}, plan.kind)
+        write_json(plan.output / "costs.json", {"key": _key(plan), "heads": heads})
+
+
+def _key(plan: Plan) -> str:
+    """Changes with anything that costs depend on: they are measured together or not at all."""
+    settings = {v.name: run_settings(plan, v, 1) for v in plan.variants}
+    text = json.dumps([settings, torch.get_num_threads()], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @torch.no_grad()
-def measure_costs(configs: Mapping[str, object], part: HeadKind = MASK) -> dict[str, dict]:
+def measure_costs(configs: Mapping[str, object], kind: HeadKind = MASK) -> dict[str, dict]:
     """Build all heads and measure them in turn, so that what else the machine does hits all alike.
 
     Args:
         configs: complete configs by name.
-        part: what is measured; the other head is left out where the config bears it.
+        kind: what is measured; the other head is left out where the config bears it.
 
     Returns:
         by name: "parameters"; "milliseconds", the median of 15 rounds for 100 RoIs of one image, on
@@ -64,14 +91,16 @@ def measure_costs(configs: Mapping[str, object], part: HeadKind = MASK) -> dict[
     """
     branches, maps = {}, {}
     for name, cfg in configs.items():
-        branches[name], maps[name] = _branch(cfg, part)
+        branches[name], maps[name] = _branch(cfg, kind)
     times: dict[str, list[float]] = {name: [] for name in branches}
     for _ in range(_WARM_UP + _ROUNDS):
         for name, branch in branches.items():
             times[name].append(_seconds(branch, maps[name]))
     return {
         name: {
-            "parameters": _parameters(branch.roi_heads, part),
+            "parameters": sum(
+                p.numel() for p in getattr(branch.roi_heads, kind.module).parameters()
+            ),
             "milliseconds": 1000 * float(np.median(times[name][_WARM_UP:])),
             "rois": NUM_ROIS,
             "threads": torch.get_num_threads(),
@@ -82,14 +111,10 @@ def measure_costs(configs: Mapping[str, object], part: HeadKind = MASK) -> dict[
     }
 
 
-def _branch(cfg, part: HeadKind) -> tuple[HeadBranch, list[torch.Tensor]]:
+def _branch(cfg, kind: HeadKind) -> tuple[HeadBranch, list[torch.Tensor]]:
     cfg = cfg.clone()
     cfg.defrost()
-    # The other head would be measured with it; a keypoint head may need the masks.
-    if part is MASK:
-        cfg.MODEL.KEYPOINT_ON = False
-    else:
-        cfg.MODEL.MASK_ON = cfg.MODEL.MASK_ON and cfg.MRCNN_EXT.KEYPOINT_HEAD.MASK_GUIDED
+    kind.isolate(cfg)  # the other head would be measured with it
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build_model(cfg).eval()
@@ -107,11 +132,7 @@ def _branch(cfg, part: HeadKind) -> tuple[HeadBranch, list[torch.Tensor]]:
         given.pred_boxes = Boxes(torch.cat([corners, corners + sides], dim=1).to(device))
         classes = torch.randint(cfg.MODEL.ROI_HEADS.NUM_CLASSES, (NUM_ROIS,))
         given.pred_classes = classes.to(device)
-    return HeadBranch(model.roi_heads, names, given, part).eval(), maps
-
-
-def _parameters(roi_heads: nn.Module, part: HeadKind) -> int:
-    return sum(p.numel() for p in getattr(roi_heads, part.module).parameters())
+    return HeadBranch(model.roi_heads, names, given, kind).eval(), maps
 
 
 def _seconds(branch: HeadBranch, maps: list[torch.Tensor]) -> float:

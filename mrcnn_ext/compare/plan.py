@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""What is compared: heads, seeds, schedule; and the config of each training."""
+"""The plan of a comparison: heads, seeds, schedule, and the config of each training."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from pathlib import Path
 
 from detectron2.data import MetadataCatalog
 
-from ..data.shapes import configure_builtin_shapes
+from ..config.load import load_config
+from ..config.schedule import short_schedule
+from ..data import register_datasets
 from ..errors import ConfigError
-from ..predict import load_config
-from .kinds import MASK, HeadKind
+from .kind import HeadKind
+from .kinds import MASK
 
 __all__ = ["MODES", "Plan", "Variant", "flat", "parse_variant"]
 
 MODES = ("frozen", "end_to_end")
-_FCN_HEAD = "MrcnnExtFCNMaskHead"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Variant:
         return re.sub(r"[^\w.+-]+", "_", self.name).strip("_")
 
 
-def parse_variant(text: str, part: HeadKind = MASK) -> Variant:
+def parse_variant(text: str, kind: HeadKind = MASK) -> Variant:
     """``HEAD``, ``NAME=HEAD``, ``NAME=FILE.yaml``, each perhaps with ``:KEY VALUE …``; or
     ``NAME:KEY VALUE …`` for the base config's head.
 
@@ -63,14 +64,14 @@ def parse_variant(text: str, part: HeadKind = MASK) -> Variant:
         if target.endswith(".py"):
             raise ConfigError(f"--heads '{text}': a comparison takes yaml configs only.")
         return Variant(name or Path(target).stem, config=target, opts=opts)
-    if target in part.registry:
+    if target in kind.registry:
         return Variant(name or _default_name(target, opts), head=target, opts=opts)
     if name or not opts or target.endswith("Head"):
-        known = sorted(key for key, _ in part.registry)
+        known = sorted(key for key, _ in kind.registry)
         near = difflib.get_close_matches(target, known, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise ConfigError(
-            f"--heads '{text}': nobody registered a {part.name} head '{target}'.{hint} There are: "
+            f"--heads '{text}': nobody registered a {kind.name} head '{target}'.{hint} There are: "
             f"{', '.join(known)}. Heads of your own: --import FILE_OR_MODULE."
         )
     return Variant(target, opts=opts)
@@ -98,7 +99,7 @@ class Plan:
         opts: KEY VALUE … for all trainings.
         imports: modules or files that register heads and data sets.
         jobs: trainings at a time.
-        part: what is compared.
+        kind: of the heads that are compared.
     """
 
     base: str
@@ -113,7 +114,7 @@ class Plan:
     opts: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
     jobs: int = 1
-    part: HeadKind = MASK
+    kind: HeadKind = MASK
 
     @property
     def baseline(self) -> Variant:
@@ -133,24 +134,24 @@ class Plan:
     # ---- Configs -----------------------------------------------------------------------------------
 
     def base_config(self, iterations: int | None = None):
-        """The base config with the overrides that all trainings share."""
+        """Load the base config with the overrides that all trainings share."""
         cfg = load_config(self.base, [*self._schedule(self.base, iterations), *self.opts])
-        self._register_shapes(cfg)
+        register_datasets(cfg)
         return cfg
 
     def detector_config(self):
-        """Of the training of the frozen detector: the base config, held-out masks left out."""
+        """Config that trains the frozen detector: the base config without held-out masks."""
         cfg = self.base_config(self.detector_iterations)
-        head = cfg.MODEL.ROI_MASK_HEAD
-        if self.held_out and not MASK.is_of_this_package(head.NAME):
-            head.NAME = _FCN_HEAD  # knows which classes train it; otherwise the same head
-        self._hold_out(cfg)
+        head = cfg.MODEL[self.kind.node]
+        if self.held_out and not self.kind.is_of_this_package(head.NAME):
+            head.NAME = self.kind.plain_head  # knows which classes train it; else the same head
+        self._hold_out(cfg, "detector")
         cfg.SEED = 1
         cfg.OUTPUT_DIR = str(self.detector_folder)
         return cfg
 
     def config(self, variant: Variant, seed: int):
-        """Of one training, complete.
+        """Complete config of one training.
 
         Raises:
             ConfigError: it does not load, or its head cannot do what is asked.
@@ -158,23 +159,15 @@ class Plan:
         source = variant.config or self.base
         shared = [*self._schedule(source, self.iterations), *self.opts]
         if variant.head:
-            shared += [f"MODEL.{self.part.node}.NAME", variant.head]
+            shared += [f"MODEL.{self.kind.node}.NAME", variant.head]
         cfg = load_config(source, shared)
-        self._register_shapes(cfg)
+        register_datasets(cfg)
         try:
             cfg.merge_from_list(list(variant.opts))
         except (KeyError, AssertionError, ValueError) as error:
             raise ConfigError(f"--heads '{variant.name}': {error}") from error
-        given = "MODEL.ROI_MASK_HEAD.POOLER_TYPE" in variant.opts
-        if self.part is MASK and _pools_itself(cfg) and not given:
-            cfg.MODEL.ROI_MASK_HEAD.POOLER_TYPE = ""
-        if self.held_out and not MASK.is_of_this_package(cfg.MODEL.ROI_MASK_HEAD.NAME):
-            raise ConfigError(
-                f"--held-out: {cfg.MODEL.ROI_MASK_HEAD.NAME} cannot leave classes out. Wrap it: "
-                f'{variant.slug}=MrcnnExtWrappedMaskHead:"MRCNN_EXT.MASK_HEAD.WRAPPED '
-                f'{cfg.MODEL.ROI_MASK_HEAD.NAME}"'
-            )
-        self._hold_out(cfg)
+        self.kind.complete(cfg, variant.opts)
+        self._hold_out(cfg, variant.slug)
         cfg.SEED = seed
         cfg.OUTPUT_DIR = str(self.folder(variant, seed))
         return cfg
@@ -202,10 +195,9 @@ class Plan:
         return sorted(ids)
 
     def settings(self) -> dict:
-        """What must be the same for all that is in the folder."""
-        part = {} if self.part is MASK else {"part": self.part.name}
+        """Settings that all runs in the folder share."""
         return {
-            **part,
+            **self.kind.settings,
             "mode": self.mode,
             "held out": list(self.held_out),
             "detector": self.detector,
@@ -214,35 +206,15 @@ class Plan:
             "config": flat(self.base_config(self.iterations)),
         }
 
-    def _hold_out(self, cfg) -> None:
+    def _hold_out(self, cfg, name: str) -> None:
         if self.held_out:
-            out = self.held_out_ids(cfg)
-            rest = [k for k in range(cfg.MODEL.ROI_HEADS.NUM_CLASSES) if k not in out]
-            cfg.MRCNN_EXT.MASK_HEAD.TRAIN_CLASSES = rest
-            cfg.MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK = True
+            self.kind.hold_out(cfg, self.held_out_ids(cfg), name)
 
     @staticmethod
     def _schedule(source: str, iterations: int | None) -> list[str]:
         if iterations is None:
             return []
-        cfg = load_config(source)
-        drop = iterations * 4 // 5  # a smaller learning rate at the end
-        overrides = {
-            "SOLVER.MAX_ITER": iterations,
-            "SOLVER.STEPS": f"({drop},)" if drop else "()",
-            "SOLVER.WARMUP_ITERS": min(cfg.SOLVER.WARMUP_ITERS, iterations // 5),
-        }
-        return [str(part) for item in overrides.items() for part in item]
-
-    @staticmethod
-    def _register_shapes(cfg) -> None:
-        shapes = cfg.MRCNN_EXT.SHAPES
-        configure_builtin_shapes(
-            num_train=shapes.NUM_TRAIN,
-            num_val=shapes.NUM_VAL,
-            image_size=shapes.IMAGE_SIZE,
-            seed=shapes.SEED,
-        )
+        return short_schedule(iterations, load_config(source).SOLVER.WARMUP_ITERS)
 
 
 def flat(cfg, prefix: str = "") -> dict[str, object]:
@@ -258,12 +230,3 @@ def flat(cfg, prefix: str = "") -> dict[str, object]:
 
 def _plain(value):
     return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def _pools_itself(cfg) -> bool:
-    name = cfg.MODEL.ROI_MASK_HEAD.NAME
-    if not MASK.is_of_this_package(name):
-        return False
-    node = cfg.MRCNN_EXT.MASK_HEAD
-    asked = node.CONTEXT != 1 or bool(node.POOLER_LEVELS)
-    return asked or MASK.registry.get(name).needs_maps

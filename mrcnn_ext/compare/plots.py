@@ -6,26 +6,21 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..coco.areas import AREA_NAMES
 from ..page import line_color
-from .results import AREAS, Comparison
+from .kind import HeadKind
+from .results import Comparison
 from .statistics import mean, spread
 
 __all__ = ["plot_accuracy_and_cost", "plot_differences", "plot_sizes"]
 
-# At the true boxes; the second is also plotted over cost, beside the AP.
-_MEASURES = {
-    "mask": (("iou", "IoU"), ("boundary_iou", "boundary IoU")),
-    "keypoint": (("error", "error, % of \N{SQUARE ROOT}area"), ("oks", "OKS")),
-}
-_AP = {"mask": ("segm/AP", "mask AP"), "keypoint": ("keypoints/AP", "keypoint AP")}
 
-
-def plot_accuracy_and_cost(c: Comparison) -> Figure:
+def plot_accuracy_and_cost(c: Comparison, kind: HeadKind) -> Figure:
     """A measure at the true boxes and AP over time for 100 RoIs; bars are over seeds."""
     figure = Figure(figsize=(11.3, 3.8), layout="constrained")
     panels = figure.subplots(1, 2)
-    column, title = _MEASURES[c.part][1]
-    metric, ap = _AP[c.part]
+    column, title = kind.measures[1]
+    metric, ap = kind.ap
     for axis, label_of_axis in zip(panels, (f"{title} at the true boxes, %", f"{ap}, %")):
         for name in c.done:
             cost = c.costs.get(name, {}).get("milliseconds")
@@ -49,14 +44,14 @@ def plot_accuracy_and_cost(c: Comparison) -> Figure:
     return figure
 
 
-def plot_sizes(c: Comparison) -> Figure:
+def plot_sizes(c: Comparison, kind: HeadKind) -> Figure:
     """Two measures at the true boxes by size, for sizes that occur; lines: deviation over seeds."""
     figure = Figure(figsize=(11.3, 3.8), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=c.part == "mask")
+    panels = figure.subplots(1, 2, sharey=kind.one_scale)
     width = 0.8 / max(1, len(c.done))
     first = next(iter(c.runs[c.done[0]].values())).objects
-    areas = [area for area in AREAS if c.chosen(first, area).any()]
-    for axis, (measure, title) in zip(panels, _MEASURES[c.part]):
+    areas = [area for area in AREA_NAMES if c.chosen(first, area).any()]
+    for axis, (measure, title) in zip(panels, kind.measures):
         for place, name in enumerate(c.done):
             values = [list(c.at_true_boxes(name, measure, area).values()) for area in areas]
             at = np.arange(len(areas)) + (place - (len(c.done) - 1) / 2) * width
@@ -75,12 +70,12 @@ def plot_sizes(c: Comparison) -> Figure:
     return figure
 
 
-def plot_differences(c: Comparison) -> Figure:
+def plot_differences(c: Comparison, kind: HeadKind) -> Figure:
     """Differences to the baseline with their intervals, a row for each head."""
     others = [name for name in c.done if name != c.baseline]
     figure = Figure(figsize=(11.3, 1.2 + 0.45 * len(others)), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    for axis, (measure, title) in zip(panels, _MEASURES[c.part]):
+    for axis, (measure, title) in zip(panels, kind.measures):
         for row, name in enumerate(others):
             found = c.difference(name, measure)
             if found is None:

@@ -3,43 +3,37 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..data.skeletons import skeletons_of_dataset
-from ..evaluation.boundary import mask_and_boundary_iou
 from ..files import write_json
-from ..page import data_uri, png_bytes, render_page, shown_plot
-from . import plots, tables
-from .checks import run_settings
-from .cost import measure_costs
-from .keypoint.pictures import KEYPOINT_COLORS, KEYPOINT_LEGEND, draw_keypoint_grid
-from .kinds import MASK
-from .mask.objects import box_as_mask, true_objects
-from .mask.pictures import COLORS as PICTURE_COLORS
-from .mask.pictures import LEGEND, choose, draw_grid
+from ..page import ShownPlot, data_uri, png_bytes, render_page, shown_plot
+from . import plots
+from .collect import collect
+from .cost import stored_costs, update_costs
+from .forms import as_json, as_markdown
+from .pictures import draw_grid
 from .plan import Plan
-from .results import Comparison, collect
+from .results import Comparison
+from .tables import NamedTable
 
 __all__ = ["update_tables", "write_report"]
 
+_TEMPLATE = Path(__file__).parent / "template" / "compare.html"
 
-def update_tables(plan: Plan) -> list[tables.NamedTable]:
+
+def update_tables(plan: Plan) -> list[NamedTable]:
     """Write results.json and results.md of the runs that are there; return their tables.
 
     Raises:
         DataError: results are damaged or no pairs.
     """
-    comparison, box = _comparison(plan)
-    return _write_tables(plan, comparison, box)
+    return _write_tables(plan, _comparison(plan))
 
 
-def write_report(plan: Plan, *, with_costs: bool = True) -> list[tables.NamedTable]:
+def write_report(plan: Plan, *, with_costs: bool = True) -> list[NamedTable]:
     """Measure costs, then write everything: tables, report.html, pictures/*.png.
 
     Returns:
@@ -49,18 +43,18 @@ def write_report(plan: Plan, *, with_costs: bool = True) -> list[tables.NamedTab
         DataError: results are damaged or no pairs.
     """
     if with_costs:
-        _measure(plan)
-    comparison, box = _comparison(plan)
-    made = _write_tables(plan, comparison, box)
+        update_costs(plan)
+    comparison = _comparison(plan)
+    made = _write_tables(plan, comparison)
     _write_page(plan, comparison, made)
     return made
 
 
-def _comparison(plan: Plan) -> tuple[Comparison, dict | None]:
+def _comparison(plan: Plan) -> Comparison:
     comparison = collect(plan)
     cfg = plan.base_config(plan.iterations)
     name = cfg.DATASETS.TEST[0]
-    records = DatasetCatalog.get(name)  # also fills in the names of classes
+    DatasetCatalog.get(name)  # fills in the names of classes
     comparison.class_names = list(MetadataCatalog.get(name).get("thing_classes") or [])
     comparison.unseen = plan.held_out_ids(cfg) if plan.held_out else []
     if plan.held_out and plan.detector:
@@ -68,64 +62,22 @@ def _comparison(plan: Plan) -> tuple[Comparison, dict | None]:
             "the detector was given: whether masks of unseen classes trained its features is not "
             "known here."
         )
-    stored = _stored_costs(plan)
-    comparison.costs = stored["heads"] if stored else {}
-    with_boxes = bool(comparison.done) and plan.part is MASK
-    return comparison, _boxes_as_masks(plan, records) if with_boxes else None
+    comparison.costs = stored_costs(plan)
+    return comparison
 
 
-# ------------------------------------------------------------------------------------------- costs
-
-
-def _cost_key(plan: Plan) -> str:
-    """Changes with anything that costs depend on: they are measured together or not at all."""
-    settings = {v.name: run_settings(plan, v, 1) for v in plan.variants}
-    text = json.dumps([settings, torch.get_num_threads()], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _stored_costs(plan: Plan) -> dict | None:
-    file = plan.output / "costs.json"
-    if not file.is_file():
-        return None
-    stored = json.loads(file.read_text(encoding="utf-8"))
-    return stored if stored.get("key") == _cost_key(plan) else None
-
-
-def _measure(plan: Plan) -> None:
-    if _stored_costs(plan) is None:
-        heads = measure_costs({v.name: plan.config(v, 1) for v in plan.variants}, plan.part)
-        write_json(plan.output / "costs.json", {"key": _cost_key(plan), "heads": heads})
-
-
-def _boxes_as_masks(plan: Plan, records: list[dict]) -> dict[str, np.ndarray]:
-    file = plan.output / "box_as_mask.json"
-    if file.is_file():
-        columns = json.loads(file.read_text(encoding="utf-8"))
-    else:
-        columns = {key: [] for key in ("area", "category", "iou", "boundary_iou")}
-        dilation = plan.base_config().MRCNN_EXT.EVALUATION.BOUNDARY_DILATION
-        for record in records:
-            for one in true_objects(record):
-                ious = mask_and_boundary_iou(box_as_mask(one), one.rle, dilation)
-                values = (one.area, one.category, *ious)
-                for key, value in zip(columns, values):
-                    columns[key].append(value)
-        write_json(file, columns, indent=None)
-    return {key: np.asarray(values) for key, values in columns.items()}
-
-
-# ------------------------------------------------------------------------------------------- files
-
-
-def _write_tables(plan: Plan, c: Comparison, box: dict | None) -> list[tables.NamedTable]:
-    made = tables.make_tables(c, box)
-    text = "\n".join(tables.as_markdown(table) for table in made)
+def _write_tables(plan: Plan, c: Comparison) -> list[NamedTable]:
+    reference = None
+    if c.done:
+        cfg = plan.base_config()
+        reference = plan.kind.reference(plan.output, cfg, DatasetCatalog.get(cfg.DATASETS.TEST[0]))
+    made = plan.kind.tables(c, reference)
+    text = "\n".join(as_markdown(table) for table in made)
     if c.warnings:
         text = "\n".join(f"> {line}" for line in c.warnings) + "\n\n" + text
     part = plan.output / ".results.md"
     part.write_text(
-        f"# Comparison of {plan.part.name} heads, {plan.mode}\n\n{text}", encoding="utf-8"
+        f"# Comparison of {plan.kind.name} heads, {plan.mode}\n\n{text}", encoding="utf-8"
     )
     part.replace(plan.output / "results.md")
     write_json(
@@ -136,66 +88,54 @@ def _write_tables(plan: Plan, c: Comparison, box: dict | None) -> list[tables.Na
             "seeds": c.seeds,
             "finished": {name: sorted(c.runs[name]) for name in c.names},
             "warnings": c.warnings,
-            "tables": [tables.as_json(table) for table in made],
+            "tables": [as_json(table) for table in made],
             "runs": [run.result for runs in c.runs.values() for run in runs.values()],
         },
     )
     return made
 
 
-def _write_page(plan: Plan, c: Comparison, made: list[tables.NamedTable]) -> None:
+def _write_page(plan: Plan, c: Comparison, made: list[NamedTable]) -> None:
     folder = plan.output / "pictures"
     folder.mkdir(exist_ok=True)
-    shown = {}
-    if c.done:
-        shown["sizes"] = shown_plot(folder, "sizes", lambda: plots.plot_sizes(c), "by size")
-    if any(name in c.costs for name in c.done):
-        shown["cost"] = shown_plot(
-            folder,
-            "accuracy_and_cost",
-            lambda: plots.plot_accuracy_and_cost(c),
-            "accuracy over cost",
-        )
-    if len(c.done) > 1 and c.runs[c.baseline]:
-        shown["differences"] = shown_plot(
-            folder, "differences", lambda: plots.plot_differences(c), "differences to the baseline"
-        )
-    grid = _grid(plan, c, folder)
+    kind = plan.kind
     text = render_page(
-        Path(__file__).parent / "template" / "compare.html",
-        title=f"Comparison of {plan.part.name} heads",
+        _TEMPLATE,
+        title=f"Comparison of {kind.name} heads",
         plan=plan,
+        kind=kind,
         iterations=plan.base_config(plan.iterations).SOLVER.MAX_ITER,
         comparison=c,
         tables=made,
-        plots=shown,
-        grid=grid,
-        legend=_legend(plan),
+        plots=_plots(plan, c, folder),
+        grid=_grid(plan, c, folder),
+        legend=[(text, kind.colors[entry]) for entry, text in kind.legend],
     )
     (plan.output / "report.html").write_text(text, encoding="utf-8")
 
 
-def _legend(plan: Plan) -> list[tuple[str, str]]:
-    if plan.part is MASK:
-        return [(text, PICTURE_COLORS[kind]) for kind, text in LEGEND]
-    return [(text, KEYPOINT_COLORS[kind]) for kind, text in KEYPOINT_LEGEND]
+def _plots(plan: Plan, c: Comparison, folder: Path) -> dict[str, ShownPlot]:
+    """By the title of the table that they stand under; those that would show something."""
+    wanted = {}
+    if c.done:
+        wanted["By size"] = ("sizes", plots.plot_sizes, "by size")
+    if any(name in c.costs for name in c.done):
+        wanted["Cost"] = ("accuracy_and_cost", plots.plot_accuracy_and_cost, "accuracy over cost")
+    if len(c.done) > 1 and c.runs[c.baseline]:
+        text = "differences to the baseline"
+        wanted["differences"] = ("differences", plots.plot_differences, text)
+    return {
+        title: shown_plot(folder, name, partial(draw, c, plan.kind), text)
+        for title, (name, draw, text) in wanted.items()
+    }
 
 
 def _grid(plan: Plan, c: Comparison, folder: Path) -> str | None:
     """The picture of all heads on the same objects, as a data URI; also a PNG."""
-    if not c.runs[c.baseline]:
-        return None
-    seed = min(c.runs[c.baseline])
-    records = DatasetCatalog.get(plan.base_config(plan.iterations).DATASETS.TEST[0])
-    objects = c.runs[c.baseline][seed].objects
-    if plan.part is MASK:
-        picture = draw_grid(c, records, choose(objects), seed)
-    else:
-        skeletons = skeletons_of_dataset(plan.base_config().DATASETS.TEST[0])
-        choices = choose(objects, measure="oks")
-        picture = draw_keypoint_grid(c, records, choices, skeletons, seed)
+    cfg = plan.base_config(plan.iterations)
+    picture = draw_grid(c, plan.kind, cfg, DatasetCatalog.get(cfg.DATASETS.TEST[0]))
     if picture is None:
         return None
     data = png_bytes(picture)
-    (folder / f"{plan.part.name}s.png").write_bytes(data)
+    (folder / f"{plan.kind.name}s.png").write_bytes(data)
     return data_uri(data, "png")

@@ -1,28 +1,18 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""The finished runs of a comparison, and numbers made of them."""
+"""Numbers made of the finished runs of a comparison."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError
-from .plan import Plan, Variant
+from ..coco.areas import in_area
 from .statistics import Interval, bootstrap_draws, mean, paired_bootstrap
 
-__all__ = ["AREAS", "Comparison", "RunResult", "collect"]
-
-# COCO's, in pixels of the image file: from, and below
-AREAS: dict[str, tuple[float, float]] = {
-    "all": (0, np.inf),
-    "small": (0, 32**2),
-    "medium": (32**2, 96**2),
-    "large": (96**2, np.inf),
-}
+__all__ = ["Comparison", "RunResult"]
 
 
 @dataclass
@@ -52,7 +42,6 @@ class Comparison:
         unseen: held-out classes' ids.
         class_names: of the test set.
         warnings: what a reader must know.
-        part: "mask" or "keypoint".
     """
 
     names: list[str]
@@ -62,7 +51,6 @@ class Comparison:
     unseen: list[int] = field(default_factory=list)
     class_names: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    part: str = "mask"
 
     @property
     def baseline(self) -> str:
@@ -96,8 +84,7 @@ class Comparison:
 
     def chosen(self, objects: dict, area: str = "all", classes: Sequence[int] | None = None):
         """(N,) bool: objects of a size and of some classes."""
-        low, high = AREAS[area]
-        keep = (objects["area"] >= low) & (objects["area"] < high)
+        keep = in_area(objects["area"], area)
         return keep if classes is None else keep & np.isin(objects["category"], list(classes))
 
     def at_true_boxes(
@@ -141,75 +128,3 @@ class Comparison:
 def _factor(measure: str) -> float:
     """From a column of objects.json to what tables show: percent, but for distances in pixels."""
     return 1.0 if measure == "pixels" else 100.0
-
-
-def collect(plan: Plan) -> Comparison:
-    """The finished runs, checked to be pairs.
-
-    Raises:
-        DataError: runs of a seed saw other images, or were evaluated on other objects.
-    """
-    runs: dict[str, dict[int, RunResult]] = {variant.name: {} for variant in plan.variants}
-    for variant, seed in plan.runs():
-        run = _read(plan, variant, seed)
-        if run is not None:
-            runs[variant.name][seed] = run
-    comparison = Comparison([v.name for v in plan.variants], runs, plan.seeds, part=plan.part.name)
-    _check_pairs(plan, comparison)
-    return comparison
-
-
-def _read(plan: Plan, variant: Variant, seed: int) -> RunResult | None:
-    folder = plan.folder(variant, seed)
-    if not (folder / "result.json").is_file():
-        return None
-    try:
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        columns = json.loads((folder / "objects.json").read_text(encoding="utf-8"))
-        objects = {key: np.asarray(values) for key, values in columns.items()}
-        ids = {image_id: place for place, image_id in enumerate(dict.fromkeys(columns["image_id"]))}
-        objects["image"] = np.array([ids[i] for i in columns["image_id"]], dtype=np.int64)
-        result["training"]["seconds per iteration"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{folder} has a damaged result ({error}); delete it to repeat the run."
-        ) from error
-    return RunResult(variant.name, seed, folder, result, objects)
-
-
-def _check_pairs(plan: Plan, comparison: Comparison) -> None:
-    for seed in range(1, plan.seeds + 1):
-        there = [runs[seed] for runs in comparison.runs.values() if seed in runs]
-        for other in there[1:]:
-            first = there[0]
-            what = _difference(first, other)
-            if what:
-                raise DataError(
-                    f"{other.folder} and {first.folder} {what}: they are no pair. Delete one of them "
-                    "and run again."
-                )
-            if plan.mode == "frozen":
-                _warn_of_boxes(comparison, first, other)
-
-
-def _difference(first: RunResult, other: RunResult) -> str:
-    if first.result["training"]["images seen"] != other.result["training"]["images seen"]:
-        return "saw different training images"
-    for key in ("image_id", "index"):
-        if not np.array_equal(first.objects[key], other.objects[key]):
-            return "were evaluated on different objects"
-    return ""
-
-
-def _warn_of_boxes(comparison: Comparison, first: RunResult, other: RunResult) -> None:
-    pair = f"{other.variant} and {first.variant}, seed {other.seed}"
-    proposals = [run.result["training"]["proposals seen"] for run in (first, other)]
-    if proposals[0] != proposals[1]:
-        comparison.warnings.append(
-            f"{pair}: their heads were trained with different proposals (other thread numbers or a "
-            "GPU may do that in the last digits; keys that change sampling do it for good)."
-        )
-    if first.result["boxes found"] != other.result["boxes found"]:
-        comparison.warnings.append(
-            f"{pair}: different boxes were found, so their APs are not of masks alone."
-        )

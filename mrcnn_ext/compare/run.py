@@ -71,15 +71,16 @@ def _run(folder: Path, spec: dict) -> None:
     import cv2
     from detectron2.utils.logger import setup_logger
 
-    from ..predict import load_config
+    from ..config.load import load_config
+    from ..data import register_datasets
     from .kinds import HEAD_KINDS
-    from .mask.evaluation import evaluate_run
     from .training import load_trained, train
 
     setup_logger(str(folder / "log.txt"))
     cv2.setNumThreads(1)
-    cfg = load_config(str(folder / "config.yaml"))
-    part = HEAD_KINDS[spec.get("part", "mask")]
+    cfg = load_config(folder / "config.yaml")
+    register_datasets(cfg)
+    kind = HEAD_KINDS[spec.get("part", "mask")]
     if (folder / "training.json").is_file():
         model = load_trained(cfg, folder)
     else:
@@ -89,10 +90,10 @@ def _run(folder: Path, spec: dict) -> None:
             detector=spec["detector"],
             folder=folder,
             frozen=spec["frozen"],
-            part=part,
+            kind=kind,
         )
     if spec["evaluate"]:
-        evaluate_run(model, cfg, folder, seed=spec["seed"], variant=spec["variant"], part=part)
+        kind.evaluate(model, cfg, folder, seed=spec["seed"], variant=spec["variant"])
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def _detector_job(plan: Plan) -> Job:
     if not done.is_file():
         write_spec(
             folder, cfg, variant="detector", seed=0, detector="", frozen=False, evaluate=False,
-            imports=plan.imports, part=plan.part.name,
+            imports=plan.imports, part=plan.kind.name,
         )  # fmt: skip
     return Job("detector", folder, _command(folder), cfg.SOLVER.MAX_ITER, done.is_file)
 
@@ -90,6 +90,6 @@ def _job(plan: Plan, variant: Variant, seed: int, evaluate: bool) -> Job:
         write_json(folder / "settings.json", run_settings(plan, variant, seed))
         write_spec(
             folder, cfg, variant=variant.name, seed=seed, detector=detector_weights(plan),
-            frozen=plan.mode == "frozen", evaluate=evaluate, imports=plan.imports, part=plan.part.name,
+            frozen=plan.mode == "frozen", evaluate=evaluate, imports=plan.imports, part=plan.kind.name,
         )  # fmt: skip
     return Job(_name(variant, seed), folder, _command(folder), cfg.SOLVER.MAX_ITER, done.is_file)

@@ -22,17 +22,16 @@ from torch import nn
 from ..errors import WeightsError
 from ..files import write_json
 from .data import Checksum, PairedLoader, mixed_seed
-from .kinds import MASK, HeadKind
+from .kind import HeadKind
+from .kinds import MASK
 
 __all__ = ["FrozenShell", "build_paired_model", "load_all_but_head", "load_trained", "train"]
 
-_CHECKPOINTS = (
-    10  # so many in a training; what is trained after the last is lost by an interruption
-)
+_CHECKPOINTS = 10  # in a training; an interruption loses what was trained after the last
 _LINES = 100  # of metrics.json, for progress
 
 
-def build_paired_model(cfg, seed: int, part: HeadKind = MASK) -> nn.Module:
+def build_paired_model(cfg, seed: int, kind: HeadKind = MASK) -> nn.Module:
     """A model whose random weights outside of the compared head do not depend on that head.
 
     The head's own weights follow from the seed. All others are those of the same model without such
@@ -42,7 +41,7 @@ def build_paired_model(cfg, seed: int, part: HeadKind = MASK) -> nn.Module:
     model = build_model(cfg)
     bare = cfg.clone()
     bare.defrost()
-    bare.MODEL[part.switch] = False
+    bare.MODEL[kind.switch] = False
     seed_all_rng(mixed_seed(seed, 0))
     shared = build_model(bare).state_dict()
     own = {key: value for key, value in model.state_dict().items() if key not in shared}
@@ -51,7 +50,7 @@ def build_paired_model(cfg, seed: int, part: HeadKind = MASK) -> nn.Module:
 
 
 def load_all_but_head(
-    model: nn.Module, weights: str, *, complete: bool, part: HeadKind = MASK
+    model: nn.Module, weights: str, *, complete: bool, kind: HeadKind = MASK
 ) -> None:
     """Load weights; the compared head keeps its own, whatever the file has.
 
@@ -64,11 +63,11 @@ def load_all_but_head(
     """
     if not weights:
         return
-    own = {k: v.clone() for k, v in model.state_dict().items() if part.owns(k)}
+    own = {k: v.clone() for k, v in model.state_dict().items() if kind.owns(k)}
     checkpointer = _Noting(model)
     checkpointer.load(weights, checkpointables=[])
     model.load_state_dict({**model.state_dict(), **own})
-    lacking = [key for key in checkpointer.lacking if not part.owns(key)]
+    lacking = [key for key in checkpointer.lacking if not kind.owns(key)]
     if complete and lacking:
         raise WeightsError(
             f"{weights}: {lacking[0]} is missing or has another shape (as have {len(lacking) - 1} "
@@ -96,17 +95,17 @@ class FrozenShell(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, proposals: Checksum, frozen: bool, part: HeadKind = MASK
+        self, model: nn.Module, proposals: Checksum, frozen: bool, kind: HeadKind = MASK
     ) -> None:
         super().__init__()
         self.model = model
         self.frozen = frozen
-        self.part = part
+        self.kind = kind
         self.proposals = proposals
         for name, parameter in model.named_parameters():
-            if frozen and not part.owns(name):
+            if frozen and not kind.owns(name):
                 parameter.requires_grad_(False)
-        part.head(model).register_forward_pre_hook(self._note)
+        kind.head(model).register_forward_pre_hook(self._note)
 
     def train(self, mode: bool = True) -> FrozenShell:
         super().train(mode)
@@ -114,7 +113,7 @@ class FrozenShell(nn.Module):
             self.model.backbone.eval()  # type: ignore[operator,union-attr]
             for name, module in self.model.named_modules():
                 # Only leaves: RPN and RoI heads, which hold them, must still sample as in training
-                if not self.part.owns(name) and not list(module.children()):
+                if not self.kind.owns(name) and not list(module.children()):
                     module.eval()
         return self
 
@@ -156,7 +155,7 @@ class _Seconds(HookBase):
 
 
 def train(
-    cfg, *, seed: int, detector: str, folder: Path, frozen: bool, part: HeadKind = MASK
+    cfg, *, seed: int, detector: str, folder: Path, frozen: bool, kind: HeadKind = MASK
 ) -> nn.Module:
     """Train to the end, from the last checkpoint if there is one; write training.json.
 
@@ -168,17 +167,17 @@ def train(
         detector: weights of the detector for a frozen one; "" takes MODEL.WEIGHTS.
         folder: of the run.
         frozen: train the compared head alone.
-        part: what is compared.
+        kind: of the compared head.
 
     Returns:
         the trained model.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model = build_paired_model(cfg, seed, part)
-    load_all_but_head(model, detector or cfg.MODEL.WEIGHTS, complete=frozen, part=part)
+    model = build_paired_model(cfg, seed, kind)
+    load_all_but_head(model, detector or cfg.MODEL.WEIGHTS, complete=frozen, kind=kind)
     seen, proposals, seconds = Checksum(), Checksum(), _Seconds()
-    before = _weights_checksum(model, part)
-    shell = FrozenShell(model, proposals, frozen, part)
+    before = _weights_checksum(model, kind)
+    shell = FrozenShell(model, proposals, frozen, kind)
     optimizer = build_optimizer(cfg, model)
     scheduler = build_lr_scheduler(cfg, optimizer)
     parts: dict = {"optimizer": optimizer, "scheduler": scheduler, "seconds": seconds}
@@ -213,7 +212,7 @@ def train(
         {
             "iterations": stop,
             "weights before": before,
-            "weights after": _weights_checksum(model, part),
+            "weights after": _weights_checksum(model, kind),
             "images seen": seen.value,
             "proposals seen": proposals.value,
             "seconds per iteration": float(np.median(seconds.values)) if seconds.values else None,
@@ -233,12 +232,12 @@ def load_trained(cfg, folder: Path) -> nn.Module:
     return model
 
 
-def _weights_checksum(model: nn.Module, part: HeadKind) -> dict[str, int]:
+def _weights_checksum(model: nn.Module, kind: HeadKind) -> dict[str, int]:
     """Of the compared head, and of everything else."""
-    head = f"{part.name} head"
+    head = f"{kind.name} head"
     sums = {head: Checksum(), "rest": Checksum()}
     for key, value in model.state_dict().items():
-        sums[head if part.owns(key) else "rest"].add(value.detach().cpu().numpy())
+        sums[head if kind.owns(key) else "rest"].add(value.detach().cpu().numpy())
     return {name: checksum.value for name, checksum in sums.items()}
 
 

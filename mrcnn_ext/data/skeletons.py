@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""The skeletons that a config, and the data sets it names, are about."""
+"""The skeletons of a config's model and of its data sets."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, DataError
 from ..skeletons import Skeleton, SkeletonSet
+from .configured_datasets import register_datasets
 
 __all__ = ["class_keypoints_from_config", "skeletons_from_config", "skeletons_of_dataset"]
 
@@ -35,9 +36,7 @@ def skeletons_from_config(cfg) -> SkeletonSet | None:
             MODEL.ROI_HEADS.NUM_CLASSES does not fit.
         DataError: a data set's json or metadata cannot be used.
     """
-    from .pose_datasets import register_configured_datasets
-
-    register_configured_datasets(cfg)
+    register_datasets(cfg)
     path = cfg.MRCNN_EXT.POSE.SKELETONS
     if path:
         try:

@@ -11,8 +11,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, detector_po
 from detectron2.structures import Instances
 
 from ..config.check import check_config
-from ..data.pose_datasets import register_configured_datasets
-from ..data.shapes import configure_builtin_shapes
+from ..data import register_datasets
 from ..errors import DataError
 from ..structures import DeferredMaskInstances, DeferredMasks
 from .scripting import inherited
@@ -25,8 +24,8 @@ class MrcnnExtRCNN(GeneralizedRCNN):
     """Detectron2's GeneralizedRCNN: same modules, same state_dict, same results.
 
     It is the one component that every run builds with the whole config before it loads data, so it
-    is where ``MRCNN_EXT.SHAPES`` takes effect and where contradictions between config and data sets
-    are found before anything is trained.
+    is where the config's data sets are registered and where contradictions between config and data
+    sets are found before anything is trained.
     """
 
     @configurable
@@ -45,14 +44,7 @@ class MrcnnExtRCNN(GeneralizedRCNN):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        shapes = cfg.MRCNN_EXT.SHAPES
-        configure_builtin_shapes(
-            num_train=shapes.NUM_TRAIN,
-            num_val=shapes.NUM_VAL,
-            image_size=shapes.IMAGE_SIZE,
-            seed=shapes.SEED,
-        )
-        register_configured_datasets(cfg)
+        register_datasets(cfg)
         check_config(cfg)
         if cfg.MRCNN_EXT.EVALUATION.ENABLED or cfg.MODEL.KEYPOINT_ON:
             from ..evaluation.tool_hooks import add_evaluation_to_tool

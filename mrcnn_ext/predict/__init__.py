@@ -2,7 +2,8 @@
 """The parts of ``python -m mrcnn_ext.predict``, for use in other programs."""
 
 from .._moved import moved_names
-from .predictor import Predictor, load_config
+from ..config.load import load_config
+from .predictor import Predictor
 from .sources import Source, find_sources
 from .writer import PredictionWriter
 

@@ -18,20 +18,18 @@ A folder that is searched through may hold FOLDER; the pictures drawn there are 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
 import sys
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
-import numpy as np
-from detectron2.data.detection_utils import read_image
-
+from ..config.load import load_config
 from ..errors import ConfigError, DataError, WeightsError
-from . import PredictionWriter, Predictor, Source, find_sources, load_config
+from .predictor import Predictor
+from .run import predict_sources
+from .sources import Source, find_sources
+from .writer import PredictionWriter
 
 __all__ = ["Predictor", "main"]
 
@@ -72,7 +70,14 @@ def main(argv: list[str] | None = None) -> int:
     start = time.monotonic()
     skipped, code, ended_by = 0, 0, ""
     try:
-        skipped = _run(args, predictor, sources, writer)
+        skipped = predict_sources(
+            predictor,
+            sources,
+            writer,
+            score_threshold=args.score_threshold,
+            every=args.every,
+            pictures=None if args.no_pictures else args.output / "pictures",
+        )
     except KeyboardInterrupt:
         code, ended_by = 130, "\ninterrupted"
     except OSError as error:  # the disk is full, say
@@ -98,28 +103,20 @@ def _prepare(args: argparse.Namespace) -> tuple[Predictor, list[Source]]:
     sys.path.insert(0, ".")  # as ``python script.py`` would find a user's module
     for module in args.imports:
         importlib.import_module(module)
-    with _reported_as(ConfigError, f"config {args.config_file}"):
-        cfg = load_config(args.config_file, args.opts)
+    cfg = load_config(args.config_file, args.opts)
     try:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"--output {args.output}: {error.strerror}.") from error
-    what = f"config {args.config_file} with weights {args.weights or 'as it names them'}"
-    with _reported_as(WeightsError, what):
+    try:
         predictor = Predictor(cfg, weights=args.weights, device=args.device)
+    except (ConfigError, DataError, WeightsError, ImportError):
+        raise  # says what is wrong already
+    except Exception as error:  # checkpoints are pickles: reading them can raise anything
+        what = f"config {args.config_file} with weights {args.weights or 'as it names them'}"
+        raise WeightsError(f"{what}: {type(error).__name__}: {error}") from error
     _check_classes(args, predictor)
     return predictor, sources
-
-
-@contextlib.contextmanager
-def _reported_as(kind: type[Exception], what: str) -> Iterator[None]:
-    """Configs are programs and checkpoints are pickles: reading them can raise anything."""
-    try:
-        yield
-    except (ConfigError, DataError, WeightsError, ImportError):
-        raise  # say what is wrong already
-    except Exception as error:
-        raise kind(f"{what}: {type(error).__name__}: {error}") from error
 
 
 def _without_own_pictures(sources: list[Source], output: Path) -> list[Source]:
@@ -136,100 +133,6 @@ def _check_classes(args: argparse.Namespace, predictor: Predictor) -> None:
     if args.classes and number and len(args.classes.split(",")) != number:
         given = len(args.classes.split(","))
         raise ConfigError(f"--classes names {given} classes, but the model has {number}.")
-
-
-def _run(
-    args: argparse.Namespace, predictor: Predictor, sources: list[Source], writer: PredictionWriter
-) -> int:
-    """Predict on all sources; returns how many could not be read."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Remaining())
-    skipped = 0
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        task = progress.add_task("predicting", total=sum(s.count(args.every) for s in sources))
-        for source in sources:
-            # Cut in the middle: the end of a path says more.
-            progress.update(task, description=f"{source.name[-40:]:<40}")
-            try:
-                handle = _video if source.is_video else _image
-                for _ in handle(args, predictor, source, writer):
-                    progress.advance(task)
-            except DataError as error:
-                skipped += 1
-                console.print(f"left out: {error}", markup=False)
-    return skipped
-
-
-def _image(args, predictor: Predictor, source: Source, writer: PredictionWriter) -> Iterator[None]:
-    try:
-        image = read_image(str(source.path), "BGR")  # turned as its EXIF data say
-    except Exception as error:  # Pillow raises many kinds
-        raise DataError(f"{source.path}: {error}") from error
-    instances = predictor(image)["instances"].to("cpu")
-    instances = instances[instances.scores >= args.score_threshold]
-    writer.add(source.name, instances)
-    if not args.no_pictures:
-        file = args.output / "pictures" / source.picture_name()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if not cv2.imwrite(str(file), _draw(image, instances, writer)[:, :, ::-1]):
-            raise OSError(f"{file} cannot be written")
-    yield
-
-
-def _draw(image: np.ndarray, instances, writer: PredictionWriter) -> np.ndarray:
-    from ..visualization.instances import draw_instances
-
-    return draw_instances(np.ascontiguousarray(image[:, :, ::-1]), instances, writer.metadata)
-
-
-def _video(args, predictor: Predictor, source: Source, writer: PredictionWriter) -> Iterator[None]:
-    capture = cv2.VideoCapture(str(source.path))
-    output, index = None, -1
-    file = args.output / "pictures" / source.picture_name()
-    try:
-        while True:
-            index += 1
-            # grab() alone skips a frame without decoding it.
-            if not capture.grab():
-                break
-            if index % args.every:
-                continue
-            ok, image = capture.retrieve()
-            if not ok:
-                raise DataError(f"{source.path}: frame {index} cannot be decoded.")
-            instances = predictor(image)["instances"].to("cpu")
-            instances = instances[instances.scores >= args.score_threshold]
-            writer.add(f"{source.name}#{index}", instances)
-            if not args.no_pictures:
-                picture = _draw(image, instances, writer)[:, :, ::-1]
-                if output is None:
-                    rate = (capture.get(cv2.CAP_PROP_FPS) or 25.0) / args.every
-                    output = _video_writer(file, rate, picture.shape)
-                output.write(np.ascontiguousarray(picture))
-            yield
-        if index == 0:
-            raise DataError(f"{source.path}: no frame of it can be decoded.")
-    finally:
-        capture.release()
-        if output is not None:
-            output.release()
-
-
-def _video_writer(file: Path, rate: float, shape: tuple[int, ...]) -> cv2.VideoWriter:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    code = cv2.VideoWriter.fourcc(*"mp4v")
-    writer = cv2.VideoWriter(str(file), code, rate, (shape[1], shape[0]))
-    if not writer.isOpened():
-        raise DataError(
-            f"{file} cannot be written: this OpenCV has no mp4 encoder (--no-pictures)."
-        )
-    return writer
 
 
 if __name__ == "__main__":

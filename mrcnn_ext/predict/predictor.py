@@ -4,48 +4,22 @@
 from __future__ import annotations
 
 import logging
-import os
 
 import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import LazyConfig, get_cfg, instantiate
+from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 
-from .. import model_zoo
-from ..config.defaults import add_mrcnn_ext_config
+from ..data import register_datasets
 from ..errors import ConfigError, WeightsError
 
-__all__ = ["Predictor", "load_config"]
+__all__ = ["Predictor"]
 
 logger = logging.getLogger(__name__)
-
-
-def load_config(config_file: str, overrides: list[str] | None = None):
-    """Load a yaml or LazyConfig file, or a config of this package's model zoo by its name.
-
-    Args:
-        config_file: path or name.
-        overrides: ``["KEY", "VALUE", …]`` for yaml, ``["key=value", …]`` for LazyConfig.
-
-    Raises:
-        ConfigError: no such file, or an unknown or unusable key.
-    """
-    if not os.path.isfile(config_file):
-        config_file = model_zoo.get_config_file(config_file)
-    try:
-        if config_file.endswith(".py"):
-            return LazyConfig.apply_overrides(LazyConfig.load(config_file), overrides or [])
-        cfg = get_cfg()
-        add_mrcnn_ext_config(cfg)
-        cfg.merge_from_file(config_file)
-        cfg.merge_from_list(overrides or [])
-    except (KeyError, AssertionError, ValueError) as error:
-        raise ConfigError(f"{config_file}: {error}") from error
-    return cfg
 
 
 class Predictor:
@@ -62,7 +36,7 @@ class Predictor:
     def __init__(self, cfg, *, weights: str | None = None, device: str | None = None) -> None:
         """
         Args:
-            cfg: as :func:`load_config` returns it; is not changed.
+            cfg: as :func:`~mrcnn_ext.config.load.load_config` returns it; is not changed.
             weights: checkpoint; None takes what the config names.
             device: "cpu", "cuda", "cuda:N"; None or "auto" is CUDA where there is one.
 
@@ -82,8 +56,9 @@ class Predictor:
         cfg = cfg.clone()
         cfg.defrost()
         cfg.MODEL.DEVICE = self._device
-        names = cfg.DATASETS.TEST
-        self.metadata = _metadata(names)
+        if "MRCNN_EXT" in cfg:
+            register_datasets(cfg, skip_missing=True)
+        self.metadata = _metadata(cfg.DATASETS.TEST)
         # What is not registered here was where the model was trained.
         for key in ("TRAIN", "TEST"):
             registered = tuple(n for n in cfg.DATASETS[key] if n in DatasetCatalog)

@@ -1,45 +1,29 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Pictures: instances, truth beside prediction, sheets of many, training curves.
-
-All pictures are uint8 (H, W, 3) RGB arrays; ``cv2.imwrite(file, picture[:, :, ::-1])`` saves one.
-"""
+"""Pictures of instances: predictions, ground truth, both side by side."""
 
 from __future__ import annotations
 
-import json
-import math
-import os
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 
 import cv2
 import numpy as np
-from detectron2.data import Metadata
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode, Instances, ROIMasks
-from detectron2.utils.visualizer import Visualizer
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import hsv_to_rgb
-from matplotlib.figure import Figure
-from pycocotools import mask as mask_util
 
 from ..errors import DataError
+from .colors import instance_color
+from .labels import Label, write_labels
 from .pose import LEAST_SCORE, draw_poses
+from .primitives import View, rim, tint
+from .sheets import captioned, contact_sheet
 
-__all__ = [
-    "contact_sheet",
-    "draw_comparison",
-    "draw_ground_truth",
-    "draw_instances",
-    "plot_training_curves",
-]
+__all__ = ["draw_comparison", "draw_ground_truth", "draw_instances"]
 
 _LEGIBLE = 640  # pixels of the longer side below which a picture is enlarged before drawing on it
 _ALPHA, _ALPHA_WITH_POSE = 0.4, 0.22
 _SMALL_LABELS = 0.7  # where faces and limbs should be seen
-_CAPTION_HEIGHT = 30
-_LIGHT = 245
+_LABEL_GROUND = (20, 20, 20)
+_CAPTION_HEIGHT = 30  # pixels
 
 
 def draw_instances(
@@ -123,7 +107,7 @@ def draw_ground_truth(
         return _draw(
             image, metadata, scale, boxes[order], labels, masks, keypoints, classes, truth=True
         )
-    except ValueError as error:  # DataError of a mask's size; pycocotools' of a broken RLE
+    except ValueError as error:  # of a mask: its size, a damaged RLE
         raise DataError(f"image {dataset_dict.get('file_name')}: {error}") from error
 
 
@@ -150,73 +134,10 @@ def draw_comparison(
     count = int((instances.scores >= score_threshold).sum())
     true_count = len(dataset_dict.get("annotations", []))
     objects = "object" if true_count == 1 else "objects"
-    left = _with_caption(truth, f"ground truth: {true_count} {objects}")
-    right = _with_caption(shown, f"prediction: {count} with score >= {score_threshold:g}")
-    separator = np.full((left.shape[0], 6, 3), _LIGHT, dtype=np.uint8)
-    return np.concatenate([left, separator, right], axis=1)
-
-
-def contact_sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
-    """Put pictures of any sizes side by side on a light ground.
-
-    Raises:
-        ValueError: no pictures, or fewer than one column.
-    """
-    if not images or columns < 1:
-        raise ValueError(f"a sheet of {len(images)} pictures in {columns} columns")
-    gap = 8
-    columns = min(columns, len(images))
-    width = max(image.shape[1] for image in images)
-    rows = []
-    for start in range(0, len(images), columns):
-        row = images[start : start + columns]
-        height = max(image.shape[0] for image in row)
-        canvas = np.full((height + gap, columns * (width + gap), 3), _LIGHT, dtype=np.uint8)
-        for column, image in enumerate(row):
-            left = column * (width + gap)
-            canvas[: image.shape[0], left : left + image.shape[1]] = image
-        rows.append(canvas)
-    return np.concatenate(rows)[:-gap, :-gap]
-
-
-def plot_training_curves(
-    metrics_json: str | os.PathLike, out_png: str | os.PathLike
-) -> str | os.PathLike:
-    """Plot losses and AP over the iterations from the ``metrics.json`` of a Detectron2 run.
-
-    A line that a running training has only half written is left out; of an iteration that was run
-    again after ``--resume`` the last values count.
-
-    Returns:
-        ``out_png``.
-
-    Raises:
-        DataError: the file is missing or has no losses.
-    """
-    out_file = Path(out_png)
-    losses, scores = _read_metrics(Path(metrics_json))
-    figure = Figure(figsize=(13, 4.2) if scores else (7, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 2 if scores else 1, squeeze=False, sharex=True)[0]
-    for name, points in sorted(losses.items(), key=lambda item: item[0] != "total_loss"):
-        wide = name == "total_loss"
-        axes[0].plot(*_columns(points), label=name, lw=2 if wide else 1.2, zorder=3 if wide else 2)
-    axes[0].set(
-        title="training losses", xlabel="iteration", ylabel="loss (log scale)", yscale="log"
-    )
-    if scores:
-        for name, points in sorted(scores.items()):
-            axes[1].plot(*_columns(points), marker="o", ms=4, label=_score_label(name))
-        axes[1].set(title="evaluation", xlabel="iteration", ylabel="%", ylim=(0, None))
-    for axis in axes:
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))  # beside the curves
-    out_file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(str(out_file), dpi=110)
-    return out_png
-
-
-# ----------------------------------------------------------------------------------------- helpers
+    left = captioned(truth, f"ground truth: {true_count} {objects}", _CAPTION_HEIGHT)
+    caption = f"prediction: {count} with score >= {score_threshold:g}"
+    right = captioned(shown, caption, _CAPTION_HEIGHT)
+    return contact_sheet([left, right], columns=2, gap=6)
 
 
 def _draw(
@@ -230,66 +151,35 @@ def _draw(
     classes: np.ndarray,
     truth: bool = False,
 ) -> np.ndarray:
-    if scale is None:
-        scale = max(1.0, _LEGIBLE / max(image.shape[:2]))
-    # Enlarged here, not by Visualizer, whose lines and dots would grow with the image.
-    size = image.shape[:2]
-    height, width = (max(1, round(side * scale)) for side in size)
-    kind = cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA
-    canvas = (
-        np.array(image) if scale == 1 else cv2.resize(image, (width, height), interpolation=kind)
-    )
-    colors = [_color(index) for index in range(len(labels))]
+    # Enlarged before drawing: lines and dots are as wide on any picture.
+    view = View.whole(image.shape, scale or max(1.0, _LEGIBLE / max(image.shape[:2])))
+    canvas = view.image(image)
+    colors = [instance_color(index) for index in range(len(labels))]
     posed = [False] * len(labels)
     if keypoints is not None:
         posed = [bool((own[:, 2] >= LEAST_SCORE).any()) for own in keypoints]
+    line = max(1, round(max(view.shape) / 800))
     for mask, color, has_pose in zip(masks or (), colors, posed):
         if mask is not None:
-            alpha = _ALPHA_WITH_POSE if has_pose else _ALPHA
-            _blend(canvas, _to_array(mask, size), color, alpha)
-    boxes = np.asarray(boxes) * scale
-    if any(posed):  # thinner than Visualizer's, and under the limbs
-        _draw_boxes(canvas, boxes, colors)
+            patch = view.mask(mask)
+            tint(canvas, patch, 255 * color, _ALPHA_WITH_POSE if has_pose else _ALPHA)
+            tint(canvas, rim(patch, view.shape, line), 255 * color, 1.0)
+    boxes = view.boxes(boxes)
+    _draw_boxes(canvas, boxes, colors, 1 if any(posed) else line + 1)  # thin under limbs
     if keypoints is not None:
-        points = np.asarray(keypoints, dtype=float) * (scale, scale, 1.0)
+        points = np.array(keypoints, dtype=float)
+        points[..., :2] = view.points(points[..., :2])
         draw_poses(canvas, points, classes, boxes, colors, metadata, truth=truth)
-    visualizer = Visualizer(canvas, metadata or Metadata())
-    if not any(posed):
-        visualizer.overlay_instances(boxes=boxes, assigned_colors=colors)
-    _write_labels(visualizer, boxes, labels, _SMALL_LABELS if any(posed) else 1.0)
-    return np.ascontiguousarray(visualizer.get_output().get_image()[:, :, :3])
+    size = max(13.0, np.sqrt(canvas.size / 3) / 65) * (_SMALL_LABELS if any(posed) else 1.0)
+    shown = [Label(text, box, _LABEL_GROUND) for text, box in zip(labels, boxes)]
+    return write_labels(canvas, shown, round(size), on_boxes=True)
 
 
-def _draw_boxes(canvas: np.ndarray, boxes: np.ndarray, colors: list[np.ndarray]) -> None:
-    for (x0, y0, x1, y1), color in zip(np.round(boxes).astype(int).tolist(), colors):
-        cv2.rectangle(canvas, (x0, y0), (x1, y1), (255 * color).tolist(), 1)
-
-
-def _write_labels(
-    visualizer: Visualizer, boxes: np.ndarray, labels: list[str], size: float
-) -> None:
-    """Labels of one size; Visualizer's own are half as large for small objects, and cut at edges."""
-    height, width = visualizer.output.height, visualizer.output.width
-    font = size * max(10.0, math.sqrt(height * width) / 90)  # points, of 100 / 72 pixels
-    line, character = 1.9 * font, 0.82 * font  # pixels
-    for (x0, y0, _, y1), label in zip(boxes.tolist(), labels):
-        if y1 - y0 < 2 * line:  # would cover a small object: under it, or else over it
-            y0 = y1 + 2 if y1 + 2 + line <= height else y0 - 2 - line
-        x = max(0.0, min(x0, width - character * len(label)))
-        y = max(3.0, min(y0, height - line))  # the text's ground begins a little above it
-        visualizer.draw_text(label, (x, y), font_size=font, color="w", horizontal_alignment="left")
-
-
-def _blend(canvas: np.ndarray, mask: np.ndarray, color: np.ndarray, alpha: float) -> None:
-    """Tint the mask's pixels and no others; Visualizer's polygons would fill holes."""
-    height, width = canvas.shape[:2]
-    if mask.shape != (height, width):
-        mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
-    line = 2 * max(1, round(max(height, width) / 800)) + 1
-    edge = (mask > cv2.erode(mask, np.ones((line, line), np.uint8))).astype(bool)
-    inside = mask.astype(bool)
-    canvas[inside] = (1 - alpha) * canvas[inside] + alpha * 255 * color
-    canvas[edge] = 255 * color
+def _draw_boxes(canvas: np.ndarray, boxes: np.ndarray, colors: list[np.ndarray], line: int) -> None:
+    limits = canvas.shape[1] - 1, canvas.shape[0] - 1
+    for box, color in zip(np.round(boxes), colors):
+        (x0, y0), (x1, y1) = box.reshape(2, 2).clip(0, limits).astype(int).tolist()
+        cv2.rectangle(canvas, (x0, y0), (x1, y1), (255 * color).tolist(), line)
 
 
 def _unwrap_masks(instances: Instances):
@@ -300,25 +190,6 @@ def _unwrap_masks(instances: Instances):
     return getattr(masks, "polygons", getattr(masks, "tensor", masks))
 
 
-def _to_array(mask, size: tuple[int, ...]) -> np.ndarray:
-    """One mask in any of Detectron2's forms as uint8 (H, W) of zeros and ones.
-
-    Raises:
-        DataError: its size is not the image's.
-    """
-    if isinstance(mask, (list, tuple)):
-        polygons = [p for p in (np.asarray(p, dtype=float).ravel() for p in mask) if p.size >= 6]
-        if not polygons:
-            return np.zeros(size, dtype=np.uint8)
-        mask = mask_util.merge(mask_util.frPyObjects(polygons, *size))
-    elif isinstance(mask, dict) and isinstance(mask["counts"], list):
-        mask = mask_util.frPyObjects(mask, *mask["size"])
-    array = mask_util.decode(mask) if isinstance(mask, dict) else np.asarray(mask)
-    if array.shape != tuple(size):
-        raise DataError(f"a mask has (height, width) {array.shape}, its image {tuple(size)}.")
-    return np.ascontiguousarray(array > 0.5, dtype=np.uint8)
-
-
 def _class_name(metadata, index: int) -> str:
     names = metadata.get("thing_classes") if metadata is not None else None
     return str(names[index]) if names and 0 <= index < len(names) else str(index)
@@ -326,11 +197,6 @@ def _class_name(metadata, index: int) -> str:
 
 def _largest_first(boxes: np.ndarray) -> list[int]:
     return np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), kind="stable").tolist()
-
-
-def _color(index: int) -> np.ndarray:
-    """Hues a golden angle apart: neighbours in the list are never alike, and it is reproducible."""
-    return hsv_to_rgb((index * 0.61803 % 1.0, 0.85 if index % 2 else 0.65, 1.0))
 
 
 def _checked_image(dataset_dict: dict, image: np.ndarray | None) -> np.ndarray:
@@ -346,50 +212,3 @@ def _checked_image(dataset_dict: dict, image: np.ndarray | None) -> np.ndarray:
             f"image {name} has (height, width) {image.shape[:2]}, but its record says {expected}."
         )
     return image
-
-
-def _with_caption(image: np.ndarray, text: str) -> np.ndarray:
-    width = image.shape[1]
-    strip = np.full((_CAPTION_HEIGHT, width, 3), _LIGHT, dtype=np.uint8)
-    font = cv2.FONT_HERSHEY_SIMPLEX
-    text_width = cv2.getTextSize(text, font, 0.6, 1)[0][0]
-    size = 0.6 * min(1.0, (width - 16) / text_width)  # of upright images smaller, not cut off
-    cv2.putText(strip, text, (8, 21), font, size, (30, 30, 30), 1, cv2.LINE_AA)
-    return np.concatenate([strip, image])
-
-
-def _score_label(name: str) -> str:
-    """ "segm/AP" as "mask AP"; with several test sets, the set's name comes first."""
-    *dataset, task, metric = name.split("/")
-    task = {"bbox": "box", "segm": "mask"}.get(task, task)
-    return " ".join([*dataset, task, metric])
-
-
-def _read_metrics(file: Path) -> tuple[dict[str, dict], dict[str, dict]]:
-    """Losses and APs, each as name -> {iteration: value}."""
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"no training curves: {file} cannot be read ({error.strerror}).") from error
-    losses: dict[str, dict] = defaultdict(dict)
-    scores: dict[str, dict] = defaultdict(dict)
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        for key, value in entry.items():
-            if "iteration" not in entry or not isinstance(value, (int, float)):
-                continue
-            if "loss" in key and "/" not in key:
-                losses[key][entry["iteration"]] = value
-            elif key.endswith(("/AP", "/AP50", "/AP75")) and math.isfinite(value):
-                scores[key][entry["iteration"]] = value
-    if not losses:
-        raise DataError(f"no training curves: {file} holds no losses.")
-    return losses, scores
-
-
-def _columns(points: dict) -> tuple[list, list]:
-    iterations = sorted(points)
-    return iterations, [points[i] for i in iterations]

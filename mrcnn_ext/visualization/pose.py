@@ -15,7 +15,7 @@ import numpy as np
 
 from ..skeletons import Skeleton, SkeletonSet
 
-__all__ = ["LEAST_SCORE", "draw_poses"]
+__all__ = ["LEAST_SCORE", "draw_limb", "draw_point", "draw_poses"]
 
 LEAST_SCORE = 0.05  # what scores less is not drawn; Detectron2's value
 _SURE = 0.3  # from here on points are filled
@@ -63,12 +63,16 @@ def draw_poses(
         # All rims before all limbs: that of one does not cut through another.
         for a, b, line in limbs:
             rim = max(1, round(line)) + 2 * max(1, round(line / 3))
-            _limb(canvas, points[a], points[b], rim, _RIM)
+            draw_limb(canvas, points[a], points[b], rim, _RIM)
         for a, b, line in limbs:
             color_of_side = _shade(color, sides[b] or sides[a])
-            _limb(canvas, points[a], points[b], max(1, round(line)), color_of_side)
+            draw_limb(canvas, points[a], points[b], max(1, round(line)), color_of_side)
         for index in np.flatnonzero(drawn):
-            _point(canvas, points[index], width, _shade(color, sides[index]), bool(filled[index]))
+            radius, line = 1 + width, max(1, round(width / 3))
+            inside = (255, 255, 255) if filled[index] else _RIM
+            draw_point(canvas, points[index], radius + line, _RIM)
+            draw_point(canvas, points[index], radius, _shade(color, sides[index]))
+            draw_point(canvas, points[index], radius / 2, inside)
 
 
 def _fitting_skeletons(metadata, keypoints: np.ndarray) -> SkeletonSet | None:
@@ -110,20 +114,18 @@ def _shade(color: np.ndarray, side: int) -> tuple[float, ...]:
     return tuple(float(v) for v in 255 * shaded)
 
 
+def draw_limb(canvas: np.ndarray, a: np.ndarray, b: np.ndarray, thickness: int, color) -> None:
+    """A line between two points x, y (continuous, in pixels of the canvas)."""
+    cv2.line(canvas, _fixed(a), _fixed(b), color, thickness, cv2.LINE_AA, _SHIFT)
+
+
+def draw_point(canvas: np.ndarray, point: np.ndarray, radius: float, color) -> None:
+    """A filled circle."""
+    fixed = round(radius * (1 << _SHIFT))
+    cv2.circle(canvas, _fixed(point), fixed, color, -1, cv2.LINE_AA, _SHIFT)
+
+
 def _fixed(point: np.ndarray) -> tuple[int, int]:
     """Continuous coordinates as cv2 takes them: a pixel's centre is a whole number there."""
     x, y = np.round((point[:2] - 0.5) * (1 << _SHIFT)).clip(-(2**24), 2**24)
     return int(x), int(y)
-
-
-def _limb(canvas: np.ndarray, a: np.ndarray, b: np.ndarray, thickness: int, color) -> None:
-    cv2.line(canvas, _fixed(a), _fixed(b), color, thickness, cv2.LINE_AA, _SHIFT)
-
-
-def _point(canvas: np.ndarray, point: np.ndarray, width: float, color, filled: bool) -> None:
-    radius = round((1 + width) * (1 << _SHIFT))
-    line = max(1, round(width / 3))
-    cv2.circle(canvas, _fixed(point), radius + (line << _SHIFT), _RIM, -1, cv2.LINE_AA, _SHIFT)
-    inside = (255, 255, 255) if filled else _RIM
-    cv2.circle(canvas, _fixed(point), radius, color, -1, cv2.LINE_AA, _SHIFT)
-    cv2.circle(canvas, _fixed(point), radius // 2, inside, -1, cv2.LINE_AA, _SHIFT)

@@ -7,20 +7,23 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from detectron2.engine import SimpleTrainer
 
-from mrcnn_ext.compare import checks, cost, report, run, schedule, tables
+from mrcnn_ext.compare import checks, cost, forms, kinds, report, run, schedule
 from mrcnn_ext.compare.__main__ import main
+from mrcnn_ext.compare.collect import collect
 from mrcnn_ext.compare.data import Checksum, PairedLoader, image_of
 from mrcnn_ext.compare.kinds import MASK
 from mrcnn_ext.compare.mask.objects import QUALITIES, box_as_mask, true_objects
-from mrcnn_ext.compare.mask.pictures import choose
+from mrcnn_ext.compare.mask.tables import BOX_ROW
+from mrcnn_ext.compare.pictures import choose
 from mrcnn_ext.compare.plan import Plan, parse_variant
-from mrcnn_ext.compare.results import Comparison, RunResult, collect
+from mrcnn_ext.compare.results import Comparison, RunResult
 from mrcnn_ext.compare.statistics import bootstrap_draws, calibration, paired_bootstrap
 from mrcnn_ext.compare.training import build_paired_model, train
 from mrcnn_ext.errors import ConfigError, DataError
@@ -336,7 +339,7 @@ def test_tables_of_made_up_results():
     }
     comparison = Comparison(list(runs), runs, 3, costs, [1], ["a", "b"])
     box = {k: runs["first"][1].objects[k] for k in ("area", "category", "iou", "boundary_iou")}
-    made = {table.title: table for table in tables.make_tables(comparison, box)}
+    made = {table.title: table for table in MASK.tables(comparison, box)}
     main_table = made["Mask heads"].table
     first, other, late, filled = main_table.rows
     assert [c.text for c in first] == [
@@ -353,18 +356,18 @@ def test_tables_of_made_up_results():
         f"{TIMES} 1.50",
     )
     assert (late[1].text, late[-1].text) == (DASH, "0/3")
-    assert (filled[0].text, filled[3].text) == (tables.BOX_ROW, "50.0")
+    assert (filled[0].text, filled[3].text) == (BOX_ROW, "50.0")
     split = made["Seen and unseen classes: average precision"].table.rows
     assert [c.text for c in split[0][1:3]] == ["12.0 ± 1.4", "10.0 ± 1.4"]  # a, b
     split = made["Seen and unseen classes: at the true boxes"].table.rows
     assert split[1][2].delta.startswith("+5.0 [")
-    assert [row[0].text for row in split] == ["first", "other", tables.BOX_ROW]
+    assert [row[0].text for row in split] == ["first", "other", BOX_ROW]
     by_size = made["By size"].table.rows
     assert by_size[0][3].text == DASH  # no large object
-    text = tables.as_markdown(made["Mask heads"])
+    text = forms.as_markdown(made["Mask heads"])
     assert "| other | 14.5 ± 2.1 (+3.5 ± 0.7) |" in text
-    json.dumps(tables.as_json(made["Mask heads"]))
-    assert tables.as_rich(made["Mask scores"]).row_count == 2
+    json.dumps(forms.as_json(made["Mask heads"]))
+    assert forms.as_rich(made["Mask scores"]).row_count == 2
 
 
 def test_pictures_are_of_hard_and_easy_objects():
@@ -505,6 +508,17 @@ def test_two_processes_do_not_share_a_folder(plan, capsys):
         ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 1
     assert f"another process is at work in {folder}" in ended.stderr
+
+
+def test_kinds_of_heads_do_not_know_each_other():
+    folder = Path(kinds.__file__).parent
+    for own, other in (("mask", "keypoint"), ("keypoint", "mask")):
+        for file in (folder / own).glob("*.py"):
+            imports = [line for line in file.read_text().splitlines() if "import" in line]
+            assert not [line for line in imports if f"..{other}" in line], file
+    for file in folder.rglob("*.py"):
+        assert "..report" not in file.read_text(), file
+    assert set(kinds.HEAD_KINDS) == {"mask", "keypoint"}
 
 
 # ----------------------------------------------------------------------------------------- processes

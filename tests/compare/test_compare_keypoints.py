@@ -13,10 +13,10 @@ from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 
 from mrcnn_ext.compare import checks, cost, report, run, schedule
+from mrcnn_ext.compare.collect import collect
 from mrcnn_ext.compare.keypoint.objects import match_poses, measures, posed_objects
 from mrcnn_ext.compare.kinds import KEYPOINT
 from mrcnn_ext.compare.plan import Plan, parse_variant
-from mrcnn_ext.compare.results import collect
 from mrcnn_ext.errors import ConfigError
 from tests.compare.test_compare import TINY
 from tests.helpers import timm_cfg
@@ -47,7 +47,7 @@ def plan(tmp_path_factory) -> Plan:
         iterations=3,
         detector_iterations=1,
         opts=OPTS,
-        part=KEYPOINT,
+        kind=KEYPOINT,
     )
     checks.check_plan(made)
     checks.open_folder(made)

@@ -7,7 +7,7 @@ from detectron2.config import LazyConfig, instantiate
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_mask_head, build_model
 
-from mrcnn_ext.predict import load_config
+from mrcnn_ext.config.load import load_config
 from tests.helpers import REPO
 
 NAMES = ("boundary_mask", "deep_mask", "dynamic_mask", "point_rend", "refine_mask")

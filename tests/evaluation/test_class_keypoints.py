@@ -11,7 +11,7 @@ from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mrcnn_ext.data.pose_datasets import register_coco_pose
+from mrcnn_ext.data import register_coco_pose
 from mrcnn_ext.errors import DataError
 from mrcnn_ext.evaluation import MrcnnExtCOCOEvaluator
 from mrcnn_ext.evaluation.class_keypoints import cut_to_class, oks_sigmas

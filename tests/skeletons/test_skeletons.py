@@ -16,12 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.cocoeval import Params
 
+from mrcnn_ext.data import register_coco_pose, register_datasets
 from mrcnn_ext.data.check.dataset import check_coco
-from mrcnn_ext.data.pose_datasets import register_coco_pose, register_configured_datasets
 from mrcnn_ext.data.skeletons import class_keypoints_from_config, skeletons_from_config
 from mrcnn_ext.errors import ConfigError, DataError
-from mrcnn_ext.skeletons import DEFAULT_SIGMA, Skeleton, SkeletonSet
-from mrcnn_ext.skeletons.skeleton import COCO_PERSON_NAMES, COCO_PERSON_SIGMAS
+from mrcnn_ext.skeletons import (
+    COCO_PERSON_NAMES,
+    COCO_PERSON_SIGMAS,
+    DEFAULT_SIGMA,
+    Skeleton,
+    SkeletonSet,
+)
 from tests.helpers import small_cfg
 
 CRANE = Skeleton("crane", ("base", "left_claw", "right_claw"), (("left_claw", "right_claw"),),
@@ -280,7 +285,7 @@ def test_data_sets_that_cannot_be(entry, message):
     cfg = small_cfg()
     cfg.MRCNN_EXT.POSE.DATASETS = [entry]
     with pytest.raises(ConfigError, match=message):
-        register_configured_datasets(cfg)
+        register_datasets(cfg)
 
 
 def test_keypoints_that_do_not_fit_their_category(coco):

@@ -21,7 +21,7 @@ from mrcnn_ext.visualization import (
     draw_instances,
     plot_training_curves,
 )
-from mrcnn_ext.visualization.instances import _score_label
+from mrcnn_ext.visualization.curves import _score_label
 from mrcnn_ext.visualization.pose import draw_poses
 
 METADATA = Metadata(
@@ -352,7 +352,7 @@ def test_curves_survive_resumed_and_half_written_files(tmp_path):
     entries.append({"iteration": 20, "total_loss": 9.0, "loss_mask": 0.4})
     entries.append({"iteration": 40, "bbox/AP": 12.0, "segm/AP": 10.0, "segm/APl": float("nan")})
     lines = [json.dumps(entry) for entry in entries] + ['{"iteration": 60, "tot']
-    from mrcnn_ext.visualization.instances import _read_metrics
+    from mrcnn_ext.visualization.curves import _read_metrics
 
     losses, scores = _read_metrics(_metrics(tmp_path, lines))
     assert losses["total_loss"] == {0: 3.0, 20: 9.0, 40: 3 / 41}

@@ -19,9 +19,13 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from detectron2.config import CfgNode
+
 from ...coco.read import read_coco
+from ...config.load import load_config
 from ...errors import ConfigError, DataError
 from ...files import write_json
+from .. import register_datasets
 from ..registered import CocoFiles, registered_coco
 from .against_config import check_with_config
 from .dataset import check_coco, count_coco
@@ -74,7 +78,11 @@ def _run(args: argparse.Namespace) -> int:
     console = Console(highlight=False, soft_wrap=True)
     for module in args.imports:
         _import(module)
-    cfg = _config(args.config_file) if args.config_file else None
+    cfg = load_config(args.config_file) if args.config_file else None
+    if cfg is not None:
+        if not isinstance(cfg, CfgNode):
+            raise ConfigError(f"--config-file {args.config_file}: expected a yaml config.")
+        register_datasets(cfg, names=args.names)
     names = args.names
     if cfg is not None and not names and not args.json_file:
         names = list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
@@ -100,24 +108,6 @@ def _import(module: str) -> None:
     except Exception as error:
         text = f"--import {module}: {type(error).__name__}: {error}."
         raise DataError(text) from error
-
-
-def _config(file: str):
-    from detectron2.config import get_cfg
-
-    from ...config.defaults import add_mrcnn_ext_config
-    from ..pose_datasets import register_configured_datasets
-    from ..shapes import configure_builtin_shapes
-
-    cfg = get_cfg()
-    add_mrcnn_ext_config(cfg)
-    try:
-        cfg.merge_from_file(file)
-    except Exception as error:  # of yaml, of the file system, of yacs
-        raise ConfigError(f"--config-file {file}: {type(error).__name__}: {error}.") from error
-    configure_builtin_shapes(**{k.lower(): v for k, v in cfg.MRCNN_EXT.SHAPES.items()})
-    register_configured_datasets(cfg)
-    return cfg
 
 
 def _check(target: CocoFiles, cfg, decode: bool) -> dict:

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from iopath.common.file_io import file_lock
 from pycocotools import mask as mask_util
 
 from ...errors import ConfigError, DataError
 from ...paths import cache_root
-from ..pose_datasets import load_coco_pose
+from ..coco_datasets import load_coco_pose, replace_dataset
 from .kinds import KINDS, SceneKind
 from .scene import Scene, render_scene
 
@@ -222,13 +222,8 @@ def load_shapes(
 
 def register_shapes(name: str, spec: ShapesSpec, root: str | os.PathLike | None = None) -> None:
     """Register a synthetic set as ``name``, in place of what had this name. Makes no files yet."""
-    # The catalogs' own "in" would not do for metadata, which get() creates.
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        if name in catalog.list():
-            catalog.pop(name)
-    DatasetCatalog.register(name, lambda: load_shapes(spec, root, name))
+    metadata = replace_dataset(name, lambda: load_shapes(spec, root, name))
     kind = KINDS[spec.kind]
-    metadata = MetadataCatalog.get(name)
     metadata.set(
         evaluator_type="coco",
         thing_classes=list(kind.class_names),

@@ -13,10 +13,17 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from ...config.aliases import first_set
 from ...errors import ConfigError
 from ...structures import mask_targets
 from .losses import MaskLoss
-from .regions import build_region_pooler, crop_context, enlarge_boxes, region_features
+from .regions import (
+    IN_FEATURES_KEYS,
+    build_region_pooler,
+    crop_context,
+    enlarge_boxes,
+    region_features,
+)
 from .scoring import MASK_SCORES, MaskIoUPredictor, free_mask_quality, mask_iou_target
 
 __all__ = ["MaskHeadBase", "MaskHeadInputs", "select_class"]
@@ -146,10 +153,11 @@ class MaskHeadBase(nn.Module):
             "vis_period": cfg.VIS_PERIOD,
         }
         if isinstance(input_shape, ShapeSpec):
-            if node.POOLER_LEVELS:
+            key, names = first_set(cfg, *IN_FEATURES_KEYS)
+            if names:
                 raise ConfigError(
-                    f"MRCNN_EXT.MASK_HEAD.POOLER_LEVELS is {node.POOLER_LEVELS}, but RoI heads pool "
-                    'for the mask head: set MODEL.ROI_MASK_HEAD.POOLER_TYPE to "".'
+                    f"{key} is {names}, but RoI heads pool for the mask head: set "
+                    'MODEL.ROI_MASK_HEAD.POOLER_TYPE to "".'
                 )
             return {**arguments, "resolution": input_shape.width or head.POOLER_RESOLUTION}
         names = region_features(cfg, input_shape)

@@ -13,6 +13,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...config.aliases import first_set
 from .base import MaskHeadBase, MaskHeadInputs, select_class
 from .blocks import common_channels, conv, conv_stack, mask_predictor, upsampling
 from .losses import MASK_LOSSES
@@ -20,7 +21,7 @@ from .regions import build_region_pooler
 
 __all__ = ["MrcnnExtBoundaryMaskHead", "boundary_targets"]
 
-_KEY = "MRCNN_EXT.MASK_HEAD.BOUNDARY.POOLER_LEVELS"
+_KEY = "MRCNN_EXT.MASK_HEAD.BOUNDARY"
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -98,8 +99,9 @@ class MrcnnExtBoundaryMaskHead(MaskHeadBase):
         if isinstance(input_shape, ShapeSpec):
             return arguments  # which the constructor refuses, with the reason
         pooled = arguments["in_features"]
-        names = list(node.POOLER_LEVELS) or pooled[:1]
-        common_channels(input_shape, [*names, *pooled], _KEY)
+        key, names = first_set(cfg, f"{_KEY}.IN_FEATURES", f"{_KEY}.POOLER_LEVELS")
+        names = names or pooled[:1]
+        common_channels(input_shape, [*names, *pooled], key)
         names.sort(key=lambda name: input_shape[name].stride)
         arguments["boundary_features"] = names
         arguments["boundary_pooler"] = build_region_pooler(

@@ -13,13 +13,14 @@ from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...config.aliases import first_set
 from .base import MaskHeadBase, MaskHeadInputs
 from .blocks import common_channels, conv, conv_stack
 from .regions import build_region_pooler
 
 __all__ = ["MrcnnExtDynamicMaskHead", "dynamic_mask_network", "num_dynamic_parameters"]
 
-_KEY = "MRCNN_EXT.MASK_HEAD.DYNAMIC.MAP_LEVELS"
+_KEY = "MRCNN_EXT.MASK_HEAD.DYNAMIC"
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -106,8 +107,9 @@ class MrcnnExtDynamicMaskHead(MaskHeadBase):
         if isinstance(input_shape, ShapeSpec):
             return arguments  # which the constructor refuses, with the reason
         pooled = arguments["in_features"]
-        names = list(node.MAP_LEVELS) or list(pooled)
-        common_channels(input_shape, [*names, *pooled], _KEY)
+        key, names = first_set(cfg, f"{_KEY}.IN_FEATURES", f"{_KEY}.MAP_LEVELS")
+        names = names or list(pooled)
+        common_channels(input_shape, [*names, *pooled], key)
         names.sort(key=lambda name: input_shape[name].stride)
         arguments["map_features"] = names
         arguments["map_pooler"] = build_region_pooler(

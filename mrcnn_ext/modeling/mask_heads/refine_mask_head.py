@@ -15,6 +15,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...config.aliases import first_set
 from ...errors import ConfigError
 from .base import MaskHeadBase, MaskHeadInputs, select_class
 from .losses import boundary_band
@@ -77,7 +78,7 @@ class MrcnnExtRefineMaskHead(MaskHeadBase):
         name = semantic_feature or finest_first(shapes)[0]
         if name not in shapes:
             raise ConfigError(
-                f"{_KEY}.SEMANTIC_FEATURE is '{name}', but MODEL.ROI_HEADS.IN_FEATURES has "
+                f"{_KEY}.IN_FEATURES is '{name}', but MODEL.ROI_HEADS.IN_FEATURES has "
                 f"{list(shapes)}."
             )
         _check(conv_dims, stage_weights)
@@ -101,11 +102,14 @@ class MrcnnExtRefineMaskHead(MaskHeadBase):
     @classmethod
     def from_config(cls, cfg, input_shape) -> dict:
         node, head = cfg.MRCNN_EXT.MASK_HEAD.REFINE_MASK, cfg.MODEL.ROI_MASK_HEAD
+        key, names = first_set(cfg, f"{_KEY}.IN_FEATURES", f"{_KEY}.SEMANTIC_FEATURE")
+        if len(names) > 1:
+            raise ConfigError(f"{key} is {names}; expected one map, or none for the finest.")
         return {
             **super().from_config(cfg, input_shape),
             "conv_dims": [head.CONV_DIM] * head.NUM_CONV,
             "conv_norm": head.NORM,
-            "semantic_feature": node.SEMANTIC_FEATURE,
+            "semantic_feature": "".join(names),
             "semantic_num_conv": node.SEMANTIC_NUM_CONV,
             "stage_weights": node.STAGE_WEIGHTS,
         }

@@ -9,16 +9,20 @@ from detectron2.structures import Boxes
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...config.aliases import first_set
 from ...errors import ConfigError
 from ..poolers import FusedROIPooler
 
 __all__ = [
+    "IN_FEATURES_KEYS",
     "build_region_pooler",
     "crop_context",
     "enlarge_boxes",
     "finest_first",
     "region_features",
 ]
+
+IN_FEATURES_KEYS = ("MRCNN_EXT.MASK_HEAD.IN_FEATURES", "MRCNN_EXT.MASK_HEAD.POOLER_LEVELS")
 
 
 def build_region_pooler(
@@ -56,13 +60,11 @@ def build_region_pooler(
 
 def region_features(cfg, maps: dict[str, ShapeSpec]) -> list[str]:
     """Names of the maps that the head pools from, finest first."""
-    names = list(cfg.MRCNN_EXT.MASK_HEAD.POOLER_LEVELS) or list(maps)
+    key, names = first_set(cfg, *IN_FEATURES_KEYS)
+    names = names or list(maps)
     unknown = [name for name in names if name not in maps]
     if unknown:
-        raise ConfigError(
-            f"MRCNN_EXT.MASK_HEAD.POOLER_LEVELS names {unknown}; MODEL.ROI_HEADS.IN_FEATURES has "
-            f"{list(maps)}."
-        )
+        raise ConfigError(f"{key} names {unknown}; MODEL.ROI_HEADS.IN_FEATURES has {list(maps)}.")
     return [name for name in finest_first(maps) if name in names]
 
 

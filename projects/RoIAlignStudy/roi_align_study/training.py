@@ -7,7 +7,6 @@ images in the same order. Checksums of both are kept with the result, so that th
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,7 +26,9 @@ from detectron2.utils.logger import setup_logger
 from pycocotools import mask as mask_util
 from torch import nn
 
-from mrcnn_ext.predict import load_config
+from mrcnn_ext.config.load import load_config
+from mrcnn_ext.config.schedule import short_schedule
+from mrcnn_ext.files import write_json
 
 from . import BASELINE, POOLER_TYPES
 
@@ -57,11 +58,7 @@ def run_config(pooler_type: str, seed: int, iterations: int, folder: Path, opts:
     Args:
         opts: further overrides, KEY VALUE …, the same for all runs.
     """
-    drop = iterations * 4 // 5  # as the config: a smaller learning rate at the end
     overrides = {
-        "SOLVER.MAX_ITER": iterations,
-        "SOLVER.STEPS": f"({drop},)" if drop else "()",
-        "SOLVER.WARMUP_ITERS": min(100, iterations // 5),
         "SOLVER.CHECKPOINT_PERIOD": iterations,
         # One mask channel for all classes: a short schedule does not fill eight
         "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": True,
@@ -75,7 +72,8 @@ def run_config(pooler_type: str, seed: int, iterations: int, folder: Path, opts:
     }
     first = [str(part) for item in overrides.items() for part in item]
     last = [str(part) for item in own.items() for part in item]
-    return load_config(CONFIG, [*first, *opts, *last])
+    schedule = short_schedule(iterations, warmup=100)
+    return load_config(CONFIG, [*schedule, *first, *opts, *last])
 
 
 class _Watched:
@@ -142,7 +140,7 @@ def train(
     trainer.train()
     result["images_seen"] = trainer.watched.checksum
     result.update(evaluate(trainer.model, cfg, folder))
-    _write(folder / "result.json", result)
+    write_json(folder / "result.json", result)
     return result
 
 
@@ -159,15 +157,8 @@ def swap(seed: int, iterations: int, output: Path, opts: Sequence[str] = ()) -> 
         model = build_model(cfg)
         DetectionCheckpointer(model).load(str(folder / "model_final.pth"))
         objects[pooler_type] = masks_at_true_boxes(model, cfg)
-    _write(folder / "swapped.json", objects)
+    write_json(folder / "swapped.json", objects)
     return objects
-
-
-def _write(file: Path, content: dict) -> None:
-    """Whole or not at all."""
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(content))
-    part.rename(file)
 
 
 def evaluate(model: nn.Module, cfg, folder: Path) -> dict:

@@ -260,7 +260,7 @@ def test_without_objects_the_branch_does_not_run(monkeypatch):
     [
         ({"stage_weights": [1, 1]}, r"STAGE_WEIGHTS is \[1, 1\]"),
         ({"conv_dims": []}, "NUM_CONV is 0"),
-        ({"semantic_feature": "p9"}, "SEMANTIC_FEATURE is 'p9'"),
+        ({"semantic_feature": "p9"}, "IN_FEATURES is 'p9'"),
         ({"pooler": None, "input_shape": ShapeSpec(channels=6)}, "POOLER_TYPE"),
     ],
 )

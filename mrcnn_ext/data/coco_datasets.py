@@ -1,21 +1,62 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""COCO jsons whose categories have keypoints of their own, in Detectron2's catalogs."""
+"""COCO jsons in Detectron2's catalogs, with a skeleton for each category that has keypoints."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
-from detectron2.utils.file_io import PathManager
 
+from .._moved import moved_names
 from ..coco.read import read_coco
-from ..errors import ConfigError, DataError
+from ..errors import DataError
 from ..skeletons import SkeletonSet
 
-__all__ = ["load_coco_pose", "register_coco_pose", "register_configured_datasets"]
+__all__ = ["load_coco_pose", "register_coco", "register_coco_pose", "replace_dataset"]
 
-_KEY = "MRCNN_EXT.POSE.DATASETS"
+__getattr__ = moved_names(
+    __name__,
+    {"register_configured_datasets": "mrcnn_ext.data.configured_datasets:register_datasets"},
+)
+
+
+def register_coco(
+    name: str,
+    json_file: str | os.PathLike,
+    image_root: str | os.PathLike,
+    *,
+    read_now: bool = True,
+) -> None:
+    """Register a COCO json: boxes, masks, and the keypoints of categories that name theirs.
+
+    If a category has "keypoints", this is :func:`register_coco_pose`; else
+    ``detectron2.data.datasets.register_coco_instances``, with class names from the start.
+
+    Args:
+        name: by which DATASETS.TRAIN and DATASETS.TEST call it. What had this name is replaced.
+        json_file: annotations; any path Detectron2's ``PathManager`` opens.
+        image_root: the folder of the images.
+        read_now: read the classes and skeletons now. False opens the json when the data set is
+            loaded; until then, its metadata name no classes.
+
+    Raises:
+        DataError: the json cannot be read, or its categories are invalid; names the file.
+    """
+    path, root = os.fspath(json_file), os.fspath(image_root)
+    known = _read_classes(path) if read_now else None
+
+    def load() -> list[dict]:
+        skeletons = _describe(MetadataCatalog.get(name), known or _read_classes(path))
+        if skeletons is None:
+            return load_coco_json(path, root, name)
+        return load_coco_pose(path, root, skeletons, name)
+
+    metadata = replace_dataset(name, load)
+    metadata.set(evaluator_type="coco", json_file=path, image_root=root)
+    if known is not None:
+        _describe(metadata, known)
 
 
 def register_coco_pose(
@@ -40,31 +81,61 @@ def register_coco_pose(
     Raises:
         DataError: the json cannot be read, or the skeletons do not fit; names the file.
     """
-    path = os.fspath(json_file)
-    categories = sorted(read_coco(path)["categories"], key=lambda category: category["id"])
-    if skeletons is None:
-        try:
-            skeletons = SkeletonSet.from_coco_categories(categories)
-        except DataError as error:
-            raise DataError(f"{path}: {error}") from error
-    if skeletons is None:
+    path, root = os.fspath(json_file), os.fspath(image_root)
+    categories, found = _read_classes(path, skeletons)
+    if found is None:
         raise DataError(f"{path}: no category has 'keypoints', a list of their names.")
-    _check_categories(path, categories, skeletons)
-    # The catalogs' own "in" would not do for metadata, which get() creates.
-    for catalog in (DatasetCatalog, MetadataCatalog):
-        if name in catalog.list():
-            catalog.pop(name)
-    loaded = skeletons
-    DatasetCatalog.register(name, lambda: load_coco_pose(path, image_root, loaded, name))
-    metadata = MetadataCatalog.get(name)
+    _check_categories(path, categories, found)
+    metadata = replace_dataset(name, lambda: load_coco_pose(path, root, found, name))
+    metadata.set(evaluator_type="coco", json_file=path, image_root=root)
+    _describe(metadata, (categories, found))
+
+
+def replace_dataset(name: str, load: Callable[[], list[dict]]) -> Metadata:
+    """Register ``load`` as the data set ``name``, in place of what had this name.
+
+    Returns:
+        its metadata, empty but for the name.
+    """
+    if name in DatasetCatalog.list():
+        DatasetCatalog.pop(name)
+    # Empty metadata stay the object that they are: Detectron2's demo.py gets its own before it builds
+    # the model, which is when the data sets of a config are registered.
+    if name in MetadataCatalog.list() and len(MetadataCatalog.get(name).as_dict()) > 1:
+        MetadataCatalog.pop(name)
+    DatasetCatalog.register(name, load)
+    return MetadataCatalog.get(name)
+
+
+def _read_classes(
+    path: str, skeletons: SkeletonSet | None = None
+) -> tuple[list[dict], SkeletonSet | None]:
+    """The json's categories in the order of their ids, and their skeletons if none are given."""
+    try:
+        categories = sorted(read_coco(path)["categories"], key=lambda c: (c["id"], c["name"]))
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: a category lacks 'id' or 'name'. python -m mrcnn_ext.data.check --json-file "
+            f"{path} --image-root FOLDER says which."
+        ) from error
+    try:
+        return categories, skeletons or SkeletonSet.from_coco_categories(categories)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _describe(
+    metadata: Metadata, classes: tuple[list[dict], SkeletonSet | None]
+) -> SkeletonSet | None:
+    """Put classes and skeletons into the metadata; return the skeletons."""
+    categories, skeletons = classes
     metadata.set(
-        evaluator_type="coco",
-        json_file=path,
-        image_root=os.fspath(image_root),
         thing_classes=[category["name"] for category in categories],
         thing_dataset_id_to_contiguous_id={c["id"]: i for i, c in enumerate(categories)},
     )
-    skeletons.set_metadata(metadata)
+    if skeletons is not None:
+        skeletons.set_metadata(metadata)
+    return skeletons
 
 
 def _check_categories(path: str, categories: list[dict], skeletons: SkeletonSet) -> None:
@@ -126,29 +197,3 @@ def _misfit(json_file, record: dict, annotation: dict, skeletons: SkeletonSet) -
         f"class {skeletons.describe_class(class_id)} with {len(annotation['keypoints'])} numbers in "
         f"'keypoints'; expected {wanted}. python -m mrcnn_ext.data.check finds all such objects."
     )
-
-
-def register_configured_datasets(cfg) -> None:
-    """Register what ``MRCNN_EXT.POSE.DATASETS`` lists, unless it is registered so already.
-
-    Raises:
-        ConfigError: an entry is not three texts, or its json cannot be used; names the key.
-    """
-    for index, entry in enumerate(cfg.MRCNN_EXT.POSE.DATASETS):
-        where = f"{_KEY}[{index}]"
-        texts = isinstance(entry, (list, tuple)) and all(isinstance(e, str) for e in entry)
-        if not texts or len(entry) != 3:
-            raise ConfigError(f"{where} is {entry!r}; expected [name, json file, image folder].")
-        name, json_file, image_root = entry
-        if name in DatasetCatalog.list():
-            metadata = MetadataCatalog.get(name)
-            if (metadata.get("json_file"), metadata.get("image_root")) == (json_file, image_root):
-                continue
-            if metadata.get("mrcnn_ext_skeletons") is None:
-                raise ConfigError(f"{where}: there is a data set '{name}' already; name it anew.")
-        if cfg.MRCNN_EXT.POSE.SKELETONS and not PathManager.exists(json_file):
-            continue  # a model can be used where its data set is not
-        try:
-            register_coco_pose(name, json_file, image_root)
-        except DataError as error:
-            raise ConfigError(f"{where}: {error}") from error

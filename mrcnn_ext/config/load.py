@@ -1,0 +1,90 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Load configs: yaml, LazyConfig, and those of this package by their names."""
+
+from __future__ import annotations
+
+import difflib
+import os
+
+from detectron2.config import CfgNode, LazyConfig, get_cfg
+
+from ..errors import ConfigError, DataError, WeightsError
+from ..paths import configs_folder
+from .defaults import add_mrcnn_ext_config
+
+__all__ = ["default_config", "get_config_file", "list_configs", "load_config"]
+
+
+def default_config() -> CfgNode:
+    """Detectron2's default config with the node ``MRCNN_EXT``."""
+    cfg = get_cfg()
+    add_mrcnn_ext_config(cfg)
+    return cfg
+
+
+def load_config(config_file: str | os.PathLike, overrides: list[str] | None = None):
+    """Load a yaml or LazyConfig file, or a config of this package by its name.
+
+    Args:
+        config_file: path, or a name as :func:`get_config_file` takes it.
+        overrides: ``["KEY", "VALUE", …]`` for yaml, ``["key=value", …]`` for LazyConfig.
+
+    Returns:
+        a CfgNode for yaml (with Detectron2's and mrcnn_ext's keys), a DictConfig for .py.
+
+    Raises:
+        ConfigError: the file cannot be loaded, or an override does not fit; names the file.
+    """
+    path = os.fspath(config_file)
+    if not os.path.isfile(path):
+        try:
+            path = get_config_file(path)
+        except ConfigError as error:
+            raise ConfigError(f"there is no file '{path}', and {error}") from error
+    try:
+        if path.endswith(".py"):
+            return LazyConfig.apply_overrides(LazyConfig.load(path), overrides or [])
+        cfg = default_config()
+        cfg.merge_from_file(path)
+        cfg.merge_from_list(overrides or [])
+    except (ConfigError, DataError, WeightsError):
+        raise  # says what is wrong already
+    except Exception as error:  # a LazyConfig is a program, which can raise anything
+        raise ConfigError(f"{path}: {_describe(error)}") from error
+    return cfg
+
+
+def _describe(error: Exception) -> str:
+    text = str(error.args[0]) if error.args else ""
+    # yacs's own messages are sentences; others say little without their type.
+    is_sentence = isinstance(error, (AssertionError, KeyError, ValueError)) and " " in text
+    return text if is_sentence else f"{type(error).__name__}: {error}"
+
+
+def list_configs() -> list[str]:
+    """Names of all configs of this package that train a model."""
+    root = configs_folder()
+    names = (
+        p.relative_to(root).as_posix() for p in root.rglob("*") if p.suffix in (".yaml", ".py")
+    )
+    return sorted(n for n in names if "/" in n and not n.startswith("common/"))
+
+
+def get_config_file(config_path: str) -> str:
+    """Path of a config of this package.
+
+    Args:
+        config_path: name relative to ``configs/``, e.g.
+            "COCO-InstanceSegmentation/mask_rcnn_Lite0_FPN_1x.yaml".
+
+    Raises:
+        ConfigError: there is no such config; names similar ones.
+    """
+    path = configs_folder() / config_path
+    if not path.is_file():
+        near = difflib.get_close_matches(config_path, list_configs(), n=4, cutoff=0.4)
+        raise ConfigError(
+            f"mrcnn_ext has no config '{config_path}'"
+            + (f"; similar ones: {', '.join(near)}." if near else ".")
+        )
+    return str(path)
