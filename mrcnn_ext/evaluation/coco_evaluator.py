@@ -123,7 +123,7 @@ class MrcnnExtCOCOEvaluator(COCOEvaluator):
         json_file = self._metadata.get("json_file", "")
         results = evaluate_records(
             records,
-            GroundTruth(self._coco_api, img_ids, json_file),
+            GroundTruth(self._coco_api, img_ids, json_file, check_rles=False),
             self._settings,
             class_names=self._class_names(),
             source=file_name,

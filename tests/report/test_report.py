@@ -313,7 +313,7 @@ def test_an_earlier_report_is_replaced_and_other_files_stay(shapes, files, tmp_p
         ({"bbox": None, "segmentation": None}, r"image id 1\) has neither bbox nor segmentation"),
         (
             {"segmentation": {"size": [5, 5], "counts": "PPYo0"}},
-            r"a mask of 5 x 5 pixels, but the image has 1\d\d x 1",
+            r"image id 1\) .* a mask of 5 x 5 pixels, but the image has 1\d\d x 1",
         ),
         ({"segmentation": 3}, r"image id 1\) .*its segmentation is neither polygons nor RLE"),
         ({"keypoints": [1, 2]}, r"'keypoints' that are not three finite numbers each"),
