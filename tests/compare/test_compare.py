@@ -30,7 +30,7 @@ from mrcnn_ext.errors import ConfigError, DataError
 from mrcnn_ext.evaluation.boundary import mask_and_boundary_iou
 from mrcnn_ext.files import only_process
 from mrcnn_ext.job_runner import Job, JobError, read_progress, run_jobs
-from tests.helpers import run_python, timm_cfg
+from tests.helpers import THREADS, run_python, timm_cfg
 
 # Smaller in everything that costs time
 TINY = (
@@ -56,7 +56,7 @@ def base(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def plan(base, tmp_path_factory) -> Plan:
     """A finished comparison of two heads, trained in this process."""
-    torch.set_num_threads(2)  # as every test: sums differ with the number in the last digits
+    torch.set_num_threads(THREADS)  # as every test: sums differ with the number in the last digits
     output = tmp_path_factory.mktemp("compare") / "out"
     made = _plan(base, output)
     checks.check_plan(made)

@@ -19,7 +19,7 @@ from mrcnn_ext.compare.kinds import KEYPOINT
 from mrcnn_ext.compare.plan import Plan, parse_variant
 from mrcnn_ext.errors import ConfigError
 from tests.compare.test_compare import TINY
-from tests.helpers import timm_cfg
+from tests.helpers import THREADS, timm_cfg
 
 HEADS = (
     "stock=KRCNNConvDeconvUpsampleHead",
@@ -37,7 +37,7 @@ OPTS = (
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory) -> Plan:
     """A finished comparison of three heads, trained in this process."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
     folder = tmp_path_factory.mktemp("compare_keypoints")
     (folder / "base.yaml").write_text(timm_cfg("resnet18", fpn=True).dump())
     made = Plan(
