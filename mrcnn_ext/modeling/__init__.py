@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-from . import backbone, keypoint_heads, mask_heads, meta_arch, roi_heads  # noqa: F401
+from . import backbone, keypoint_heads, mask_heads, meta_arch, necks, roi_heads  # noqa: F401
 from .poolers import FusedROIPooler, swap_poolers
 from .tta import KeypointRCNNWithTTA
 

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Any timm ``features_only`` model as a Detectron2 backbone, alone (C4) or with FPN."""
+"""Any timm ``features_only`` model as a Detectron2 backbone; ``necks/fpn.py`` adds FPN."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from collections.abc import Sequence
 import torch
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import nn
 
 from ...checkpoint.timm_models import create_timm_features
@@ -18,7 +17,7 @@ from ...checkpoint.timm_weights import pixel_stats
 from ...errors import ConfigError
 from .timm_norm import convert_norm, freeze_module
 
-__all__ = ["TimmBackbone", "build_timm_backbone", "build_timm_fpn_backbone"]
+__all__ = ["TimmBackbone", "build_timm_backbone", "warn_about_pixel_stats"]
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +165,8 @@ def _set_grad_checkpointing(body: nn.Module, model_name: str) -> None:
     body.set_grad_checkpointing(True)
 
 
-def _warn_about_pixel_stats(cfg, model_name: str) -> None:
+def warn_about_pixel_stats(cfg, model_name: str) -> None:
+    """Warn if MODEL.PIXEL_MEAN and PIXEL_STD are not those that ``timm://`` weights were trained on."""
     from timm.models import get_pretrained_cfg
 
     if get_pretrained_cfg(model_name) is None or not str(cfg.MODEL.WEIGHTS).startswith("timm://"):
@@ -220,34 +220,5 @@ def build_timm_backbone(cfg, input_shape: ShapeSpec) -> TimmBackbone:
     """
     backbone = TimmBackbone(cfg, input_shape)
     _check_res5_heads(cfg, backbone)
-    _warn_about_pixel_stats(cfg, backbone.model_name)
+    warn_about_pixel_stats(cfg, backbone.model_name)
     return backbone
-
-
-@BACKBONE_REGISTRY.register()
-def build_timm_fpn_backbone(cfg, input_shape: ShapeSpec) -> FPN:
-    """Build a :class:`TimmBackbone` with Detectron2's FPN (Lin et al. 2017) on top.
-
-    ``MODEL.FPN.IN_FEATURES`` chooses the maps, ``MODEL.FPN.{OUT_CHANNELS,NORM,FUSE_TYPE}`` mean what
-    they mean for ResNet; outputs are p2 … p6.
-
-    Raises:
-        ConfigError: as :class:`TimmBackbone`, or a map in ``MODEL.FPN.IN_FEATURES`` is not returned.
-    """
-    bottom_up = TimmBackbone(cfg, input_shape)
-    in_features = cfg.MODEL.FPN.IN_FEATURES
-    missing = [f for f in in_features if f not in bottom_up.output_shape()]
-    if missing or not in_features:
-        raise ConfigError(
-            f"MODEL.FPN.IN_FEATURES is {list(in_features)}, but MRCNN_EXT.TIMM.OUT_FEATURES is "
-            f"{bottom_up._out_features}."
-        )
-    _warn_about_pixel_stats(cfg, bottom_up.model_name)
-    return FPN(
-        bottom_up=bottom_up,
-        in_features=in_features,
-        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
-        norm=cfg.MODEL.FPN.NORM,
-        top_block=LastLevelMaxPool(),
-        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
-    )
