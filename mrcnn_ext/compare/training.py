@@ -20,7 +20,7 @@ from detectron2.utils.events import CommonMetricPrinter, JSONWriter
 from torch import nn
 
 from ..errors import WeightsError
-from ..files import write_json
+from ..files import write_json, write_text
 from .data import Checksum, PairedLoader, mixed_seed
 from .kind import HeadKind
 from .kinds import MASK
@@ -247,7 +247,7 @@ def _cut_metrics(file: Path, start: int) -> None:
         return
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and _iteration(line) < start]
-    file.write_text("".join(kept), encoding="utf-8")
+    write_text(file, "".join(kept))
 
 
 def _iteration(line: str) -> int:
