@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from ..config.load import load_config
 from ..config.schedule import short_schedule
 from ..data import register_datasets
 from ..errors import ConfigError
+from ..messages import similar
 from .kind import HeadKind
 from .kinds import MASK
 
@@ -68,8 +68,7 @@ def parse_variant(text: str, kind: HeadKind = MASK) -> Variant:
         return Variant(name or _default_name(target, opts), head=target, opts=opts)
     if name or not opts or target.endswith("Head"):
         known = sorted(key for key, _ in kind.registry)
-        near = difflib.get_close_matches(target, known, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
+        hint = "".join(f" Did you mean {near}?" for near in similar(target, known, most=1))
         raise ConfigError(
             f"--heads '{text}': nobody registered a {kind.name} head '{target}'.{hint} There are: "
             f"{', '.join(known)}. Heads of your own: --import FILE_OR_MODULE."
