@@ -12,6 +12,9 @@ from __future__ import annotations
 import argparse
 import sys
 
+from rich.console import Console
+from rich.table import Table
+
 from ..errors import ConfigError, DataError
 from ..files import write_json
 from .matching import BACKENDS
@@ -66,9 +69,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _print(results: dict[str, dict[str, float]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     console = Console(highlight=False)
     for task, metrics in results.items():
         table = Table(title=task, title_justify="left", title_style="bold", box=None)

@@ -20,6 +20,10 @@ import sys
 import warnings
 from pathlib import Path
 
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
 from ..command_line import import_all, stage_progress
 from ..errors import ConfigError, DataError
 from .build import make_report
@@ -93,10 +97,6 @@ def _named_files(texts: list[str]) -> dict[str, str]:
 
 
 def _print_summary(page: Path) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     content = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
     table = Table(box=None, pad_edge=False)
     table.add_column("mask" if content["task"] == "segm" else "box")

@@ -17,6 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from detectron2.config import CfgNode
+from rich.console import Console
+from rich.markup import escape
 
 from ...coco.read import read_coco
 from ...command_line import import_all, stage_progress
@@ -70,8 +72,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     console = Console(highlight=False, soft_wrap=True)
     import_all(args.imports)
     cfg = load_config(args.config_file) if args.config_file else None
@@ -121,9 +121,9 @@ def _check(target: CocoFiles, cfg, decode: bool) -> dict:
     }
 
 
-def _print(result: dict, max_shown: int, console) -> None:
+def _print(result: dict, max_shown: int, console: Console) -> None:
     counts = result["counts"]
-    console.print(f"\n[bold]{_escape(result['name'])}[/]  {_escape(result['json_file'])}")
+    console.print(f"\n[bold]{escape(result['name'])}[/]  {escape(result['json_file'])}")
     console.print(
         f"  {counts['images']} images ({counts['images_without_annotations']} without "
         f"annotations), {counts['annotations']} annotations ({counts['crowd']} crowd), "
@@ -152,12 +152,6 @@ def _line(problem: dict) -> str:
     ]
     line = f"{', '.join(ids)}: {problem['message']}" if ids else problem["message"]
     return line.encode("utf-8", "backslashreplace").decode()  # half a surrogate is valid in json
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 def _write(path: Path, report: dict) -> None:
