@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ...coco.read import read_coco
-from ...command_line import import_all, stage_progress
+from ...command_line import add_import_option, command_parser, import_all, stage_progress
 from ...config.load import load_config
 from ...errors import ConfigError, DataError
 from ...files import write_json
@@ -34,18 +34,13 @@ __all__ = ["main"]
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m mrcnn_ext.data.check",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("mrcnn_ext.data.check", __doc__)
     add = parser.add_argument
     add("names", nargs="*", metavar="NAME", help="data sets registered in Detectron2")
     add("--json-file", help="a COCO json that is not registered")
     add("--image-root", help="the folder of its images")
     add("--config-file", help="a yaml config to compare with; its data sets are the default NAMEs")
-    add("--import", dest="imports", action="append", default=[], metavar="MODULE",
-        help="a module that registers data sets; may be given again")  # fmt: skip
+    add_import_option(parser)
     add("--no-decode", action="store_true", help="look at the headers of the images only")
     add("--json", metavar="OUT", help="write everything found to this file")
     add("--max-shown", type=int, default=20, metavar="N",
