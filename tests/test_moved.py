@@ -53,7 +53,7 @@ def test_an_old_name_is_the_new_one(old):
 
 
 def test_a_name_that_never_was_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="'mrcnn_ext.structures' has no attribute 'nope'"):
+    with pytest.raises(AttributeError, match=r"'mrcnn_ext\.structures' has no attribute 'nope'"):
         _get("mrcnn_ext.structures.nope")
 
 
