@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import torch
+from common import synchronize
 from detectron2 import model_zoo
 from detectron2.modeling import build_model
 from detectron2.modeling.poolers import ROIPooler
@@ -96,11 +97,6 @@ def pooling_ms(step, model, batch, device: str) -> float:
     events = [e for e in profile.key_averages() if e.key in POOLING_OPS]
     field = "device_time_total" if device == "cuda" else "cpu_time_total"
     return sum(getattr(event, field) for event in events) / 1e3
-
-
-def synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def swap_back(model) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from bm_mask_targets import medians
-from bm_roi_align import machine
+from common import machine
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.roi_heads import KRCNNConvDeconvUpsampleHead
 from detectron2.structures import Boxes, Instances, Keypoints, heatmaps_to_keypoints
@@ -216,7 +216,7 @@ def main() -> None:
         decoded += decoding(args.budget)
     torch.set_num_threads(args.threads[0])
     costs += heads(args.budget)
-    report = {"machine": machine("cpu"), "decoding": decoded, "heads": costs}
+    report = {"machine": machine(), "decoding": decoded, "heads": costs}
     (args.out / "keypoints.json").write_text(json.dumps(report, indent=1) + "\n")
     (args.out / "keypoints.md").write_text(tables(decoded, costs))
     print(tables(decoded, costs))

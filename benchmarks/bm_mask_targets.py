@@ -26,7 +26,7 @@ from unittest import mock
 import numpy as np
 import torch
 from bm_end_to_end import make_input, make_model, training_step
-from bm_roi_align import machine
+from common import machine, spread
 from detectron2.modeling import StandardROIHeads
 from detectron2.structures import BitMasks, PolygonMasks
 
@@ -84,15 +84,7 @@ def medians(functions: dict[str, Callable], budget: float) -> dict[str, dict]:
             if len(runs[name]) < 3 or sum(runs[name]) < budget:
                 elapsed = time_once(function)
                 runs[name] += [elapsed] if turn else []
-    return {
-        name: {
-            "median_ms": 1e3 * statistics.median(times),
-            "min_ms": 1e3 * min(times),
-            "max_ms": 1e3 * max(times),
-            "runs": len(times),
-        }
-        for name, times in runs.items()
-    }
+    return {name: spread(times) for name, times in runs.items()}
 
 
 def measure(case: str, candidates: dict[str, Callable], budget: float) -> dict:
@@ -265,7 +257,7 @@ def main() -> None:
     if not args.skip_training:
         torch.set_num_threads(args.threads[0])
         results += in_training(args.repeat)
-    report = {"machine": machine("cpu"), "results": results}
+    report = {"machine": machine(), "results": results}
     (args.out / "mask_targets.json").write_text(json.dumps(report, indent=1) + "\n")
     (args.out / "mask_targets.md").write_text(table(results))
     print(table(results))

@@ -27,7 +27,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -36,10 +35,11 @@ from pathlib import Path
 import numpy as np
 import pycocotools
 import torch
+from common import machine, spread
 from detectron2.layers import paste_masks_in_image
 from pycocotools import mask as mask_util
 
-from mrcnn_ext.layers import kernel_status, masks_to_rle, paste_masks
+from mrcnn_ext.layers import masks_to_rle, paste_masks
 
 IMAGES = ((480, 640), (800, 1333), (2000, 3000))
 SIDES = (28, 112)
@@ -105,11 +105,8 @@ def medians(functions: dict[str, Callable], arguments: tuple, budget: float) -> 
     for name, times in runs.items():
         clock, processor = zip(*times)
         result[name] = {
-            "median_ms": 1e3 * statistics.median(clock),
-            "min_ms": 1e3 * min(clock),
-            "max_ms": 1e3 * max(clock),
+            **spread(clock),
             "processor_median_ms": 1e3 * statistics.median(processor),
-            "runs": len(times),
         }
     return result
 
@@ -185,21 +182,6 @@ def table(results: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def machine() -> dict:
-    name = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        models = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
-        name = models[0].split(":")[1].strip() if models else name
-    return {
-        "processor": name,
-        "torch": torch.__version__,
-        "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "numpy": np.__version__,
-        "pycocotools": getattr(pycocotools, "__version__", "unknown"),
-        "kernels": {s.name: s.reason.rsplit("/", 1)[-1] for s in kernel_status()},
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
@@ -209,6 +191,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="28 x 28 masks only, once each")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    here = machine(
+        torch_cpu_capability=torch.backends.cpu.get_cpu_capability(),
+        numpy=np.__version__,
+        pycocotools=getattr(pycocotools, "__version__", "unknown"),
+    )
     results = []
     for threads in args.threads:
         torch.set_num_threads(threads)
@@ -217,7 +204,7 @@ def main() -> None:
                 memory = not args.quick and threads == args.threads[0] and side == SIDES[0]
                 results.append(measure(side, height, width, args.masks, args.budget, memory))
                 print("\n".join(table(results[-1:]).splitlines()[2:]), flush=True)
-                report = {"machine": machine(), "results": results}
+                report = {"machine": here, "results": results}
                 (args.out / "masks.json").write_text(json.dumps(report, indent=1) + "\n")
     (args.out / "masks.md").write_text(table(results))
     print(f"written to {args.out}")

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -31,12 +30,12 @@ from pathlib import Path
 
 import torch
 import torchvision
+from common import machine, spread, synchronize
 from cuda_times import graph_ms, l2_bandwidth, queued_ms
 from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
 from detectron2.structures import Boxes
 
 import mrcnn_ext  # noqa: F401
-from mrcnn_ext.layers import kernel_status
 from mrcnn_ext.modeling import FusedROIPooler
 
 STRIDES = (4, 8, 16, 32)
@@ -112,11 +111,6 @@ def footprint(boxes: list[Boxes], side: int) -> int:
     return int(pixels.sum())
 
 
-def synchronize(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
 def time_once(function: Callable, device: str) -> float:
     synchronize(device)
     start = time.perf_counter()
@@ -138,15 +132,7 @@ def medians(functions: dict[str, Callable], device: str, budget: float) -> dict[
         for name, function in functions.items():
             if first[name] <= max(budget, 5) and (len(runs[name]) < 3 or sum(runs[name]) < budget):
                 runs[name].append(time_once(function, device))
-    return {
-        name: {
-            "median_ms": 1e3 * statistics.median(times),
-            "min_ms": 1e3 * min(times),
-            "max_ms": 1e3 * max(times),
-            "runs": len(times),
-        }
-        for name, times in runs.items()
-    }
+    return {name: spread(times) for name, times in runs.items()}
 
 
 def copy_bandwidth(device: str) -> float:
@@ -314,21 +300,6 @@ def plot(results: list[dict], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def machine(device: str) -> dict:
-    name = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        models = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x]
-        name = models[0].split(":")[1].strip() if models else name
-    return {
-        "processor": name,
-        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
-        "cuda": torch.version.cuda if device == "cuda" else None,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "kernels": {s.name: s.reason.rsplit("/", 1)[-1] for s in kernel_status()},
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
@@ -339,10 +310,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the first case in float32 only")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    on_gpu = args.device == "cuda"
+    here = machine(
+        gpu=torch.cuda.get_device_name() if on_gpu else None,
+        cuda=torch.version.cuda if on_gpu else None,
+    )
     results = []
     for threads in args.threads if args.device == "cpu" else args.threads[:1]:
         torch.set_num_threads(threads)
-        cases = CUDA_CASES if args.device == "cuda" else CASES
+        cases = CUDA_CASES if on_gpu else CASES
         for case in cases[:1] if args.quick else cases:
             # Half precision on the first case and thread count only: torchvision's is very slow there.
             one = args.quick or case != cases[0] or threads != args.threads[0]
@@ -353,7 +329,7 @@ def main() -> None:
                     )
                     print(table(results[-1:]).splitlines()[2], flush=True)
                     print(table(results[-1:]).splitlines()[3], flush=True)
-                    report = {"machine": machine(args.device), "results": results}
+                    report = {"machine": here, "results": results}
                     (args.out / "roi_align.json").write_text(json.dumps(report, indent=1) + "\n")
     (args.out / "roi_align.md").write_text(table(results))
     if args.device == "cpu":

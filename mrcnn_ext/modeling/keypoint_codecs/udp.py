@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from detectron2.config import configurable
+
 from .gaussian import GaussianCodec
 from .registry import KEYPOINT_CODEC_REGISTRY
 
@@ -11,10 +13,14 @@ __all__ = ["UDPCodec"]
 
 @KEYPOINT_CODEC_REGISTRY.register()
 class UDPCodec(GaussianCodec):
-    """:class:`GaussianCodec` whose config has the frame "unit_length" (see :mod:`coordinates`)."""
+    """:class:`GaussianCodec` in the frame "unit_length" (see :mod:`coordinates`)."""
 
     name = "udp"
 
-    @classmethod
-    def from_config(cls, cfg) -> dict:
-        return {**super().from_config(cfg), "frame": "unit_length"}
+    @configurable
+    def __init__(self, **kwargs) -> None:
+        """
+        Args:
+            kwargs: see GaussianMapCodec, but for ``frame``.
+        """
+        super().__init__(frame="unit_length", **kwargs)

@@ -11,6 +11,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ...errors import ConfigError
+from ...modes import restore_modes
 from .base import MaskHeadBase, MaskHeadInputs
 
 __all__ = ["MrcnnExtWrappedMaskHead"]
@@ -84,13 +85,9 @@ class MrcnnExtWrappedMaskHead(MaskHeadBase):
             Instances(x.image_size, pred_boxes=boxes, pred_classes=item)
             for x, boxes, item in zip(instances, inputs.boxes, classes)
         ]
-        modes = {module: module.training for module in self.head.modules()}
-        self.head.eval()
-        try:
+        with restore_modes(self.head):
+            self.head.eval()
             return torch.cat([x.pred_masks for x in self.head(inputs.pooled, asked)])
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
 
 
 def _with_field(instances: list[Instances], field: str, values: list[Boxes]) -> list[Instances]:

@@ -29,6 +29,7 @@ from mrcnn_ext.modeling.keypoint_codecs import (
     RealNVP,
     ResidualLikelihoodCodec,
     SimCCCodec,
+    UDPCodec,
     build_keypoint_codec,
     codec_names,
     fast_heatmaps_to_keypoints,
@@ -46,7 +47,7 @@ def _codecs():
     return [
         OneHotCodec(),
         GaussianCodec(),
-        GaussianCodec(frame="unit_length"),
+        UDPCodec(),
         IntegralCodec(),
         SimCCCodec(),
         ResidualLikelihoodCodec(),
@@ -635,7 +636,7 @@ def test_every_codec_is_registered_and_built_from_the_config():
     expected = {
         "one_hot": (OneHotCodec, {}),
         "gaussian": (GaussianCodec, {"sigma": 1.25, "frame": "half_pixel"}),
-        "udp": (GaussianCodec, {"sigma": 1.25, "frame": "unit_length"}),
+        "udp": (UDPCodec, {"sigma": 1.25, "frame": "unit_length"}),
         "integral": (IntegralCodec, {"sigma": 1.25, "regularization": 0.5}),
         "simcc": (SimCCCodec, {"sigma": 3.5}),
         "residual_likelihood": (ResidualLikelihoodCodec, {"limit": 0.75, "flow": None}),
@@ -648,6 +649,12 @@ def test_every_codec_is_registered_and_built_from_the_config():
         assert codec.oks_sigmas == [0.1, 0.2]
         assert codec.score == codec.scores[0]
     assert set(codec_names("heatmap")) == {"one_hot", "gaussian", "udp", "integral"}
+
+
+def test_udp_has_its_frame_without_a_config_too():
+    # As LazyConfig builds it
+    assert UDPCodec(sigma=1.25).frame == "unit_length"
+    assert UDPCodec(sigma=1.25).sigma == 1.25
 
 
 def test_names_of_codecs_and_words_for_wrong_ones():

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from mrcnn_ext.data.shapes.figure import SHAPES_KEYPOINT_NAMES, figure
 from mrcnn_ext.data.shapes.raster import coverage
-from mrcnn_ext.modeling.keypoint_codecs import GaussianCodec, IntegralCodec, OneHotCodec
+from mrcnn_ext.modeling.keypoint_codecs import GaussianCodec, IntegralCodec, OneHotCodec, UDPCodec
 from mrcnn_ext.modeling.keypoint_heads import (
     MrcnnExtHeatmapKeypointHead,
     MrcnnExtRegressionKeypointHead,
@@ -98,7 +98,7 @@ def _make_head(name: str) -> nn.Module:
     codec = {
         "one_hot": OneHotCodec,
         "gaussian": GaussianCodec,
-        "udp": functools.partial(GaussianCodec, frame="unit_length"),
+        "udp": UDPCodec,
         "integral": IntegralCodec,
     }[name]()
     return MrcnnExtHeatmapKeypointHead(codec=codec, **arguments)

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from detectron2.config import LazyCall, instantiate
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 
+from mrcnn_ext.modeling import FusedROIPooler
 from tests.helpers import timm_cfg
 
 # Name -> side of the masks for RoI features of 14 x 14. A new head needs a line here.
@@ -62,6 +64,29 @@ def head_and_maps(name: str, *options):
         for key, shape in shapes.items()
     }
     return ROI_MASK_HEAD_REGISTRY.get(name)(cfg, shapes), maps
+
+
+def lazy_head(kind: type, **arguments):
+    """A small head, built as a LazyConfig builds it, for the maps of :func:`small_maps`."""
+    arguments = {"input_shape": ShapeSpec(channels=6), "num_classes": 3, **arguments}
+    return instantiate(LazyCall(kind)(**arguments))
+
+
+def lazy_pooler(side: int, *strides: int, sampling_ratio: int = 0):
+    """A pooler to ``side`` x ``side`` cells over maps of these strides, for LazyConfig."""
+    scales = [1 / stride for stride in strides]
+    return LazyCall(FusedROIPooler)(
+        output_size=side, scales=scales, sampling_ratio=sampling_ratio, pooler_type="ROIAlignV2"
+    )
+
+
+def small_maps() -> dict[str, torch.Tensor]:
+    """p2 and p3 of two images of 64 x 64, with 6 channels."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "p2": torch.randn(2, 6, 16, 16, generator=generator),
+        "p3": torch.randn(2, 6, 8, 8, generator=generator),
+    }
 
 
 def ground_truth(polygons: bool = False) -> list[Instances]:

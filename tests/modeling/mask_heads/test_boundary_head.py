@@ -6,53 +6,30 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from detectron2.config import LazyCall, instantiate
-from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrcnn_ext.errors import ConfigError
-from mrcnn_ext.modeling import FusedROIPooler
 from mrcnn_ext.modeling.mask_heads import MrcnnExtBoundaryMaskHead
 from mrcnn_ext.modeling.mask_heads.boundary_head import boundary_targets
-from tests.modeling.mask_heads.harness import head_cfg
+from tests.modeling.mask_heads.harness import head_cfg, lazy_head, lazy_pooler, small_maps
 
 NAME = "MrcnnExtBoundaryMaskHead"
 
 
-def _small_head(**kwargs):
-    pooler = LazyCall(FusedROIPooler)(
-        output_size=7, scales=(1 / 4, 1 / 8), sampling_ratio=0, pooler_type="ROIAlignV2"
-    )
-    boundary_pooler = LazyCall(FusedROIPooler)(
-        output_size=14, scales=(1 / 4,), sampling_ratio=0, pooler_type="ROIAlignV2"
-    )
-    return instantiate(
-        LazyCall(MrcnnExtBoundaryMaskHead)(
-            **{
-                "input_shape": ShapeSpec(channels=6),
-                "num_classes": 3,
-                "pooler": pooler,
-                "in_features": ["p2", "p3"],
-                "resolution": 7,
-                "conv_dim": 8,
-                "num_conv": 1,
-                "boundary_pooler": boundary_pooler,
-                "boundary_features": ["p2"],
-                **kwargs,
-            }
-        )
-    )
-
-
-def _maps():
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "p2": torch.randn(2, 6, 16, 16, generator=generator),
-        "p3": torch.randn(2, 6, 8, 8, generator=generator),
+def _small_head(**changes):
+    arguments = {
+        "pooler": lazy_pooler(7, 4, 8),
+        "in_features": ["p2", "p3"],
+        "resolution": 7,
+        "conv_dim": 8,
+        "num_conv": 1,
+        "boundary_pooler": lazy_pooler(14, 4),
+        "boundary_features": ["p2"],
     }
+    return lazy_head(MrcnnExtBoundaryMaskHead, **{**arguments, **changes})
 
 
 def _instances():
@@ -83,7 +60,7 @@ def test_boundary_targets_against_plain_loops(seed, density):
 def test_losses_by_their_formulas():
     torch.manual_seed(0)
     head = _small_head(bce_weight=0.5, dice_weight=2.0, losses=["dice"], loss_weight=3.0).train()
-    maps, instances = _maps(), _instances()
+    maps, instances = small_maps(), _instances()
     losses = head(maps, instances)
     assert losses.keys() == {"loss_mask", "loss_mask_boundary"}
 
@@ -112,7 +89,7 @@ def test_losses_by_their_formulas():
 def test_the_branches_feed_each_other():
     torch.manual_seed(0)
     head = _small_head().eval()
-    inputs = head._inputs(_maps(), _instances(), "proposal_boxes", "gt_classes")
+    inputs = head._inputs(small_maps(), _instances(), "proposal_boxes", "gt_classes")
 
     def gradients(stage):
         for layer in (head.mask_predictor, head.boundary_predictor):

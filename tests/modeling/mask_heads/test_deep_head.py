@@ -5,40 +5,29 @@ from __future__ import annotations
 
 import pytest
 import torch
-from detectron2.config import LazyCall, instantiate
-from detectron2.layers import Conv2d, ShapeSpec
+from detectron2.layers import Conv2d
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from torch.nn import functional as F
 
 from mrcnn_ext.errors import ConfigError
-from mrcnn_ext.modeling import FusedROIPooler
 from mrcnn_ext.modeling.mask_heads import MrcnnExtDeepMaskHead
 from mrcnn_ext.modeling.mask_heads.deep_head import HOURGLASSES, Hourglass, ResidualBlock
 from tests.helpers import random_inputs, train_step
-from tests.modeling.mask_heads.harness import head_cfg
+from tests.modeling.mask_heads.harness import head_cfg, lazy_head, lazy_pooler
 
 NAME = "MrcnnExtDeepMaskHead"
 
 
-def _small_head(**kwargs):
-    pooler = LazyCall(FusedROIPooler)(
-        output_size=8, scales=(1 / 4,), sampling_ratio=0, pooler_type="ROIAlignV2"
-    )
-    return instantiate(
-        LazyCall(MrcnnExtDeepMaskHead)(
-            **{
-                "input_shape": ShapeSpec(channels=6),
-                "num_classes": 3,
-                "pooler": pooler,
-                "in_features": ["p2"],
-                "resolution": 8,
-                "depth": 10,
-                "conv_dim": 4,
-                **kwargs,
-            }
-        )
-    )
+def _small_head(**changes):
+    arguments = {
+        "pooler": lazy_pooler(8, 4),
+        "in_features": ["p2"],
+        "resolution": 8,
+        "depth": 10,
+        "conv_dim": 4,
+    }
+    return lazy_head(MrcnnExtDeepMaskHead, **{**arguments, **changes})
 
 
 def _instances():

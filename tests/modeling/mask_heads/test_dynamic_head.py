@@ -5,59 +5,36 @@ from __future__ import annotations
 
 import pytest
 import torch
-from detectron2.config import LazyCall, instantiate
-from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from torch.nn import functional as F
 
 from mrcnn_ext.errors import ConfigError
-from mrcnn_ext.modeling import FusedROIPooler
 from mrcnn_ext.modeling.mask_heads import MrcnnExtDynamicMaskHead
 from mrcnn_ext.modeling.mask_heads.dynamic_head import (
     _positions,
     dynamic_mask_network,
     num_dynamic_parameters,
 )
-from tests.modeling.mask_heads.harness import head_cfg
+from tests.modeling.mask_heads.harness import head_cfg, lazy_head, lazy_pooler, small_maps
 
 NAME = "MrcnnExtDynamicMaskHead"
 
 
-def _small_head(**kwargs):
-    pooler = LazyCall(FusedROIPooler)(
-        output_size=7, scales=(1 / 4, 1 / 8), sampling_ratio=0, pooler_type="ROIAlignV2"
-    )
-    map_pooler = LazyCall(FusedROIPooler)(
-        output_size=20, scales=(1 / 4,), sampling_ratio=0, pooler_type="ROIAlignV2"
-    )
-    return instantiate(
-        LazyCall(MrcnnExtDynamicMaskHead)(
-            **{
-                "input_shape": ShapeSpec(channels=6),
-                "num_classes": 3,
-                "pooler": pooler,
-                "in_features": ["p2", "p3"],
-                "resolution": 7,
-                "conv_dim": 8,
-                "num_conv": 1,
-                "map_pooler": map_pooler,
-                "map_features": ["p2", "p3"],
-                "map_channels": 8,
-                "map_conv_dim": 12,
-                "map_num_conv": 1,
-                **kwargs,
-            }
-        )
-    )
-
-
-def _maps():
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "p2": torch.randn(2, 6, 16, 16, generator=generator),
-        "p3": torch.randn(2, 6, 8, 8, generator=generator),
+def _small_head(**changes):
+    arguments = {
+        "pooler": lazy_pooler(7, 4, 8),
+        "in_features": ["p2", "p3"],
+        "resolution": 7,
+        "conv_dim": 8,
+        "num_conv": 1,
+        "map_pooler": lazy_pooler(20, 4),
+        "map_features": ["p2", "p3"],
+        "map_channels": 8,
+        "map_conv_dim": 12,
+        "map_num_conv": 1,
     }
+    return lazy_head(MrcnnExtDynamicMaskHead, **{**arguments, **changes})
 
 
 def test_number_of_parameters():
@@ -96,7 +73,7 @@ def test_positions_are_those_of_pixel_centres():
 def test_shared_features_are_at_the_finest_map_and_ignore_the_boxes():
     torch.manual_seed(0)
     head = _small_head().eval()
-    maps = _maps()
+    maps = small_maps()
     assert head.shared_features(maps).shape == (2, 8, 16, 16)
     # Two boxes of one image, alone and together: no RoI depends on the others.
     boxes = torch.tensor([[4.0, 4, 40, 50], [20, 8, 60, 44]])

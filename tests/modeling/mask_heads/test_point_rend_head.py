@@ -8,15 +8,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from detectron2.config import LazyCall as L
-from detectron2.config import instantiate
 from detectron2.layers import ShapeSpec
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrcnn_ext.errors import ConfigError
-from mrcnn_ext.modeling import FusedROIPooler
 from mrcnn_ext.modeling.mask_heads import MaskHeadInputs, MrcnnExtPointRendMaskHead
 from mrcnn_ext.modeling.mask_heads.point_sampling import (
     generate_regular_grid_point_coords,
@@ -26,25 +23,21 @@ from mrcnn_ext.modeling.mask_heads.point_sampling import (
     point_sample,
     point_sample_fine_grained_features,
 )
+from tests.modeling.mask_heads.harness import lazy_head, lazy_pooler
 
 MAPS = {"p2": ShapeSpec(channels=6, stride=4), "p3": ShapeSpec(channels=6, stride=8)}
 
 
 def _head(**changes) -> MrcnnExtPointRendMaskHead:
-    """A small head, built as a LazyConfig builds it."""
-    node = L(MrcnnExtPointRendMaskHead)(
-        input_shape=MAPS,
-        num_classes=3,
-        pooler=L(FusedROIPooler)(
-            output_size=14, scales=[1 / 4], sampling_ratio=1, pooler_type="ROIAlignV2"
-        ),
-        in_features=["p2"],
-        conv_dim=8,
-        coarse_fc_dims=[16],
-        point_fc_dims=[16, 16],
-    )
-    node.update(changes)
-    return instantiate(node)
+    arguments = {
+        "input_shape": MAPS,
+        "pooler": lazy_pooler(14, 4, sampling_ratio=1),
+        "in_features": ["p2"],
+        "conv_dim": 8,
+        "coarse_fc_dims": [16],
+        "point_fc_dims": [16, 16],
+    }
+    return lazy_head(MrcnnExtPointRendMaskHead, **{**arguments, **changes})
 
 
 def _inputs(rois: list[int], size: int = 96) -> tuple[dict, MaskHeadInputs]:

@@ -6,35 +6,28 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from detectron2.config import LazyCall as L
-from detectron2.config import instantiate
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import BitMasks, Boxes, Instances
 from torch.nn import functional as F
 
 from mrcnn_ext.errors import ConfigError
-from mrcnn_ext.modeling import FusedROIPooler
 from mrcnn_ext.modeling.mask_heads import MaskHeadInputs, MrcnnExtRefineMaskHead
 from mrcnn_ext.modeling.mask_heads.refine_mask_head import band_loss, merge_stages, refined_band
+from tests.modeling.mask_heads.harness import lazy_head, lazy_pooler
 
 MAPS = {"p2": ShapeSpec(channels=6, stride=4), "p3": ShapeSpec(channels=6, stride=8)}
 
 
 def _head(**changes) -> MrcnnExtRefineMaskHead:
-    """A small head, built as a LazyConfig builds it."""
-    node = L(MrcnnExtRefineMaskHead)(
-        input_shape=MAPS,
-        num_classes=3,
-        pooler=L(FusedROIPooler)(
-            output_size=14, scales=[1 / 4, 1 / 8], sampling_ratio=0, pooler_type="ROIAlignV2"
-        ),
-        in_features=["p2", "p3"],
-        conv_dims=[48, 40],
-        semantic_num_conv=1,
-    )
-    node.update(changes)
-    return instantiate(node)
+    arguments = {
+        "input_shape": MAPS,
+        "pooler": lazy_pooler(14, 4, 8),
+        "in_features": ["p2", "p3"],
+        "conv_dims": [48, 40],
+        "semantic_num_conv": 1,
+    }
+    return lazy_head(MrcnnExtRefineMaskHead, **{**arguments, **changes})
 
 
 def _maps_and_boxes():
