@@ -6,7 +6,6 @@ from __future__ import annotations
 import importlib
 import importlib.abc
 import importlib.machinery
-import importlib.util
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -35,6 +34,10 @@ MOVED_MODULES: dict[str, str] = {
     ),
     "mrcnn_ext.structures.skeletons": "mrcnn_ext.skeletons",
 }
+
+
+# ``python -m OLD`` is as ``python -m NEW``, also where NEW is a package with a __main__.
+_RUN = "import runpy; runpy.run_module({!r}, run_name='__main__', alter_sys=True)"
 
 
 def _warn(old: str, new: str, stacklevel: int) -> None:
@@ -71,7 +74,7 @@ class _MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def create_module(self, spec) -> ModuleType:
         new = MOVED_MODULES[spec.name]
-        _warn(spec.name, new, stacklevel=2)
+        _warn(spec.name, new, stacklevel=3)  # importlib's own frames do not count
         return _Alias(spec.name, importlib.import_module(new))
 
     def exec_module(self, module: ModuleType) -> None:
@@ -81,10 +84,7 @@ class _MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """What ``python -m OLD_NAME`` runs."""
         new = MOVED_MODULES[fullname]
         _warn(fullname, new, stacklevel=2)
-        spec = importlib.util.find_spec(new)
-        assert spec is not None
-        assert isinstance(spec.loader, importlib.abc.InspectLoader)
-        return spec.loader.get_code(new)
+        return compile(_RUN.format(new), fullname, "exec")
 
 
 class _Alias(ModuleType):

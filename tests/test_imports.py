@@ -7,6 +7,7 @@ Imports are read from the source, so those inside functions count, too.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import mrcnn_ext
+from tests.helpers import REPO
 
 ROOT = Path(mrcnn_ext.__file__).parent
 # Room -> the other rooms it may import, besides GROUND.
@@ -101,6 +103,22 @@ def test_lower_rooms_import_nothing_of_upper_ones(room):
         if _room(name) not in allowed
     ]
     assert not upward
+
+
+def test_packages_import_only_those_above_them_in_the_documented_layout():
+    text = (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.partition("| in `mrcnn_ext/` |")[2].partition("\n\n")[0]
+    rows = [re.findall(r"`(\w+)(?:/|\.py)`", line.split("|")[1]) for line in table.splitlines()[2:]]
+    place = {name: index for index, row in enumerate(rows) for name in row}
+    place |= {"_moved": -1, "_version": -1, "": len(rows)}  # "" is mrcnn_ext/__init__.py
+    assert {_room(module) for module in GRAPH} == set(place), "CONTRIBUTING.md lacks a package"
+    wrong = [
+        f"{module} imports {name}"
+        for module, names in sorted(GRAPH.items())
+        for name in sorted(names)
+        if place[_room(name)] > place[_room(module)] and _room(name)
+    ]
+    assert not wrong
 
 
 def test_the_graph_has_every_kind_of_import():

@@ -23,7 +23,7 @@ __all__ = ["check_plan", "open_folder", "run_settings"]
 # Frozen heads may differ only in the keys of their kind: others would change boxes, images or schedule.
 _DATA_KEYS = (
     *("DATASETS.", "DATALOADER.", "INPUT.", "TEST."),
-    *("MRCNN_EXT.SHAPES.", "MRCNN_EXT.EVALUATION.", "MRCNN_EXT.POSE."),
+    *("MRCNN_EXT.SHAPES.", "MRCNN_EXT.DATA.", "MRCNN_EXT.POSE.", "MRCNN_EXT.EVALUATION."),
 )
 _SCHEDULE_KEYS = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER")
 _OWN_KEYS = ("SEED", "OUTPUT_DIR")

@@ -4,7 +4,8 @@
     python -m mrcnn_ext.evaluation DATASET RESULTS.json [--tasks bbox segm boundary …] [--json FILE]
 
 DATASET is a COCO json or the name of a registered data set. RESULTS.json is what an evaluator wrote:
-coco_instances_results.json.
+coco_instances_results.json. Exit code 0: evaluated; 1: a file cannot be used, which the message says;
+2: wrong usage.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from ..command_line import command_parser
+from ..command_line import add_import_option, command_parser, import_all
 from ..errors import ConfigError, DataError
 from ..files import write_json
 from .matching import BACKENDS
 from .results_file import evaluate_results_file
 from .tasks import TASKS
+
+# Metrics in a row: their names and values fit into 80 columns.
+_COLUMNS, _WIDTH = 5, 14
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,13 +33,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--tasks",
         nargs="+",
-        choices=tuple(TASKS),
-        help="default: every task whose fields the file has",
+        metavar="TASK",
+        help=f"of {', '.join(TASKS)}, and those you import (default: every task whose fields the file "
+        "has)",
     )
     parser.add_argument(
         "--max-dets", type=int, help="detections per image (default: no fewer than all)"
     )
-    parser.add_argument("--boundary-dilation", type=float, default=0.02)
+    parser.add_argument(
+        "--boundary-dilation",
+        type=float,
+        default=0.02,
+        help="width of the boundary as a fraction of the image's diagonal (default: 0.02)",
+    )
     parser.add_argument("--sigmas", type=float, nargs="+", default=(), help="of the keypoints")
     parser.add_argument(
         "--pck-reference",
@@ -48,12 +58,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--lvis-max-per-class", type=int, default=0, help="AP fixed; 10000 in the paper"
     )
-    parser.add_argument("--backend", choices=BACKENDS, default="auto")
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default="auto", help="library that matches (default: auto)"
+    )
+    add_import_option(parser, "data sets or tasks")
     parser.add_argument("--json", help="write the numbers to this file, too")
     # What is left are the settings, by name.
     rules = vars(parser.parse_args(argv))
     dataset, results_file, json_file = (rules.pop(k) for k in ("dataset", "results", "json"))
     try:
+        import_all(rules.pop("imports"))
         results = evaluate_results_file(dataset, results_file, **rules)
     except (ConfigError, DataError) as error:
         print(f"evaluation: {error}", file=sys.stderr)
@@ -67,12 +81,14 @@ def main(argv: list[str] | None = None) -> int:
 def _print(results: dict[str, dict[str, float]]) -> None:
     console = Console(highlight=False)
     for task, metrics in results.items():
-        table = Table(title=task, title_justify="left", title_style="bold", box=None)
-        plain = {key: value for key, value in metrics.items() if "-" not in key}
-        for key in plain:
-            table.add_column(key, justify="right")
-        table.add_row(*(f"{value:.2f}" for value in plain.values()))
-        console.print(table)
+        console.print(f"[bold]{task}")
+        plain = [(key, value) for key, value in metrics.items() if "-" not in key]
+        for start in range(0, len(plain), _COLUMNS):
+            table = Table(box=None, padding=(0, 1, 0, 0))
+            for key, _ in plain[start : start + _COLUMNS]:
+                table.add_column(key, justify="right", min_width=_WIDTH, no_wrap=True)
+            table.add_row(*(f"{value:.2f}" for _, value in plain[start : start + _COLUMNS]))
+            console.print(table)
         for key, value in metrics.items():
             if "-" in key:
                 console.print(f"  {value:6.2f}  {key}", markup=False)

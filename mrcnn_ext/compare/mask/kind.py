@@ -33,7 +33,10 @@ class MaskKind(HeadKind):
     field = "pred_masks"
     registry = ROI_MASK_HEAD_REGISTRY
     keys = ("MODEL.ROI_MASK_HEAD.", "MODEL.POINT_HEAD.", "MRCNN_EXT.")
-    fixed = ("MRCNN_EXT.TIMM.", "MRCNN_EXT.SHAPES.", "MRCNN_EXT.EVALUATION.")
+    fixed = (
+        *("MRCNN_EXT.TIMM.", "MRCNN_EXT.SHAPES.", "MRCNN_EXT.DATA.", "MRCNN_EXT.POSE."),
+        "MRCNN_EXT.EVALUATION.",
+    )
     own_keys = "MRCNN_EXT.MASK_HEAD."
     base_class = MaskHeadBase
     plain_head = "MrcnnExtFCNMaskHead"
