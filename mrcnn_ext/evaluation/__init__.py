@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Evaluation in COCO's and LVIS's ways, with Boundary AP and mask quality."""
+"""COCO and LVIS evaluation, with Boundary AP and mask quality."""
 
 from ..coco.index import GroundTruth
 from .at_true_boxes import mask_quality_at_boxes

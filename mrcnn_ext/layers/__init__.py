@@ -1,4 +1,6 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Operators, each with a compiled kernel and a fallback in PyTorch."""
+
 from .heatmap_peaks import bicubic_peaks
 from .kernels import KernelStatus, kernel_status
 from .mask_paste import masks_to_rle, paste_masks

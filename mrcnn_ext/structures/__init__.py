@@ -1,4 +1,6 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Ground-truth masks with shared storage, lazily pasted predictions."""
+
 from .._moved import moved_names
 from .deferred_masks import DeferredMaskInstances, DeferredMasks, instance_rles
 from .gt_masks import mask_targets, pack_gt_masks

@@ -55,7 +55,10 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self, data: TaskInput) -> dict[str, float]:
-        """Metric -> value in percent, NaN where there is nothing to measure."""
+        """Metric -> value: percent, or a plain number for counts; NaN where there is nothing to measure.
+
+        A "-" in a key marks a value of one class, as in "AP-person".
+        """
 
     def applies_to(self, records: Iterable[dict]) -> bool:
         """Whether the records contain the task's fields."""

@@ -1,4 +1,6 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Backbones."""
+
 from ..._moved import moved_names
 from .timm_backbone import TimmBackbone, build_timm_backbone
 

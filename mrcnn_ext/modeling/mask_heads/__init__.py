@@ -1,4 +1,6 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Mask heads and their base."""
+
 from .base import MaskHeadBase, MaskHeadInputs, select_class
 from .boundary_head import MrcnnExtBoundaryMaskHead
 from .deep_head import MrcnnExtDeepMaskHead

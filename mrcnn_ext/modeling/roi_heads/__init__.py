@@ -1,4 +1,6 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Detectron2's RoI heads with fused RoIAlign."""
+
 from .cascade_heads import MrcnnExtCascadeROIHeads
 from .res5_heads import MrcnnExtRes5ROIHeads
 from .self_pooling import pools_itself
