@@ -38,6 +38,7 @@ def finished(tmp_path_factory):
     return output, _demo(output, "--iterations", "1", "--pictures", "2")
 
 
+@pytest.mark.slow
 @needs_tools
 def test_demo_trains_prints_the_table_and_writes_what_it_names(finished):
     output, result = finished
@@ -55,6 +56,7 @@ def test_demo_trains_prints_the_table_and_writes_what_it_names(finished):
     assert len(list((output / "pictures").glob("*.png"))) == 2
 
 
+@pytest.mark.slow
 @needs_tools
 def test_the_next_command_that_demo_prints_works(finished, tmp_path):
     _, result = finished
@@ -66,6 +68,7 @@ def test_the_next_command_that_demo_prints_works(finished, tmp_path):
     assert len(list((tmp_path / "predictions" / "pictures").glob("*.png"))) == 3
 
 
+@pytest.mark.slow
 @needs_tools
 def test_a_second_demo_goes_on_where_the_first_ended(finished):
     output, _ = finished
@@ -75,6 +78,7 @@ def test_a_second_demo_goes_on_where_the_first_ended(finished):
     assert (output / "pictures").is_dir()
 
 
+@pytest.mark.slow
 @needs_tools
 def test_a_training_that_fails_is_quoted(tmp_path):
     result = _demo(tmp_path / "out", opts=["DATASETS.TRAIN", "('no_such_set',)"])

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Building blocks of the HTML pages: tables, plots for light and dark pages, pictures, the page itself."""
+"""Building blocks of the HTML pages: tables, plots for light and dark, pictures, the page."""
 
 from .files import data_uri, jpeg_bytes, png_bytes, staged_folder
 from .html import render_page

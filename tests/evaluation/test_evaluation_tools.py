@@ -67,6 +67,7 @@ def test_eval_only_and_test_time_augmentation(trained, tmp_path):
     assert (tmp_path / "inference_TTA" / "coco_instances_results.json").is_file()
 
 
+@pytest.mark.slow
 def test_without_the_key_the_tool_is_as_it_was(trained, tmp_path):
     text = _eval_only(trained, tmp_path, opts=())
     assert "boundary" not in "".join(_copypasted(text))
@@ -87,6 +88,7 @@ def test_two_processes(trained, tmp_path):
     assert "boundary" in "".join(_copypasted(two))
 
 
+@pytest.mark.slow
 def test_several_skeletons_train_and_evaluate_without_any_key(tmp_path):
     config = YAML.parent / "pose_Lite0_FPN.yaml"
     command = ["-W", "ignore", tool("train_net.py"), "--config-file", config, *TINY]

@@ -52,6 +52,7 @@ def test_the_reference_is_detectron2s_public_function():
 
 
 # ATen's arithmetic and this package's instruction set are chosen independently.
+@pytest.mark.slow
 @pytest.mark.skipif(not COMPILED, reason="no kernels to choose from")
 @pytest.mark.parametrize("kernels", ["generic", "avx2", "avx512"])
 @pytest.mark.parametrize("aten", ["default", "avx2"])
@@ -66,6 +67,7 @@ def test_same_with_every_instruction_set_and_arithmetic(aten, kernels):
         assert result.stdout.split()[-1] == str(aten != "default")  # products are fused
 
 
+@pytest.mark.slow
 def test_same_in_a_process_without_kernels():
     result = run_python(
         ["-W", "ignore", "-m", "tests.layers.mask_reference", 250], env={"MRCNN_EXT_KERNELS": "0"}

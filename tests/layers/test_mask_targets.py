@@ -244,6 +244,7 @@ def test_a_huge_box_of_a_bitmask():
     assert bitmask_targets(torch.zeros(1, 0, 5).bool(), boxes[:1], 28).sum() == 0
 
 
+@pytest.mark.slow
 def test_without_kernels_the_same(tmp_path):
     rng = np.random.default_rng(2)
     polygons = [[random_polygon(rng) for _ in range(rng.integers(0, 3))] for _ in range(40)]

@@ -260,6 +260,7 @@ def test_a_huge_box_costs_no_more_than_its_pixels():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not COMPILED, reason="needs the compiled library")
 @pytest.mark.parametrize("capability", ["generic", "avx2", "avx512"])
 def test_every_instruction_set_gives_the_same(capability, tmp_path):
@@ -427,6 +428,7 @@ def test_features_that_do_not_go_together_are_named():
 # -- Memory, and life without kernels --------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not COMPILED, reason="torchvision's path copies levels")
 def test_memory_is_the_output_and_little_more():
     """Peak memory of a process that pools 300 boxes from 64 MB of features into 60 MB."""
@@ -447,6 +449,7 @@ def test_memory_is_the_output_and_little_more():
     assert used < output + 8
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not COMPILED, reason="this is the run without kernels")
 def test_everything_holds_without_compiled_kernels():
     env = {**os.environ, "MRCNN_EXT_KERNELS": "0"}

@@ -129,6 +129,7 @@ def test_equals_torchvision(emulated, dtype, aligned, ratio):
     assert_close(grad, expected_grad, dtype)
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_gradients_of_first_and_second_order(emulated, channels_last, monkeypatch):
@@ -244,6 +245,7 @@ def test_an_infinite_gradient_stays_where_its_cell_read(emulated):
             assert torch.equal(grads[0] != 0, ~torch.isfinite(grads[1]))
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_no_access_is_out_of_range(tmp_path):
     """In buffers of the exact size, with the compiler's sanitizers."""

@@ -55,7 +55,7 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self, data: TaskInput) -> dict[str, float]:
-        """Metric -> value: percent, or a plain number for counts; NaN where there is nothing to measure.
+        """Metric -> value in percent, or a plain number for counts; NaN where nothing can be measured.
 
         A "-" in a key marks a value of one class, as in "AP-person".
         """
