@@ -165,10 +165,10 @@ class GroundTruth:
         return f"{self.source}: image {image_id}, annotation {entry['annotation'].get('id')}"
 
     def check_mask(self, image_number: int, rle: dict) -> None:
-        """pycocotools compares masks of different sizes without complaint: it says -1.
+        """Refuse a predicted mask of another size, which pycocotools compares without complaint.
 
         Raises:
-            DataError: the mask has not its image's size.
+            DataError: the mask's size is not that of its image.
         """
         height, width = self.size(image_number)
         if tuple(rle["size"]) != (height, width):

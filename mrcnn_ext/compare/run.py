@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""One run in a process of its own: ``python -m mrcnn_ext.compare.run FOLDER`` (spec.json is there)."""
+"""Do one run in its own process: ``python -m mrcnn_ext.compare.run FOLDER``, which has spec.json."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""What a model makes of the boxes of the ground truth: masks, compared with the ground truth."""
+"""Measure the masks that a model predicts in the boxes of the ground truth."""
 
 from __future__ import annotations
 
