@@ -8,7 +8,7 @@ import json
 import pytest
 
 from mrcnn_ext.errors import DataError
-from mrcnn_ext.files import only_process, replaced_file, write_json
+from mrcnn_ext.files import only_process, replaced_file, write_json, write_text
 
 
 def test_a_file_is_replaced_when_the_block_ends(tmp_path):
@@ -39,3 +39,11 @@ def test_a_folder_is_held_once(tmp_path):
         only_process(tmp_path / "run").__enter__()
     with only_process(tmp_path / "run"):
         pass
+
+
+def test_text_is_written_whole_into_a_folder_that_is_made(tmp_path):
+    file = tmp_path / "new" / "results.md"
+    for text in ("first ±\n", "second"):
+        write_text(file, text)
+        assert file.read_text(encoding="utf-8") == text
+    assert [path.name for path in file.parent.iterdir()] == ["results.md"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from .statistics import calibration, number_or_none
 
 __all__ = ["HeadEvaluation", "evaluate_run"]
 
+ObjectsOf = Callable[[dict], Sequence[TrueBox]]
+
 
 class HeadEvaluation(ABC):
     """How a kind of head is measured on a test set.
@@ -40,10 +42,6 @@ class HeadEvaluation(ABC):
     columns: tuple[str, ...]
     qualities: tuple[str, ...]
     truth: str
-
-    @abstractmethod
-    def objects(self, record: dict) -> Sequence[TrueBox]:
-        """What is measured in an image of a data set in Detectron2's format."""
 
     @abstractmethod
     def predict(self, model: nn.Module, inputs: dict, given: Instances | None = None) -> Instances:
@@ -86,6 +84,7 @@ def evaluate_run(
     folder: Path,
     evaluation: HeadEvaluation,
     *,
+    objects_of: ObjectsOf,
     module: nn.Module,
     answers: str,
     labels: dict,
@@ -94,6 +93,7 @@ def evaluate_run(
 
     Args:
         folder: of the run; has training.json.
+        objects_of: gives what is measured in an image of a data set in Detectron2's format.
         module: the head.
         answers: name of the file with what it says at the true boxes.
         labels: for result.json.
@@ -104,8 +104,8 @@ def evaluate_run(
     model.eval()
     records = DatasetCatalog.get(cfg.DATASETS.TEST[0])
     mapper = DatasetMapper(cfg, is_train=False)
-    detected = _detections(model, records, mapper, evaluation)
-    columns, found = _at_true_boxes(model, records, mapper, evaluation)
+    detected = _detections(model, records, mapper, evaluation, objects_of)
+    columns, found = _at_true_boxes(model, records, mapper, evaluation, objects_of)
     write_json(folder / answers, found, indent=None)
     write_json(folder / "objects.json", columns, indent=None)
     result = {
@@ -120,7 +120,9 @@ def evaluate_run(
     return result
 
 
-def _detections(model: nn.Module, records, mapper, evaluation: HeadEvaluation) -> dict:
+def _detections(
+    model: nn.Module, records, mapper, evaluation: HeadEvaluation, objects_of: ObjectsOf
+) -> dict:
     evaluation.evaluator.reset()
     boxes = Checksum()
     rows: list[dict[str, float]] = []
@@ -130,7 +132,7 @@ def _detections(model: nn.Module, records, mapper, evaluation: HeadEvaluation) -
         boxes.add(output.pred_boxes.tensor.numpy())
         boxes.add(output.pred_classes.numpy())
         evaluation.evaluator.process([inputs], [{"instances": output}])
-        rows += evaluation.match(output, evaluation.objects(record))
+        rows += evaluation.match(output, objects_of(record))
         log_every_n_seconds(20, f"Inference done {index + 1}/{len(records)}", n=20, name=__name__)
     scores = evaluation.evaluator.evaluate()
     return {
@@ -145,14 +147,14 @@ def _detections(model: nn.Module, records, mapper, evaluation: HeadEvaluation) -
 
 
 def _at_true_boxes(
-    model: nn.Module, records, mapper, evaluation: HeadEvaluation
+    model: nn.Module, records, mapper, evaluation: HeadEvaluation, objects_of: ObjectsOf
 ) -> tuple[dict[str, list], list]:
     """Columns of objects.json, and the answers."""
     identity = ("image_id", "index", "category", "area")
     columns: dict[str, list] = {key: [] for key in (*identity, *evaluation.columns)}
     answers = []
     for record in records:
-        objects = evaluation.objects(record)
+        objects = objects_of(record)
         if not objects:
             continue
         inputs = mapper(record)

@@ -111,6 +111,7 @@ class HeadKind(ABC):
             cfg,
             folder,
             self.evaluation(cfg, folder),
+            objects_of=self.objects,
             module=self.head(model),
             answers=self.answers,
             labels=labels,

@@ -16,20 +16,23 @@ __all__ = ["match_boxes", "match_instances", "matched_boxes"]
 
 
 def match_boxes(
-    overlaps: np.ndarray, scores: np.ndarray, crowds: np.ndarray, threshold: float = 0.5
+    overlaps: np.ndarray,
+    scores: np.ndarray,
+    crowds: np.ndarray | None = None,
+    threshold: float = 0.5,
 ) -> list[tuple[int, int]]:
-    """Pairs of one detection and one object, best score first, each the best that is left.
+    """Match detections to objects one to one: best score first, each to the best object left.
 
     Args:
         overlaps: (D, G) IoU of boxes.
         scores: (D,).
-        crowds: (G,) bool; crowds match nothing.
+        crowds: (G,) bool; crowds match nothing. None: there are none.
         threshold: least IoU.
 
     Returns:
         (row, column) of each match.
     """
-    free = np.where(crowds, -1.0, 0.0) + overlaps * ~crowds
+    free = np.where(False if crowds is None else crowds, -1.0, overlaps)
     matches = []
     for row in np.argsort(-scores, kind="stable").tolist():
         column = int(free[row].argmax())
@@ -70,8 +73,7 @@ def match_instances(
         columns = np.flatnonzero(np.asarray(classes) == category)
         if len(rows):
             overlaps = mask_util.iou(found[rows], wanted[columns], [0] * len(columns))
-            crowds = np.zeros(len(columns), dtype=bool)
-            for row, column in match_boxes(overlaps, scores[rows], crowds):
+            for row, column in match_boxes(overlaps, scores[rows]):
                 matches.append((int(rows[row]), int(columns[column])))
     return matches
 

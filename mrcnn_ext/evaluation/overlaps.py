@@ -10,7 +10,7 @@ from ..coco.index import Detections, GroundTruth, ImageCategory
 from ..errors import DataError
 from .boundary import Boundary, boundary_iou, boundary_of_rle, dilation_pixels
 
-__all__ = ["Overlaps"]
+__all__ = ["Overlaps", "keypoint_similarity"]
 
 # No IoU threshold is lower, so that boundaries of masks that overlap less need not be looked at.
 _LOWEST_THRESHOLD = 0.5
@@ -122,23 +122,35 @@ class Overlaps:
         entries, objects = self.detections.by_pair[pair], self.ground_truth.by_pair[pair]
         found = np.array([entry["record"]["keypoints"] for entry in entries], dtype=np.float64)
         found = found.reshape(len(entries), -1, 3)[:, : len(sigmas), :2]
-        variances = (sigmas * 2) ** 2
-        columns = [_oks(found, entry, variances) for entry in objects]
+        columns = [_oks(found, entry, sigmas) for entry in objects]
         return np.stack(columns, axis=1)
 
 
-def _oks(found: np.ndarray, ground_truth_object: dict, variances: np.ndarray) -> np.ndarray:
+def keypoint_similarity(squares: np.ndarray, sigmas: np.ndarray, area: float) -> np.ndarray:
+    """Object keypoint similarity (OKS), as pycocotools computes it.
+
+    Args:
+        squares: (..., K) squared distances to the K keypoints that count.
+        sigmas: (K,).
+        area: of the object, in pixels.
+
+    Returns:
+        (...) in 0 … 1.
+    """
+    exponent = squares / (sigmas * 2) ** 2 / (area + np.spacing(1)) / 2
+    return np.exp(-exponent).sum(axis=-1) / exponent.shape[-1]
+
+
+def _oks(found: np.ndarray, ground_truth_object: dict, sigmas: np.ndarray) -> np.ndarray:
     """(D,) similarities of (D, K, 2) points with one object."""
     annotation = ground_truth_object["annotation"]
-    keypoints = np.array(annotation.get("keypoints") or [0] * (3 * len(variances)), dtype=float)
+    keypoints = np.array(annotation.get("keypoints") or [0] * (3 * len(sigmas)), dtype=float)
     points, visible = keypoints.reshape(-1, 3)[:, :2], keypoints[2::3] > 0
     if visible.any():
         distance = (found - points)[:, visible]
-        variances = variances[visible]
+        sigmas = sigmas[visible]
     else:  # nothing is labelled: how far points are from the box, at twice its size
         x, y, width, height = ground_truth_object["bbox"]
         low, high = np.array([x - width, y - height]), np.array([x + 2 * width, y + 2 * height])
         distance = np.maximum(0, low - found) + np.maximum(0, found - high)
-    area = ground_truth_object["area"] + np.spacing(1)
-    exponent = (distance**2).sum(axis=2) / variances / area / 2
-    return np.exp(-exponent).sum(axis=1) / exponent.shape[1]
+    return keypoint_similarity((distance**2).sum(axis=2), sigmas, ground_truth_object["area"])

@@ -188,8 +188,7 @@ def _pairs(first: list[dict], second: list[dict]) -> list[tuple[int, int]]:
         return []
     boxes = [np.array([a["bbox"] for a in some], dtype=float) for some in (first, second)]
     overlaps = np.asarray(mask_util.iou(*boxes, [0] * len(second)))
-    crowds = np.zeros(len(second), dtype=bool)
-    return match_boxes(overlaps, overlaps.max(axis=1), crowds, _LEAST_IOU)
+    return match_boxes(overlaps, overlaps.max(axis=1), threshold=_LEAST_IOU)
 
 
 def _area(annotation: dict) -> float:

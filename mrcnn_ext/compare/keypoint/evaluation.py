@@ -17,7 +17,7 @@ from ...data.skeletons import skeletons_of_dataset
 from ...errors import ConfigError
 from ...evaluation import MrcnnExtCOCOEvaluator
 from ..evaluation import HeadEvaluation
-from .objects import KEYPOINT_QUALITIES, PosedObject, match_poses, measures, posed_objects
+from .objects import KEYPOINT_QUALITIES, PosedObject, match_poses, measures
 
 __all__ = ["KeypointEvaluation"]
 
@@ -52,9 +52,6 @@ class KeypointEvaluation(HeadEvaluation):
         self.evaluator = MrcnnExtCOCOEvaluator(
             name, self.tasks, False, str(folder / "inference"), kpt_oks_sigmas=given
         )
-
-    def objects(self, record: dict) -> list[PosedObject]:
-        return posed_objects(record)
 
     @torch.no_grad()
     def predict(self, model: nn.Module, inputs: dict, given: Instances | None = None) -> Instances:

@@ -11,6 +11,7 @@ from detectron2.structures import Instances
 
 from ...coco.rle import rle_areas, to_rle
 from ...evaluation.matched_boxes import match_instances
+from ...evaluation.overlaps import keypoint_similarity
 from ..objects import TrueBox, annotated_boxes
 
 __all__ = ["KEYPOINT_QUALITIES", "PosedObject", "match_poses", "measures", "posed_objects"]
@@ -63,9 +64,8 @@ def measures(one: PosedObject, found: np.ndarray, sigmas: np.ndarray) -> dict[st
     """
     labelled = one.keypoints[:, 2] > 0
     distance = np.linalg.norm(found - one.keypoints[:, :2], axis=1)[labelled]
-    variance = one.area * (2 * sigmas[labelled]) ** 2
     return {
-        "oks": float(np.exp(-(distance**2) / (2 * variance)).mean()),
+        "oks": float(keypoint_similarity(distance**2, sigmas[labelled], one.area)),
         "pixels": float(distance.mean()),
         "error": float(distance.mean() / one.side),
         "pck05": float((distance <= 0.05 * one.side).mean()),

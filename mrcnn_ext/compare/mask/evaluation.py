@@ -17,7 +17,7 @@ from ...evaluation import MrcnnExtCOCOEvaluator
 from ...evaluation.boundary import mask_and_boundary_iou
 from ...modeling.mask_heads.scoring import FREE_MASK_SCORES, free_mask_quality
 from ..evaluation import HeadEvaluation
-from .objects import QUALITIES, TrueObject, match_detections, quality_field, true_objects
+from .objects import QUALITIES, TrueObject, match_detections, quality_field
 
 __all__ = ["MaskEvaluation"]
 
@@ -39,9 +39,6 @@ class MaskEvaluation(HeadEvaluation):
             str(folder / "inference"),
             boundary_dilation=self.boundary_dilation,
         )
-
-    def objects(self, record: dict) -> list[TrueObject]:
-        return true_objects(record)
 
     @torch.no_grad()
     def predict(self, model: nn.Module, inputs: dict, given: Instances | None = None) -> Instances:

@@ -1,7 +1,7 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 """Find what is wrong with the box, mask and keypoints of one COCO annotation.
 
-Each function yields findings, ``(severity, kind, message)``; who calls adds the ids.
+Each function yields findings, ``(severity, kind, message)``; the caller adds the ids.
 """
 
 from __future__ import annotations

@@ -221,7 +221,7 @@ def load_shapes(
 
 
 def register_shapes(name: str, spec: ShapesSpec, root: str | os.PathLike | None = None) -> None:
-    """Register a synthetic set, in place of what had its name; its files are made on first use."""
+    """Register a synthetic set as ``name``, replacing this name; its files are made on first use."""
     metadata = replace_dataset(name, lambda: load_shapes(spec, root, name))
     kind = KINDS[spec.kind]
     metadata.set(
