@@ -27,12 +27,34 @@ from mrcnn_ext.skeletons import (
     Skeleton,
     SkeletonSet,
 )
+from mrcnn_ext.skeletons.names import side_of
 from tests.helpers import small_cfg
 
 CRANE = Skeleton("crane", ("base", "left_claw", "right_claw"), (("left_claw", "right_claw"),),
                  (("base", "left_claw"), ("base", "right_claw")), (0.1, 0.2, 0.2))  # fmt: skip
 BIRD = Skeleton("bird", ("beak", "tail"))
 BOTH = SkeletonSet((CRANE, BIRD), (0, None, 1, 0), ("crane", "ball", "bird", "digger"))
+
+
+def test_sides_by_names():
+    left = ("left_eye", "EyeLeft", "l_eye", "Paw L", "LEFT")
+    right = ("right_eye", "EyeRight", "r_eye", "Paw R", "RIGHT")
+    neither = ("nose", "collar", "tail", "left_right", "")
+    for names, side in ((left, 1), (right, -1), (neither, 0)):
+        assert [side_of(name) for name in names] == [side] * 5
+
+
+def test_edges_have_the_colour_of_their_farther_side():
+    metadata = Metadata()
+    names = ("neck", "l_hand", "right_hand")
+    edges = (("neck", "l_hand"), ("right_hand", "neck"), ("l_hand", "right_hand"))
+    SkeletonSet.single(Skeleton("left", names, edges=edges), ["left"]).set_metadata(metadata)
+    rules = [color for _, _, color in metadata.keypoint_connection_rules]
+    left, right = (255, 153, 51), (0, 204, 102)
+    assert rules == [left, right, right]
+    both = Metadata()
+    BOTH.set_metadata(both)
+    assert both.keypoint_connection_rules[0] == ("crane/base", "crane/left_claw", left)
 
 
 def test_flat_layout():
