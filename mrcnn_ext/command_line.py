@@ -1,8 +1,9 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""What the package's commands share: ``--import`` and progress bars."""
+"""What the package's commands share: parsers, ``--import`` and progress bars."""
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
 import sys
@@ -16,7 +17,32 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .errors import ConfigError
 
-__all__ = ["image_progress", "import_all", "stage_progress"]
+__all__ = ["add_import_option", "command_parser", "image_progress", "import_all", "stage_progress"]
+
+
+def command_parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """The parser of ``python -m MODULE``; its help shows the description with its line breaks."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_import_option(parser: argparse.ArgumentParser, what: str = "data sets") -> None:
+    """Add ``--import MODULE``, which may be repeated; the names are for :func:`import_all`.
+
+    Args:
+        what: the modules register.
+    """
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help=f"a module that registers {what}; may be given again",
+    )
 
 
 def import_all(names: Iterable[str]) -> None:

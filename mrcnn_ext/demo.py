@@ -35,10 +35,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from .coco.results import read_records
 from .config.load import get_config_file, load_config
 from .config.schedule import short_schedule
 from .data import register_datasets
-from .errors import ConfigError
+from .errors import ConfigError, DataError
 from .visualization import contact_sheet, draw_comparison, plot_training_curves
 
 __all__ = ["main"]
@@ -173,12 +174,14 @@ def show_results(output: Path, console) -> dict[str, float]:
     return results
 
 
-def _predictions(output: Path, metadata, score_threshold: float) -> dict[int, list[dict]]:
-    """By image id, what the last evaluation found, with contiguous class indices."""
+def _predictions(
+    output: Path, records: list[dict], metadata, score_threshold: float
+) -> dict[int, list[dict]]:
+    """What the last evaluation found in some images, by their id, with contiguous class indices."""
     file = output / "inference" / "coco_instances_results.json"
     by_image = defaultdict(list)
     contiguous = metadata.thing_dataset_id_to_contiguous_id
-    for result in json.loads(file.read_text()):
+    for result in read_records(file, {r["image_id"]: (r["height"], r["width"]) for r in records}):
         if result["score"] >= score_threshold:
             by_image[result["image_id"]].append(
                 {**result, "category_id": contiguous[result["category_id"]]}
@@ -213,7 +216,7 @@ def draw(output: Path, dataset: str, number: int, score_threshold: float) -> dic
     files: dict[Path, str] = {}
     if number:
         records, metadata = DatasetCatalog.get(dataset)[:number], MetadataCatalog.get(dataset)
-        predictions = _predictions(output, metadata, score_threshold)
+        predictions = _predictions(output, records, metadata, score_threshold)
         folder = output / "pictures"
         folder.mkdir(parents=True, exist_ok=True)
         pictures = []
@@ -261,7 +264,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return _run(args)
-    except DemoError as error:
+    except (DataError, DemoError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -14,7 +14,7 @@ import portalocker
 
 from .errors import DataError
 
-__all__ = ["only_process", "replaced_file", "write_json"]
+__all__ = ["only_process", "replaced_file", "write_json", "write_text"]
 
 
 @contextmanager
@@ -59,6 +59,16 @@ def replaced_file(path: str | os.PathLike) -> Iterator[Path]:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write ``text`` to ``path`` by :func:`replaced_file`.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with replaced_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | os.PathLike, content, indent: int | None = 1) -> None:

@@ -15,9 +15,13 @@ def shorten(items: Iterable, most: int = 6) -> str:
     return ", ".join(map(str, items[:most])) + (", …" if len(items) > most else "")
 
 
-def similar(name: str, names: Iterable[str]) -> list[str]:
-    """Up to four of ``names`` that are spelled much like ``name``, the closest first."""
-    return difflib.get_close_matches(name, list(names), n=4)
+def similar(name: str, names: Iterable[str], *, most: int = 4, likeness: float = 0.6) -> list[str]:
+    """Up to ``most`` of ``names`` that are spelled much like ``name``, the closest first.
+
+    Args:
+        likeness: the least, in 0 … 1, as ``difflib`` measures it.
+    """
+    return difflib.get_close_matches(name, list(names), n=most, cutoff=likeness)
 
 
 def describe(value, length: int = 60) -> str:

@@ -123,7 +123,8 @@ def test_predictions_come_back_as_they_were_evaluated(tmp_path):
     file = tmp_path / "inference" / "coco_instances_results.json"
     file.write_text(json.dumps([{**found, "score": 0.9}, {**found, "score": 0.2}]))
     metadata = Metadata(thing_dataset_id_to_contiguous_id={4: 1})
-    by_image = demo._predictions(tmp_path, metadata, score_threshold=0.5)
+    records = [{"image_id": 7, "height": 20, "width": 30}]
+    by_image = demo._predictions(tmp_path, records, metadata, score_threshold=0.5)
     assert list(by_image) == [7]
     instances = demo._to_instances(by_image[7], 20, 30)
     assert instances.pred_boxes.tensor.tolist() == [[3, 5, 12, 9]]

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import difflib
-
 from torch import nn
 
 from ..errors import ConfigError
+from ..messages import similar
 
 __all__ = ["create_timm_features"]
 
@@ -36,7 +35,7 @@ def create_timm_features(
     except ImportError as error:
         raise ConfigError("timm backbones need the package timm: pip install timm") from error
     if not timm.is_model(model_name):
-        near = difflib.get_close_matches(model_name, timm.list_models(), n=5)
+        near = similar(model_name, timm.list_models(), most=5)
         raise ConfigError(
             f"MRCNN_EXT.TIMM.NAME is '{model_name}', which timm {timm.__version__} does not have"
             + (f"; similar names: {', '.join(near)}." if near else ".")

@@ -98,6 +98,7 @@ class GroundTruth:
             self.image_number[annotation["image_id"]],
             self.category_number[annotation["category_id"]],
         )
+        others = self.by_pair[pair]
         entry: dict = {
             "id": len(self.objects) + 1,
             "image_id": pair[0],
@@ -105,7 +106,7 @@ class GroundTruth:
             "area": annotation.get("area"),
             "iscrowd": int(bool(annotation.get("iscrowd"))),
             "bbox": annotation.get("bbox"),
-            "row": len(self.by_pair[pair]),
+            "row": len(others),
             "annotation": annotation,
         }
         if entry["bbox"] is None:
@@ -118,7 +119,7 @@ class GroundTruth:
             else:
                 entry["area"] = entry["bbox"][2] * entry["bbox"][3]
         self.objects.append(entry)
-        self.by_pair[pair].append(entry)
+        others.append(entry)
 
     @property
     def class_names(self) -> list[str]:
@@ -164,10 +165,10 @@ class GroundTruth:
         return f"{self.source}: image {image_id}, annotation {entry['annotation'].get('id')}"
 
     def check_mask(self, image_number: int, rle: dict) -> None:
-        """pycocotools compares masks of different sizes without complaint: it says -1.
+        """Refuse a predicted mask of another size, which pycocotools compares without complaint.
 
         Raises:
-            DataError: the mask has not its image's size.
+            DataError: the mask's size is not that of its image.
         """
         height, width = self.size(image_number)
         if tuple(rle["size"]) != (height, width):
@@ -201,7 +202,7 @@ class GroundTruth:
 
 
 def _is_compressed(segmentation) -> bool:
-    return isinstance(segmentation, dict) and isinstance(segmentation["counts"], (str, bytes))
+    return isinstance(segmentation, dict) and isinstance(segmentation.get("counts"), (str, bytes))
 
 
 def load_ground_truth(

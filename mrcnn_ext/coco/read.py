@@ -113,4 +113,7 @@ def _annotation_problem(entry, images: set, categories: set) -> str | None:
 
 
 def _among(value, known: set) -> bool:
-    return is_id(value) and value in known
+    try:
+        return value in known
+    except TypeError:  # a list or an object cannot be looked up
+        return False

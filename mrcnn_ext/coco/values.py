@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 __all__ = ["is_box", "is_finite", "is_id", "is_number", "is_whole"]
 
+_NUMBERS = {int, float}
 _HUGE = 1e12  # no coordinate, area or score is larger; json has whole numbers beyond float, too
 
 
@@ -36,4 +37,8 @@ def is_box(value) -> TypeGuard[list[float]]:
     """[x, y, width, height]: four finite numbers, the sizes not negative."""
     if not isinstance(value, (list, tuple)) or len(value) != 4:
         return False
-    return all(map(is_finite, value)) and value[2] >= 0 and value[3] >= 0
+    # Types are compared first: a data set has many boxes, nearly all of plain numbers.
+    if not (_NUMBERS.issuperset(map(type, value)) or all(map(is_number, value))):
+        return False
+    x, y, width, height = value
+    return -_HUGE < x < _HUGE and -_HUGE < y < _HUGE and 0 <= width < _HUGE and 0 <= height < _HUGE

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..command_line import import_all
+from ..command_line import command_parser, import_all
 from ..errors import ConfigError, DataError, WeightsError
 from ..files import only_process
 from ..job_runner import JobError
@@ -39,11 +39,7 @@ STEPS = ("train", "evaluate", "report")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m mrcnn_ext.compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("mrcnn_ext.compare", __doc__)
     add = parser.add_argument
     add("--base", required=True, help="yaml config of everything but the heads")
     add("--heads", required=True, nargs="+", metavar="HEAD", help="see above")

@@ -19,8 +19,8 @@ from .plan import Plan, Variant, flat
 
 __all__ = ["check_plan", "open_folder", "run_settings"]
 
-# Where end-to-end trainings may not differ: what a step sees, and how many there are. Frozen heads
-# differ in the keys of their kind alone: everything else would change boxes, images or schedule.
+# Keys in which end-to-end trainings may not differ: what a step sees, and how many steps there are.
+# Frozen heads may differ only in the keys of their kind: others would change boxes, images or schedule.
 _DATA_KEYS = (
     *("DATASETS.", "DATALOADER.", "INPUT.", "TEST."),
     *("MRCNN_EXT.SHAPES.", "MRCNN_EXT.EVALUATION.", "MRCNN_EXT.POSE."),
@@ -80,7 +80,7 @@ def open_folder(plan: Plan) -> None:
     """
     file = plan.output / "comparison.json"
     settings = plan.settings()
-    # A key that is newer than the folder had its default's effect then.
+    # A key that is newer than the folder acted as its default then.
     defaults = flat(default_config())
     if file.is_file():
         _compare(json.loads(file.read_text(encoding="utf-8")), settings, str(file), defaults)
@@ -99,7 +99,7 @@ def open_folder(plan: Plan) -> None:
 
 
 def run_settings(plan: Plan, variant: Variant, seed: int) -> dict:
-    """Settings of one run, besides those of the comparison, that its result depends on."""
+    """Settings that the result of one run depends on, besides those of the comparison."""
     return {
         "config": {k: v for k, v in flat(plan.config(variant, seed)).items() if k not in _OWN_KEYS}
     }

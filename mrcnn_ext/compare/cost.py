@@ -98,9 +98,7 @@ def measure_costs(configs: Mapping[str, object], kind: HeadKind = MASK) -> dict[
             times[name].append(_seconds(branch, maps[name]))
     return {
         name: {
-            "parameters": sum(
-                p.numel() for p in getattr(branch.roi_heads, kind.module).parameters()
-            ),
+            "parameters": sum(p.numel() for p in kind.head(branch).parameters()),
             "milliseconds": 1000 * float(np.median(times[name][_WARM_UP:])),
             "rois": NUM_ROIS,
             "threads": torch.get_num_threads(),

@@ -1,10 +1,10 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Training images in an order that depends on the seed and on nothing else.
+"""Load training images in an order that depends only on the seed.
 
 Detectron2's loader draws order and augmentation from the random generators of the process and of
-its workers. Here each image of a training has a running number; image and augmentation follow from
-seed and number. So two heads see the same, whatever they draw themselves, however many workers
-there are, and from wherever an interrupted training goes on.
+its workers. Here each image of a training has a running number; seed and number decide the image and
+its augmentation. Two heads therefore see the same images, whatever they draw themselves, however many
+workers run, and wherever an interrupted training resumes.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ __all__ = ["Checksum", "PairedLoader", "image_of", "mixed_seed"]
 
 
 def mixed_seed(*numbers: int) -> int:
-    """One seed of 31 bits from several numbers."""
+    """Mix several numbers into one seed of 31 bits."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0]) >> 1
 
 
 def image_of(number: int, size: int, seed: int) -> int:
-    """Which of ``size`` images comes as number 0, 1, 2 …: each once, shuffled, then again."""
+    """Index of the image at a running number: each of ``size`` images once, shuffled, then again."""
     epoch, place = divmod(number, size)
     return int(_order(size, seed, epoch)[place])
 
@@ -55,7 +55,7 @@ class _Numbered(Dataset):
 
 
 class Checksum:
-    """CRC-32 of arrays, in the form of a checkpointable."""
+    """CRC-32 over arrays, which a checkpointer can save."""
 
     def __init__(self) -> None:
         self.value = 0
@@ -71,10 +71,10 @@ class Checksum:
 
 
 class PairedLoader:
-    """Batches of a config's training set from iteration ``start`` on; seeds each step.
+    """Load batches of a config's training set from iteration ``start`` on; seed each step.
 
     Attributes:
-        seen: checksum of all images and boxes it handed out.
+        seen: checksum of all images and boxes loaded.
     """
 
     def __init__(self, cfg, *, seed: int, start: int, stop: int, seen: Checksum) -> None:
@@ -82,11 +82,11 @@ class PairedLoader:
         Args:
             cfg: names data sets, augmentation and batch size. Images are not grouped by aspect
                 ratio: such groups depend on where a training was interrupted.
-            seed: of order, augmentation and what the model draws.
+            seed: decides order, augmentation and what the model draws.
             start, stop: iterations.
 
         Raises:
-            ConfigError: a sampler that is not supported.
+            ConfigError: DATALOADER.SAMPLER_TRAIN is not "TrainingSampler".
         """
         if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
             raise ConfigError(

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""What a comparison has to know of a kind of head: where it is, how it is measured and drawn."""
+"""A kind of head to compare: where it is in a model, how it is measured and drawn."""
 
 from __future__ import annotations
 

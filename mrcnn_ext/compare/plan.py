@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from ..config.load import load_config
 from ..config.schedule import short_schedule
 from ..data import register_datasets
 from ..errors import ConfigError
+from ..messages import similar
 from .kind import HeadKind
 from .kinds import MASK
 
@@ -26,13 +26,13 @@ MODES = ("frozen", "end_to_end")
 
 @dataclass(frozen=True)
 class Variant:
-    """A head with its keys.
+    """A head to compare, with its own config keys.
 
     Attributes:
-        name: in tables, and with other characters replaced, of its folder.
-        head: registered name; "": the config's.
-        config: yaml file; "": the comparison's base config.
-        opts: KEY VALUE … for this variant alone.
+        name: shown in tables.
+        head: registered name; "" takes the config's.
+        config: yaml file; "" takes the comparison's base config.
+        opts: KEY VALUE … for this variant only.
     """
 
     name: str
@@ -42,15 +42,16 @@ class Variant:
 
     @property
     def slug(self) -> str:
+        """The name as a folder can have it."""
         return re.sub(r"[^\w.+-]+", "_", self.name).strip("_")
 
 
 def parse_variant(text: str, kind: HeadKind = MASK) -> Variant:
-    """``HEAD``, ``NAME=HEAD``, ``NAME=FILE.yaml``, each perhaps with ``:KEY VALUE …``; or
+    """Parse ``HEAD``, ``NAME=HEAD`` or ``NAME=FILE.yaml``, each optionally with ``:KEY VALUE …``; or
     ``NAME:KEY VALUE …`` for the base config's head.
 
     Raises:
-        ConfigError: it is none of these, or a head that nobody registered.
+        ConfigError: it is none of these, or names a head that nobody registered.
     """
     source, _, tail = text.partition(":")
     name, _, target = source.rpartition("=")
@@ -68,8 +69,7 @@ def parse_variant(text: str, kind: HeadKind = MASK) -> Variant:
         return Variant(name or _default_name(target, opts), head=target, opts=opts)
     if name or not opts or target.endswith("Head"):
         known = sorted(key for key, _ in kind.registry)
-        near = difflib.get_close_matches(target, known, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
+        hint = "".join(f" Did you mean {near}?" for near in similar(target, known, most=1))
         raise ConfigError(
             f"--heads '{text}': nobody registered a {kind.name} head '{target}'.{hint} There are: "
             f"{', '.join(known)}. Heads of your own: --import FILE_OR_MODULE."
@@ -84,22 +84,22 @@ def _default_name(head: str, opts: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """A comparison.
+    """What a comparison trains, and how.
 
     Attributes:
-        base: yaml config of the detector and of what heads do not change.
-        variants: the first is the baseline.
-        output: its folder.
-        seeds: how many; they are 1, 2, …
-        iterations: of each training; None: the base config's schedule.
+        base: yaml config of the detector and of all that the heads share.
+        variants: the heads; the first is the baseline.
+        output: folder of the comparison.
+        seeds: number of trainings of each head, with the seeds 1, 2, …
+        iterations: of each training; None takes the base config's schedule.
         mode: "frozen" or "end_to_end", see docs/compare.md.
-        detector: weights of the frozen detector; "": it is trained first.
-        detector_iterations: of that training; None: the base config's schedule.
+        detector: weights of the frozen detector; "" trains it first.
+        detector_iterations: of that training; None takes the base config's schedule.
         held_out: names or ids of classes whose masks train no head.
         opts: KEY VALUE … for all trainings.
         imports: modules or files that register heads and data sets.
-        jobs: trainings at a time.
-        kind: of the heads that are compared.
+        jobs: trainings that run at a time.
+        kind: of the compared heads.
     """
 
     base: str
@@ -128,7 +128,7 @@ class Plan:
         return self.output / "runs" / variant.slug / f"seed{seed}"
 
     def runs(self) -> list[tuple[Variant, int]]:
-        """Seed by seed, so that whatever is done is paired."""
+        """All runs, seed by seed, so that finished runs form pairs."""
         return [(v, seed) for seed in range(1, self.seeds + 1) for v in self.variants]
 
     # ---- Configs -----------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ class Plan:
         """Complete config of one training.
 
         Raises:
-            ConfigError: it does not load, or its head cannot do what is asked.
+            ConfigError: it does not load, or its head cannot leave classes out.
         """
         source = variant.config or self.base
         shared = [*self._schedule(source, self.iterations), *self.opts]
@@ -176,7 +176,7 @@ class Plan:
         """Contiguous ids of the held-out classes.
 
         Raises:
-            ConfigError: a name that the training set does not have, or no class is left.
+            ConfigError: a name is not one of the training set, or no class is left.
         """
         names = list(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes") or [])
         total = cfg.MODEL.ROI_HEADS.NUM_CLASSES

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ..files import write_json
+from ..files import write_json, write_text
 from ..page import ShownPlot, data_uri, png_bytes, render_page, shown_plot
 from . import plots
 from .collect import collect
@@ -75,11 +75,8 @@ def _write_tables(plan: Plan, c: Comparison) -> list[NamedTable]:
     text = "\n".join(as_markdown(table) for table in made)
     if c.warnings:
         text = "\n".join(f"> {line}" for line in c.warnings) + "\n\n" + text
-    part = plan.output / ".results.md"
-    part.write_text(
-        f"# Comparison of {plan.kind.name} heads, {plan.mode}\n\n{text}", encoding="utf-8"
-    )
-    part.replace(plan.output / "results.md")
+    title = f"# Comparison of {plan.kind.name} heads, {plan.mode}"
+    write_text(plan.output / "results.md", f"{title}\n\n{text}")
     write_json(
         plan.output / "results.json",
         {
@@ -111,7 +108,7 @@ def _write_page(plan: Plan, c: Comparison, made: list[NamedTable]) -> None:
         grid=_grid(plan, c, folder),
         legend=[(text, kind.colors[entry]) for entry, text in kind.legend],
     )
-    (plan.output / "report.html").write_text(text, encoding="utf-8")
+    write_text(plan.output / "report.html", text)
 
 
 def _plots(plan: Plan, c: Comparison, folder: Path) -> dict[str, ShownPlot]:

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Numbers made of the finished runs of a comparison."""
+"""Numbers computed from the finished runs of a comparison."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RunResult:
     """One finished run.
 
     Attributes:
-        result: of result.json.
+        result: content of result.json.
         objects: columns of objects.json as arrays.
     """
 
@@ -33,15 +33,16 @@ class RunResult:
 
 @dataclass
 class Comparison:
-    """What is there so far; all numbers of tables and plots come from here.
+    """The runs finished so far; all numbers in tables and plots come from here.
 
     Attributes:
         names: of all variants of the plan, the baseline first.
-        runs: finished ones by variant and seed.
-        costs: of costs.json, by variant.
-        unseen: held-out classes' ids.
+        runs: finished runs, by variant and seed.
+        seeds: how many are planned.
+        costs: content of costs.json, by variant.
+        unseen: ids of held-out classes.
         class_names: of the test set.
-        warnings: what a reader must know.
+        warnings: what a reader of the tables must know.
     """
 
     names: list[str]
@@ -64,7 +65,7 @@ class Comparison:
     # ---- AP: one number a run ----------------------------------------------------------------------
 
     def ap(self, name: str, metric: str, classes: Sequence[int] | None = None) -> dict[int, float]:
-        """By seed: "segm/AP" …, in percent; of some classes, the mean of their APs."""
+        """A metric such as "segm/AP" by seed, in percent; with ``classes``, the mean of their APs."""
         return {seed: self._ap(run, metric, classes) for seed, run in self.runs[name].items()}
 
     def _ap(self, run: RunResult, metric: str, classes: Sequence[int] | None) -> float:
@@ -77,20 +78,20 @@ class Comparison:
         return mean([v for v in values if v is not None])  # classes without an object have no AP
 
     def paired(self, values: dict[int, float], base: dict[int, float]) -> list[float]:
-        """Differences of the seeds that both have."""
+        """Differences for the seeds that both have."""
         return [values[s] - base[s] for s in sorted(values) if s in base]
 
     # ---- At the true boxes: one number an object ---------------------------------------------------
 
     def chosen(self, objects: dict, area: str = "all", classes: Sequence[int] | None = None):
-        """(N,) bool: objects of a size and of some classes."""
+        """(N,) bool: objects of a size, and with ``classes`` of these classes."""
         keep = in_area(objects["area"], area)
         return keep if classes is None else keep & np.isin(objects["category"], list(classes))
 
     def at_true_boxes(
         self, name: str, measure: str, area: str = "all", classes: Sequence[int] | None = None
     ) -> dict[int, float]:
-        """By seed: the mean of a column of objects.json, in percent, or in pixels where it is."""
+        """Mean of a column of objects.json by seed, in percent; "pixels" in pixels."""
         out = {}
         for seed, run in self.runs[name].items():
             values = run.objects[measure][self.chosen(run.objects, area, classes)]
@@ -100,7 +101,11 @@ class Comparison:
     def difference(
         self, name: str, measure: str, area: str = "all", classes: Sequence[int] | None = None
     ) -> Interval | None:
-        """To the baseline, object by object, in the same unit; None without a common seed."""
+        """Difference to the baseline, object by object, in the unit of :meth:`at_true_boxes`.
+
+        Returns:
+            None for the baseline, and without a common seed.
+        """
         own, base = self.runs.get(name, {}), self.runs.get(self.baseline, {})
         seeds = sorted(set(own) & set(base))
         if not seeds or name == self.baseline:
@@ -116,15 +121,17 @@ class Comparison:
     # ---- One number for a variant ------------------------------------------------------------------
 
     def training(self, name: str, key: str) -> list[float]:
+        """A number of training.json, from each run that has it."""
         values = [run.result["training"][key] for run in self.runs[name].values()]
         return [value for value in values if value is not None]
 
     def calibration(self, name: str, quality: str, key: str) -> list[float]:
+        """A number of a score's calibration, from each run that has it."""
         found = (run.result["calibration"].get(quality) for run in self.runs[name].values())
         values = [entry[key] for entry in found if entry is not None]
         return [value for value in values if value is not None]
 
 
 def _factor(measure: str) -> float:
-    """From a column of objects.json to what tables show: percent, but for distances in pixels."""
+    """Factor from objects.json to tables, which show percent; distances stay in pixels."""
     return 1.0 if measure == "pixels" else 100.0

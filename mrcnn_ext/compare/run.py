@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""One run in a process of its own: ``python -m mrcnn_ext.compare.run FOLDER`` (spec.json is there)."""
+"""Do one run in its own process: ``python -m mrcnn_ext.compare.run FOLDER``, which has spec.json."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
+from detectron2.utils.logger import setup_logger
+
 from ..command_line import import_all
+from ..config.load import load_config
+from ..data import register_datasets
 from ..errors import DataError
-from ..files import only_process
+from ..files import only_process, write_json, write_text
+from .kinds import HEAD_KINDS
+from .training import load_trained, train
 
 __all__ = ["main", "write_spec"]
 
 
 def write_spec(folder: Path, cfg, **spec) -> None:
     """Write config.yaml and spec.json, from which :func:`main` works."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
-    (folder / "spec.json").write_text(json.dumps(spec, indent=1), encoding="utf-8")
+    write_text(folder / "config.yaml", cfg.dump())
+    write_json(folder / "spec.json", spec)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,14 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(folder: Path, spec: dict) -> None:
-    import cv2
-    from detectron2.utils.logger import setup_logger
-
-    from ..config.load import load_config
-    from ..data import register_datasets
-    from .kinds import HEAD_KINDS
-    from .training import load_trained, train
-
     setup_logger(str(folder / "log.txt"))
     cv2.setNumThreads(1)
     cfg = load_config(folder / "config.yaml")

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""The runs of a comparison: what is missing is trained, what is there is not repeated."""
+"""Train and evaluate the runs of a comparison that are missing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["detector_weights", "evaluate_only", "train_all"]
 
 
 def detector_weights(plan: Plan) -> str:
-    """Of the frozen detector; "" for end-to-end trainings."""
+    """File with the weights of the frozen detector; "" for end-to-end trainings."""
     if plan.mode != "frozen":
         return ""
     return plan.detector or str(plan.detector_folder / "model_final.pth")
@@ -32,14 +32,14 @@ def train_all(
     console: Console | None = None,
     on_done: Callable[[], None] | None = None,
 ) -> None:
-    """Train (and evaluate) all that is missing.
+    """Train and evaluate all missing runs, the frozen detector first.
 
     Args:
         evaluate: False leaves evaluation for later.
         on_done: called after each run.
 
     Raises:
-        JobError: some failed.
+        JobError: a training failed; the others have run.
     """
     if plan.mode == "frozen" and not plan.detector:
         run_jobs([_detector_job(plan)], 1, console=console)
@@ -49,7 +49,7 @@ def train_all(
 
 
 def evaluate_only(plan: Plan, *, console: Console | None = None) -> list[str]:
-    """Evaluate the runs that are trained and have no result.
+    """Evaluate trained runs that have no result yet.
 
     Returns:
         names of runs that are not trained yet.

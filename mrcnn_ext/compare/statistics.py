@@ -35,18 +35,18 @@ class Interval:
 
 
 def mean(values: Sequence[float]) -> float:
-    """NaN for none."""
+    """Arithmetic mean; NaN without values."""
     array = np.asarray(values, dtype=float)
     return float(array.mean()) if array.size else float("nan")
 
 
 def spread(values: Sequence[float]) -> float:
-    """Standard deviation of a sample; NaN for fewer than two."""
+    """Standard deviation of a sample; NaN for fewer than two values."""
     return float(np.std(np.asarray(values, dtype=float), ddof=1)) if len(values) > 1 else np.nan
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's; NaN where one of them is constant, or for fewer than three pairs."""
+    """Spearman's rank correlation; NaN if one side is constant, or for fewer than three pairs."""
     if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return float("nan")
     return float(spearmanr(first, second).statistic)
@@ -55,10 +55,11 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
 def bootstrap_draws(
     seeds: int, images: int, repeats: int = 2000, generator: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How often each seed and each image is drawn, with replacement, in each repeat.
+    """Draw seeds and images with replacement; count how often each is drawn in each repeat.
 
     Returns:
-        (repeats, seeds) and (repeats, images) int64. The same for all heads and measures.
+        (repeats, seeds) and (repeats, images) int64. Equal arguments give equal draws, so that all
+        heads and measures share them.
     """
     rng = np.random.default_rng(generator)
     by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=repeats)
@@ -74,19 +75,18 @@ def paired_bootstrap(
 ) -> Interval:
     """Mean difference over objects and seeds, with a percentile interval.
 
-    Seeds are drawn with replacement, and so are images, each with all its objects: objects of an
-    image are not independent. A repeat's value is the mean over drawn seeds of the mean over drawn
-    objects.
+    Seeds and whole images are drawn with replacement: objects of one image are not independent. A
+    repeat's value is the mean over drawn seeds of the mean over drawn objects.
 
     Args:
         differences: (S, N) of N objects in S seeds: one head minus the other on the same object,
             trained with the same seed.
         images: (N,) number of the image of each object.
-        draws: as of :func:`bootstrap_draws` for S seeds and as many images as there are.
+        draws: from :func:`bootstrap_draws` for S seeds and the number of different images.
         level: of the interval.
 
     Returns:
-        NaN for no objects.
+        all NaN without objects.
     """
     if differences.size == 0:
         return Interval(np.nan, np.nan, np.nan)
@@ -102,19 +102,19 @@ def paired_bootstrap(
 
 
 def number_or_none(value: float) -> float | None:
-    """As json has it: None for NaN."""
+    """The number as json can hold it: None for NaN."""
     return None if value != value else float(value)
 
 
 def calibration(
     rows: Sequence[dict[str, float]], qualities: Sequence[str], truth: str
 ) -> dict[str, dict]:
-    """How well each score tells what something is worth.
+    """Measure how well each score predicts the true quality.
 
     Args:
-        rows: with the key ``truth`` and some of ``qualities``, one for each matched detection.
+        rows: one for each matched detection, with the key ``truth`` and some of ``qualities``.
         qualities: names of scores.
-        truth: what they are compared with, "iou" for example.
+        truth: name of the true quality, for example "iou".
 
     Returns:
         by quality: "error", the mean of \\|quality - truth\\|; "rank correlation", Spearman's, None

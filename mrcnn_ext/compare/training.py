@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""One training of a comparison: from shared weights, interruptible, training.json at its end."""
+"""Train one run of a comparison: from shared weights, resumable; write training.json at the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from detectron2.utils.events import CommonMetricPrinter, JSONWriter
 from torch import nn
 
 from ..errors import WeightsError
-from ..files import write_json
+from ..files import write_json, write_text
 from .data import Checksum, PairedLoader, mixed_seed
 from .kind import HeadKind
 from .kinds import MASK
@@ -32,10 +32,10 @@ _LINES = 100  # of metrics.json, for progress
 
 
 def build_paired_model(cfg, seed: int, kind: HeadKind = MASK) -> nn.Module:
-    """A model whose random weights outside of the compared head do not depend on that head.
+    """Build a model whose random weights outside the compared head do not depend on that head.
 
-    The head's own weights follow from the seed. All others are those of the same model without such
-    a head: else a head that draws more numbers would change the layers that are built after it.
+    The seed decides the head's own weights. All other weights are those of the same model without
+    the head: otherwise a head that draws more random numbers would change the layers built after it.
     """
     seed_all_rng(mixed_seed(seed, 0))
     model = build_model(cfg)
@@ -52,14 +52,14 @@ def build_paired_model(cfg, seed: int, kind: HeadKind = MASK) -> nn.Module:
 def load_all_but_head(
     model: nn.Module, weights: str, *, complete: bool, kind: HeadKind = MASK
 ) -> None:
-    """Load weights; the compared head keeps its own, whatever the file has.
+    """Load weights into everything but the compared head, whatever the file holds.
 
     Args:
-        weights: whatever Detectron2's checkpointer reads; "": nothing is loaded.
-        complete: everything but that head must be there.
+        weights: anything that Detectron2's checkpointer reads; "" loads nothing.
+        complete: require all weights outside the head.
 
     Raises:
-        WeightsError: something is not, or has another shape.
+        WeightsError: with ``complete``, a weight is missing or has another shape; names it.
     """
     if not weights:
         return
@@ -85,10 +85,10 @@ class _Noting(DetectionCheckpointer):
 
 
 class FrozenShell(nn.Module):
-    """A model of which the compared head alone is trained, and the checksum of what that head sees.
+    """Train only the compared head of a model, and keep a checksum of what that head sees.
 
-    The rest computes as in training (it samples proposals), but without gradients, and without what
-    norms and dropout do in training.
+    The rest runs as in training (it samples proposals), but without gradients, and with norms and
+    dropout as in testing. With ``frozen=False`` the whole model is trained.
 
     Attributes:
         proposals: checksum of the boxes and classes that reached the head.
@@ -132,7 +132,7 @@ class FrozenShell(nn.Module):
 
 
 class _Seconds(HookBase):
-    """Time of each step without data loading; goes into checkpoints. A process's first is left out."""
+    """Time each step without data loading; skip a process's first. Checkpoints keep the times."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
@@ -159,14 +159,14 @@ def train(
 ) -> nn.Module:
     """Train to the end, from the last checkpoint if there is one; write training.json.
 
-    An interrupted training ends with the same weights as one that was not, on a CPU to the last bit.
+    A resumed training ends with the same weights as an uninterrupted one, on a CPU bit for bit.
 
     Args:
-        cfg: complete.
+        cfg: complete config.
         seed: of the run.
         detector: weights of the detector for a frozen one; "" takes MODEL.WEIGHTS.
         folder: of the run.
-        frozen: train the compared head alone.
+        frozen: train only the compared head.
         kind: of the compared head.
 
     Returns:
@@ -226,14 +226,14 @@ def train(
 
 
 def load_trained(cfg, folder: Path) -> nn.Module:
-    """The model that a finished training left."""
+    """Load the model of a finished training."""
     model = build_model(cfg)
     DetectionCheckpointer(model).load(str(folder / "model_final.pth"))
     return model
 
 
 def _weights_checksum(model: nn.Module, kind: HeadKind) -> dict[str, int]:
-    """Of the compared head, and of everything else."""
+    """Checksums of the compared head's weights and of all others."""
     head = f"{kind.name} head"
     sums = {head: Checksum(), "rest": Checksum()}
     for key, value in model.state_dict().items():
@@ -242,12 +242,12 @@ def _weights_checksum(model: nn.Module, kind: HeadKind) -> dict[str, int]:
 
 
 def _cut_metrics(file: Path, start: int) -> None:
-    """Leave out what a training will write again."""
+    """Drop the lines that the resumed training will write again."""
     if not file.is_file():
         return
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and _iteration(line) < start]
-    file.write_text("".join(kept), encoding="utf-8")
+    write_text(file, "".join(kept))
 
 
 def _iteration(line: str) -> int:
@@ -258,7 +258,7 @@ def _iteration(line: str) -> int:
 
 
 def _peak_memory() -> int:
-    """Bytes: of the GPU's allocator, or else the largest resident size of this process."""
+    """Peak in bytes: of the GPU's allocator, or else the largest resident size of this process."""
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024

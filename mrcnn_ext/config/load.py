@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 
 from detectron2.config import CfgNode, LazyConfig, get_cfg
 
 from ..errors import ConfigError, DataError, WeightsError
+from ..messages import similar
 from ..paths import configs_folder
 from .defaults import add_mrcnn_ext_config
 
@@ -82,7 +82,7 @@ def get_config_file(config_path: str) -> str:
     """
     path = configs_folder() / config_path
     if not path.is_file():
-        near = difflib.get_close_matches(config_path, list_configs(), n=4, cutoff=0.4)
+        near = similar(config_path, list_configs(), likeness=0.4)
         raise ConfigError(
             f"mrcnn_ext has no config '{config_path}'"
             + (f"; similar ones: {', '.join(near)}." if near else ".")

@@ -44,9 +44,16 @@ def find_coco(dataset: str | os.PathLike) -> CocoFiles:
     if Path(name).is_file():
         return CocoFiles(name, name)
     if name not in DatasetCatalog:
-        near = ", ".join(similar(name, DatasetCatalog.keys()))
-        hint = f"similar names: {near}" if near else "import the module that registers it"
-        raise DataError(f"no data set '{name}' is registered, and it is no file; {hint}.")
+        raise DataError(f"no data set '{name}' is registered, and it is no file; {_hint(name)}.")
+    return _files(name)
+
+
+def _hint(name: str) -> str:
+    near = ", ".join(similar(name, DatasetCatalog.keys()))
+    return f"similar names: {near}" if near else "import the module that registers it"
+
+
+def _files(name: str) -> CocoFiles:
     metadata = MetadataCatalog.get(name)
     if metadata.get("json_file") is None:  # some are made, and only then known, on first use
         try:
@@ -64,15 +71,15 @@ def find_coco(dataset: str | os.PathLike) -> CocoFiles:
 
 
 def registered_coco(name: str) -> CocoFiles:
-    """:func:`find_coco` of a registered name whose json has the file names of its images.
+    """Find the files of a registered data set whose json has the file names of its images.
 
     Raises:
         DataError: it is not registered, or not in COCO's format with a folder of images.
     """
-    files = find_coco(name)
-    if files.metadata is None:
-        raise DataError(f"'{name}' is a file; expected the name of a registered data set.")
-    if files.image_root is None or files.metadata.get("evaluator_type") == "lvis":
+    if name not in DatasetCatalog:
+        raise DataError(f"no data set '{name}' is registered; {_hint(name)}.")
+    files = _files(name)
+    if files.image_root is None or MetadataCatalog.get(name).get("evaluator_type") == "lvis":
         raise DataError(
             f"'{name}' is not in COCO's format (json_file and image_root in its metadata); "
             "detectron2.data.datasets.convert_to_coco_json writes it."

@@ -9,9 +9,12 @@ coco_instances_results.json.
 
 from __future__ import annotations
 
-import argparse
 import sys
 
+from rich.console import Console
+from rich.table import Table
+
+from ..command_line import command_parser
 from ..errors import ConfigError, DataError
 from ..files import write_json
 from .matching import BACKENDS
@@ -20,11 +23,7 @@ from .tasks import TASKS
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m mrcnn_ext.evaluation",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("mrcnn_ext.evaluation", __doc__)
     parser.add_argument("dataset", help="COCO json or registered data set")
     parser.add_argument("results", help="json of predictions")
     parser.add_argument(
@@ -66,9 +65,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _print(results: dict[str, dict[str, float]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     console = Console(highlight=False)
     for task, metrics in results.items():
         table = Table(title=task, title_justify="left", title_style="bold", box=None)

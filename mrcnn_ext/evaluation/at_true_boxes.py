@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""What a model makes of the boxes of the ground truth: masks, compared with the ground truth."""
+"""Measure the masks that a model predicts in the boxes of the ground truth."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import nn
 
 from ..coco.index import GroundTruth
 from ..errors import DataError
+from ..modes import restore_modes
 from .boundary import mask_and_boundary_iou
 from .records import instances_to_records
 from .results_file import ground_truth_of
@@ -74,26 +75,20 @@ def mask_quality_at_boxes(
         if not entry["iscrowd"]:
             objects[entry["image_id"]].append(entry)
     rows: list[tuple[float, float, float]] = []
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            for inputs in (one for batch in loader for one in batch):
-                number = ground_truth.image_number.get(inputs["image_id"])
-                if number is None:
-                    raise DataError(
-                        f"image id {inputs['image_id']!r} is not in {ground_truth.source}."
-                    )
-                if own := objects[number]:
-                    boxes = torch.tensor([o["bbox"] for o in own], dtype=torch.float32)
-                    boxes = BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
-                    given = given_boxes(inputs, boxes, [classes[o["category_id"]] for o in own])
-                    given.scores = torch.ones(len(own))
-                    output = model.inference([inputs], detected_instances=[given.to(model.device)])
-                    found = output[0]["instances"].to("cpu")
-                    rows += _compare(found, own, ground_truth, boundary_dilation)
-    finally:
-        model.train(was_training)
+    with restore_modes(model), torch.no_grad():
+        model.eval()
+        for inputs in (one for batch in loader for one in batch):
+            number = ground_truth.image_number.get(inputs["image_id"])
+            if number is None:
+                raise DataError(f"image id {inputs['image_id']!r} is not in {ground_truth.source}.")
+            if own := objects[number]:
+                boxes = torch.tensor([o["bbox"] for o in own], dtype=torch.float32)
+                boxes = BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
+                given = given_boxes(inputs, boxes, [classes[o["category_id"]] for o in own])
+                given.scores = torch.ones(len(own))
+                output = model.inference([inputs], detected_instances=[given.to(model.device)])
+                found = output[0]["instances"].to("cpu")
+                rows += _compare(found, own, ground_truth, boundary_dilation)
     everywhere = comm.gather(rows, dst=0)
     if not comm.is_main_process():
         return {}

@@ -13,6 +13,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
+from tabulate import tabulate
 
 from ..coco.index import GroundTruth
 from ..errors import DataError
@@ -165,8 +166,6 @@ class MrcnnExtCOCOEvaluator(COCOEvaluator):
 
 
 def _columns(values: Mapping[str, float], columns: int = 3) -> str:
-    from tabulate import tabulate
-
     cells = list(values.items())
     rows = [sum(cells[i : i + columns], ()) for i in range(0, len(cells), columns)]
     headers = ["category", "AP"] * min(columns, len(cells))

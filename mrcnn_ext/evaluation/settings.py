@@ -76,7 +76,7 @@ class EvaluationSettings:
 
     @classmethod
     def from_config(cls, cfg, dataset_name: str) -> EvaluationSettings:
-        """What ``MRCNN_EXT.EVALUATION`` and ``TEST`` say for a registered data set.
+        """Read ``MRCNN_EXT.EVALUATION`` and ``TEST`` for a registered data set.
 
         ``max_dets`` is ``TEST.DETECTIONS_PER_IMAGE`` if that is more than COCO's 100 or LVIS's 300.
 

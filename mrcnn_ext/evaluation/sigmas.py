@@ -14,7 +14,6 @@ Exit code 0: done; 1: the message says what is wrong.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..coco.read import read_coco
+from ..command_line import command_parser
 from ..errors import DataError
 from ..files import write_json
 from ..skeletons import DEFAULT_SIGMA
@@ -197,11 +197,7 @@ def _area(annotation: dict) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m mrcnn_ext.evaluation.sigmas",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("mrcnn_ext.evaluation.sigmas", __doc__)
     parser.add_argument("files", nargs="+", help="COCO jsons with keypoints of the same images")
     parser.add_argument(
         "--output", type=Path, help="a copy of the first file whose categories have 'sigmas'"

@@ -20,6 +20,7 @@ from detectron2.engine import hooks as d2_hooks
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 
+from ..engine import BestCheckpointer, ValidationLossHook, build_validation_loader
 from ..errors import ConfigError
 from ..skeletons import SkeletonSet
 from ..skeletons.names import COCO_PERSON_SIGMAS
@@ -172,8 +173,6 @@ def build_evaluation_hooks(trainer: DefaultTrainer) -> list:
     Raises:
         ConfigError: BEST_MODE is neither "max" nor "min".
     """
-    from ..engine import BestCheckpointer, ValidationLossHook, build_validation_loader
-
     cfg = trainer.cfg
     keys = cfg.MRCNN_EXT.EVALUATION
     hooks: list = []

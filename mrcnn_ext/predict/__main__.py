@@ -23,7 +23,7 @@ import time
 import warnings
 from pathlib import Path
 
-from ..command_line import import_all
+from ..command_line import add_import_option, command_parser, import_all
 from ..config.load import load_config
 from ..errors import ConfigError, DataError, WeightsError
 from .predictor import Predictor
@@ -35,11 +35,7 @@ __all__ = ["main"]
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m mrcnn_ext.predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("mrcnn_ext.predict", __doc__)
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="image, folder, glob or video")
     add("--config-file", required=True, help="yaml or .py config, or its name in the model zoo")
@@ -50,8 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--every", type=int, default=1, metavar="N", help="of a video take every Nth frame")
     add("--no-pictures", action="store_true", help="write the json files only")
     add("--classes", help="names, separated by commas, where the data set is not registered here")
-    add("--import", dest="imports", action="append", default=[], metavar="MODULE",
-        help="a module that registers data sets or heads; may be given again")  # fmt: skip
+    add_import_option(parser, "data sets or heads")
     add("--opts", nargs=argparse.REMAINDER, default=[],
         help="config overrides: KEY VALUE … (yaml), key=value … (LazyConfig); comes last")  # fmt: skip
     return parser

@@ -20,17 +20,17 @@ import sys
 import warnings
 from pathlib import Path
 
-from ..command_line import import_all, stage_progress
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ..command_line import add_import_option, command_parser, import_all, stage_progress
 from ..errors import ConfigError, DataError
 from .build import make_report
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m mrcnn_ext.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("mrcnn_ext.report", __doc__)
     add = parser.add_argument
     add("--dataset", metavar="NAME", help="a registered data set in COCO's format")
     add("--annotations", metavar="FILE", help="instead of it, COCO annotations")
@@ -46,8 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--oks-sigmas", type=float, nargs="+", metavar="S",
         help="of the keypoints (default: the categories', or COCO's of persons)")  # fmt: skip
     add("--title", help="of the page")
-    add("--import", dest="imports", action="append", default=[], metavar="MODULE",
-        help="a module that registers data sets; may be given again")  # fmt: skip
+    add_import_option(parser)
     return parser
 
 
@@ -93,10 +92,6 @@ def _named_files(texts: list[str]) -> dict[str, str]:
 
 
 def _print_summary(page: Path) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     content = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
     table = Table(box=None, pad_edge=False)
     table.add_column("mask" if content["task"] == "segm" else "box")

@@ -157,3 +157,16 @@ def test_many_masks_are_counted_as_one_is():
     record = {"image_id": 1, "category_id": 1, "score": 1, "segmentation": mask}
     assert Detections([record] * 300, truth).mask_areas() == [9] * 300
     assert truth.class_names == ["1"]
+
+
+def test_rles_taken_as_they_are_need_counts():
+    dataset, _ = make_case(3)
+    annotation = dataset["annotations"][0]
+    height, width = GroundTruth(dataset).sizes[annotation["image_id"]]
+    annotation["segmentation"] = {"size": [height, width]}
+    truth = GroundTruth(dataset, source="truth.json", check_rles=False)
+    (entry,) = (o for o in truth.objects if o["annotation"] is annotation)
+    with pytest.raises(
+        DataError, match=rf"truth.json: .*annotation {annotation['id']}: .*'counts'"
+    ):
+        truth.rle(entry)

@@ -26,7 +26,7 @@ def test_a_file(tmp_path):
     file = tmp_path / "truth.json"
     file.write_text("{}")
     assert find_coco(file) == find_coco(str(file)) == CocoFiles(str(file), str(file))
-    with pytest.raises(DataError, match=r"truth\.json' is a file; expected the name of a regist"):
+    with pytest.raises(DataError, match=r"no data set '.*truth\.json' is registered; import"):
         registered_coco(str(file))
 
 
@@ -35,6 +35,14 @@ def test_a_registered_name(names, image_root):
     register_coco_instances(names, {}, "truth.json", image_root)
     expected = CocoFiles(names, "truth.json", image_root, MetadataCatalog.get(names))
     assert find_coco(names) == registered_coco(names) == expected
+
+
+def test_a_file_of_the_same_name_does_not_hide_a_registered_name(names, tmp_path, monkeypatch):
+    register_coco_instances(names, {}, "truth.json", "images")
+    (tmp_path / names).write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert registered_coco(names).json_file == "truth.json"
+    assert find_coco(names) == CocoFiles(names, names)
 
 
 def test_a_set_that_says_its_json_when_it_is_loaded(names):

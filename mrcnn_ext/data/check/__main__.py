@@ -17,9 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from detectron2.config import CfgNode
+from rich.console import Console
+from rich.markup import escape
 
 from ...coco.read import read_coco
-from ...command_line import import_all, stage_progress
+from ...command_line import add_import_option, command_parser, import_all, stage_progress
 from ...config.load import load_config
 from ...errors import ConfigError, DataError
 from ...files import write_json
@@ -32,18 +34,13 @@ __all__ = ["main"]
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m mrcnn_ext.data.check",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("mrcnn_ext.data.check", __doc__)
     add = parser.add_argument
     add("names", nargs="*", metavar="NAME", help="data sets registered in Detectron2")
     add("--json-file", help="a COCO json that is not registered")
     add("--image-root", help="the folder of its images")
     add("--config-file", help="a yaml config to compare with; its data sets are the default NAMEs")
-    add("--import", dest="imports", action="append", default=[], metavar="MODULE",
-        help="a module that registers data sets; may be given again")  # fmt: skip
+    add_import_option(parser)
     add("--no-decode", action="store_true", help="look at the headers of the images only")
     add("--json", metavar="OUT", help="write everything found to this file")
     add("--max-shown", type=int, default=20, metavar="N",
@@ -70,8 +67,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     console = Console(highlight=False, soft_wrap=True)
     import_all(args.imports)
     cfg = load_config(args.config_file) if args.config_file else None
@@ -121,9 +116,9 @@ def _check(target: CocoFiles, cfg, decode: bool) -> dict:
     }
 
 
-def _print(result: dict, max_shown: int, console) -> None:
+def _print(result: dict, max_shown: int, console: Console) -> None:
     counts = result["counts"]
-    console.print(f"\n[bold]{_escape(result['name'])}[/]  {_escape(result['json_file'])}")
+    console.print(f"\n[bold]{escape(result['name'])}[/]  {escape(result['json_file'])}")
     console.print(
         f"  {counts['images']} images ({counts['images_without_annotations']} without "
         f"annotations), {counts['annotations']} annotations ({counts['crowd']} crowd), "
@@ -152,12 +147,6 @@ def _line(problem: dict) -> str:
     ]
     line = f"{', '.join(ids)}: {problem['message']}" if ids else problem["message"]
     return line.encode("utf-8", "backslashreplace").decode()  # half a surrogate is valid in json
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 def _write(path: Path, report: dict) -> None:

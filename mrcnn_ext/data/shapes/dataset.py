@@ -42,7 +42,7 @@ _SPLITS = ("train", "val")
 
 @dataclass(frozen=True)
 class ShapesSpec:
-    """What a synthetic data set is made of; equal specs make equal data sets.
+    """Recipe of a synthetic data set; equal specs make equal data sets.
 
     Args:
         split: "train" or "val"; the two share no picture, whatever their seeds.
@@ -82,7 +82,7 @@ class ShapesSpec:
                 )
 
     def folder(self, root: str | os.PathLike | None = None) -> Path:
-        """Where the set lies: a folder below ``root``, by default this package's cache."""
+        """Folder of the set below ``root``, by default this package's cache."""
         base = Path(root) if root is not None else cache_root() / "shapes"
         start = "" if self.kind == "shapes" else f"{self.kind}_"
         name = (
@@ -92,7 +92,7 @@ class ShapesSpec:
 
 
 def generate_shapes(spec: ShapesSpec, root: str | os.PathLike | None = None) -> Path:
-    """Make the data set if it is not there yet. Safe when several processes do so at once.
+    """Generate the data set unless it exists. Several processes may call this at once.
 
     Returns:
         path of the COCO json; the images are in the folder ``images`` beside it.
@@ -119,7 +119,7 @@ def generate_shapes(spec: ShapesSpec, root: str | os.PathLike | None = None) -> 
 
 def _generate(spec: ShapesSpec, folder: Path) -> None:
     logger.info("Making the synthetic data set %s, once ...", folder)
-    # Made aside and renamed: an interrupted run leaves no half of a data set.
+    # Made in a folder aside, then renamed: an interrupted run leaves no half of a data set.
     work = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
     try:
         (work / "images").mkdir()
@@ -201,7 +201,7 @@ def _categories(kind: SceneKind) -> list[dict]:
 def load_shapes(
     spec: ShapesSpec, root: str | os.PathLike | None = None, name: str | None = None
 ) -> list[dict]:
-    """Detectron2's dataset dicts of the set, which is made if need be.
+    """Load the set as Detectron2's dataset dicts; generate it first if need be.
 
     Args:
         name: a registered name, whose metadata gets ``json_file`` and ``image_root``.
@@ -221,7 +221,7 @@ def load_shapes(
 
 
 def register_shapes(name: str, spec: ShapesSpec, root: str | os.PathLike | None = None) -> None:
-    """Register a synthetic set as ``name``, in place of what had this name. Makes no files yet."""
+    """Register a synthetic set as ``name``, replacing what had this name; make its files on first use."""
     metadata = replace_dataset(name, lambda: load_shapes(spec, root, name))
     kind = KINDS[spec.kind]
     metadata.set(
@@ -236,7 +236,7 @@ _builtin: dict[str, ShapesSpec] = {}
 
 
 def register_builtin_shapes() -> None:
-    """Register ``mrcnn_ext_shapes_train`` … and ``mrcnn_ext_shapes_pose_val``, unless they are."""
+    """Register ``mrcnn_ext_shapes_train`` … and ``mrcnn_ext_shapes_pose_val`` unless they exist."""
     if not _builtin:
         configure_builtin_shapes()
 
@@ -244,7 +244,7 @@ def register_builtin_shapes() -> None:
 def configure_builtin_shapes(
     *, num_train: int = 400, num_val: int = 100, image_size: int = 320, seed: int = 0
 ) -> None:
-    """Set what the built-in sets, those of shapes and those of poses, are made of; see ShapesSpec.
+    """Set number, size and seed of the pictures in the built-in sets; see :class:`ShapesSpec`.
 
     Raises:
         ConfigError: a value is out of its range.

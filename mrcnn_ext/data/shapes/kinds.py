@@ -27,14 +27,14 @@ _CRANE = Skeleton("crane", CRANE_KEYPOINT_NAMES, CRANE_FLIP_MAP, CRANE_EDGES)
 
 @dataclass(frozen=True)
 class SceneKind:
-    """What pictures of a set show.
+    """What the pictures of a set show.
 
     Attributes:
         name: of the kind, part of the set's folder.
-        classes: name -> what draws a random outline of it.
+        classes: name -> function that draws a random outline.
         skeletons: of the classes.
         smallest: pixels of the longer side of an object.
-        number: of objects in a picture, from and below.
+        number: of objects in a picture: the least, and one more than the most.
         flat_keypoints: annotations of every class have the keypoints of all, as Detectron2 asks of a
             json that it reads itself.
     """

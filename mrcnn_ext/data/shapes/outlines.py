@@ -123,9 +123,10 @@ DISTRACTORS: tuple[Callable[[Rng], Outline], ...] = (_disc, _polygon, _bar)
 
 
 def random_outline(make: Callable[[Rng], Outline], rng: Rng) -> Outline:
-    """An outline by ``make``, squeezed and turned at random, normalised to a longer side of 1.
+    """Draw an outline by ``make``; squeeze and turn it at random; scale its longer side to 1.
 
-    What has a left and a right stands upright within 35 degrees, or they could not be told.
+    Classes with a left and a right stay upright within 35 degrees: else the sides could not be told
+    apart.
     """
     upright = make in (figure, crane)
     turn = rng.uniform(-0.6, 0.6) if upright else rng.uniform(-np.pi, np.pi)

@@ -16,8 +16,8 @@ __all__ = ["MIN_VISIBLE_FRACTION", "MIN_VISIBLE_PIXELS", "SHAPES_CLASSES", "Scen
 
 SHAPES_CLASSES: tuple[str, ...] = tuple(SHAPES)
 
-# An object that showed less could not be recognised. What would hide that much is not placed, so
-# everything of a class that is in the picture is annotated.
+# An object that shows less could not be recognised. Nothing is placed that would hide one so far, so
+# that every object of a class in a picture is annotated.
 MIN_VISIBLE_PIXELS = 12
 MIN_VISIBLE_FRACTION = 0.15
 _ATTEMPTS = 16
@@ -106,7 +106,7 @@ def _add(canvas: _Canvas, rng: np.random.Generator, category: int) -> None:
 
 
 def _center(canvas: _Canvas, rng: np.random.Generator) -> np.ndarray:
-    """Half of the time close to an earlier object, so that occlusion is common."""
+    """Choose a centre, half of the time close to an earlier object, so that occlusion is common."""
     height, width = canvas.owner.shape
     if canvas.placed and rng.random() < 0.5:
         other = canvas.placed[int(rng.integers(len(canvas.placed)))]
