@@ -49,7 +49,7 @@ def run_case(generator: random.Random, compare: bool) -> None:
     import torch
 
     from mrcnn_ext.layers import roi_align_pyramid
-    from mrcnn_ext.layers.roi_align import fallback as roi_align_torch
+    from mrcnn_ext.layers.roi_align import fallback as roi_align_fallback
 
     pick = generator.choice
     dtype = pick([torch.float32, torch.float64, torch.float16, torch.bfloat16])
@@ -77,9 +77,9 @@ def run_case(generator: random.Random, compare: bool) -> None:
     if compare and len(rois) and not huge and ratio < 40:
         arguments = (rois, None, scales, ratio, aligned, box_size, 4)
         expected = torch.empty_like(output)
-        roi_align_torch.forward(features, *arguments, expected)
+        roi_align_fallback.forward(features, *arguments, expected)
         expected_grads = [torch.empty_like(g) for g in grads]
-        roi_align_torch.backward(grad, *arguments, expected_grads)
+        roi_align_fallback.backward(grad, *arguments, expected_grads)
         tolerance = 0.06 if dtype in (torch.float16, torch.bfloat16) else 1e-3
         for a, b in zip([output, *grads], [expected, *expected_grads]):
             torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
@@ -90,7 +90,7 @@ def masks_case(generator: random.Random, compare: bool) -> None:
     import torch
 
     from mrcnn_ext.layers import masks_to_rle, paste_masks
-    from mrcnn_ext.layers.mask_paste import fallback as mask_paste_torch
+    from mrcnn_ext.layers.mask_paste import fallback as mask_paste_fallback
 
     pick = generator.choice
     height, width = generator.randint(0, 40), generator.randint(0, 40)
@@ -110,7 +110,7 @@ def masks_case(generator: random.Random, compare: bool) -> None:
         from pycocotools import mask as mask_util
 
         expected = torch.zeros_like(images)
-        mask_paste_torch.paste_masks(masks, boxes, threshold, False, expected)
+        mask_paste_fallback.paste_masks(masks, boxes, threshold, False, expected)
         assert torch.equal(images, expected), (boxes, threshold)
         for rle, image in zip(rles, expected.numpy()):
             assert rle == mask_util.encode(np.asfortranarray(image, dtype=np.uint8))

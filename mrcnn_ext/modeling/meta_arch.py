@@ -47,6 +47,7 @@ class MrcnnExtRCNN(GeneralizedRCNN):
         register_datasets(cfg)
         check_config(cfg)
         if cfg.MRCNN_EXT.EVALUATION.ENABLED or cfg.MODEL.KEYPOINT_ON:
+            # Here, since most programs that build models do not evaluate them
             from ..evaluation.tool_hooks import add_evaluation_to_tool
 
             add_evaluation_to_tool(cfg)

@@ -31,7 +31,7 @@ from .run import predict_sources
 from .sources import Source, find_sources
 from .writer import PredictionWriter
 
-__all__ = ["Predictor", "main"]
+__all__ = ["main"]
 
 
 def _parser() -> argparse.ArgumentParser:

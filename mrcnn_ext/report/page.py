@@ -17,7 +17,7 @@ from ..page import (
     render_page,
     shown_plot,
 )
-from ..visualization.judged import COLORS
+from ..visualization.colors import COLORS
 from ..visualization.sheets import legend_strip, sheet
 from . import plots, tables
 from .analysis import Analysis

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..page import line_color
-from ..visualization.judged import COLORS
+from ..visualization.colors import COLORS
 from .error_kinds import FALSE_KINDS, IGNORED, KINDS, RIGHT
 
 __all__ = ["KIND_NAMES", "has_class_curves", "plot_calibration", "plot_class_curves"]

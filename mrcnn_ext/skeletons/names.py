@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["COCO_PERSON_NAMES", "COCO_PERSON_SIGMAS", "Pairs", "mirrored_pairs"]
+__all__ = ["COCO_PERSON_NAMES", "COCO_PERSON_SIGMAS", "Pairs", "mirrored_pairs", "side_of"]
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -42,6 +42,12 @@ def mirrored_pairs(names: Sequence[str]) -> Pairs:
 
 _SIDES = re.compile(r"left|right|(?<![a-z])[lr](?![a-z])", re.IGNORECASE)
 _OTHER = {"left": "right", "right": "left", "l": "r", "r": "l"}
+
+
+def side_of(name: str) -> int:
+    """1 for a keypoint on the left, -1 on the right, 0 for neither; as for :func:`mirrored_pairs`."""
+    sides = {match[0][0].lower() for match in _SIDES.finditer(name)}
+    return ("l" in sides) - ("r" in sides)
 
 
 def _mirrored(name: str) -> str:

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from ..errors import DataError
 from .from_json import category_skeleton, read_skeletons, skeletons_content, write_skeletons
-from .names import COCO_PERSON_NAMES, COCO_PERSON_SIGMAS, Pairs
+from .names import COCO_PERSON_NAMES, COCO_PERSON_SIGMAS, Pairs, side_of
 from .skeleton import Skeleton, flip_indices_of
 
 __all__ = ["SkeletonSet"]
 
-# Limb colours (RGB) in Detectron2's drawings: left, right and middle.
-_LEFT, _RIGHT, _MIDDLE = (255, 153, 51), (0, 204, 102), (51, 153, 255)
+# Side (see side_of) -> limb colour (RGB) in Detectron2's drawings.
+_EDGE_COLORS = {1: (255, 153, 51), -1: (0, 204, 102), 0: (51, 153, 255)}
 
 
 @dataclass(frozen=True)
@@ -273,13 +273,8 @@ class SkeletonSet:
 
 def _edge_color(a: str, b: str) -> tuple[int, int, int]:
     """By the side of the farther keypoint, as edges are mostly written from the body outwards."""
-    for name in (b, a):
-        last = name.rsplit("/", 1)[-1].lower()
-        if "left" in last:
-            return _LEFT
-        if "right" in last:
-            return _RIGHT
-    return _MIDDLE
+    far, near = (side_of(name.rsplit("/", 1)[-1]) for name in (b, a))
+    return _EDGE_COLORS[far or near]
 
 
 def _check_unique(what: str, names: Sequence[str]) -> None:

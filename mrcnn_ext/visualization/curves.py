@@ -11,6 +11,7 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ..errors import DataError
 
@@ -42,6 +43,9 @@ def plot_training_curves(
     axes[0].set(
         title="training losses", xlabel="iteration", ylabel="loss (log scale)", yscale="log"
     )
+    axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[0].yaxis.set_major_formatter("{x:g}")  # 0.5, not 5 x 10^-1
+    axes[0].yaxis.set_minor_formatter(NullFormatter())
     if scores:
         for name, points in sorted(scores.items()):
             axes[1].plot(*_columns(points), marker="o", ms=4, label=_score_label(name))

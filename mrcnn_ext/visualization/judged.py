@@ -12,7 +12,7 @@ from .colors import COLORS, DASHED, DASHES_GROUND, rgb
 from .labels import Label, write_labels
 from .primitives import View, contours, dashes, outline, tint
 
-__all__ = ["COLORS", "Item", "draw_items"]
+__all__ = ["Item", "draw_items"]
 
 _MIN_SIDE, _MAX_SIDE = 640, 1000  # pixels of the longer side that are drawn on
 

@@ -8,19 +8,17 @@ filled point is visible, or predicted with some certainty; a hollow one is hidde
 
 from __future__ import annotations
 
-import re
-
 import cv2
 import numpy as np
 
-from ..skeletons import Skeleton, SkeletonSet
+from ..skeletons import SkeletonSet
+from ..skeletons.names import side_of
 
 __all__ = ["LEAST_SCORE", "draw_limb", "draw_point", "draw_poses"]
 
 LEAST_SCORE = 0.05  # what scores less is not drawn; Detectron2's value
 _SURE = 0.3  # from here on points are filled
 _RIM = (25, 25, 25)
-_LEFT, _RIGHT = (re.compile(rf"{word}|(?<![a-z]){word[0]}(?![a-z])") for word in ("left", "right"))
 _SHIFT = 4  # fractional bits of cv2's coordinates
 
 
@@ -93,13 +91,8 @@ def _skeleton_of(skeletons: SkeletonSet | None, class_id: int, keypoints: np.nda
         skeleton, slots = skeletons.skeleton(class_id), skeletons.slots(class_id)
     if skeleton is None:
         return slice(0, 0), (), []
-    return slice(slots.start, slots.stop), skeleton.edge_indices, _sides(skeleton)
-
-
-def _sides(skeleton: Skeleton) -> list[int]:
-    """Of each keypoint, by its name; l and r count as words of their own, as for flips."""
-    names = [name.lower() for name in skeleton.keypoint_names]
-    return [bool(_LEFT.search(name)) - bool(_RIGHT.search(name)) for name in names]
+    sides = [side_of(name) for name in skeleton.keypoint_names]
+    return slice(slots.start, slots.stop), skeleton.edge_indices, sides
 
 
 def _line_width(box: np.ndarray) -> float:

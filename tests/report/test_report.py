@@ -18,7 +18,8 @@ from mrcnn_ext.data.shapes import ShapesSpec, generate_shapes, register_shapes
 from mrcnn_ext.errors import ConfigError, DataError
 from mrcnn_ext.report import make_report
 from mrcnn_ext.report.__main__ import main
-from mrcnn_ext.visualization.judged import COLORS, Item, draw_items
+from mrcnn_ext.visualization.colors import COLORS
+from mrcnn_ext.visualization.judged import Item, draw_items
 from tests.report.made_up_results import made_up_results
 
 BROWSER = next(

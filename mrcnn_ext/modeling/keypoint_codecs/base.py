@@ -11,11 +11,9 @@ from detectron2.config import configurable
 from torch import Tensor, nn
 
 from ...errors import ConfigError
+from ...skeletons import DEFAULT_SIGMA as DEFAULT_OKS_SIGMA
 
 __all__ = ["DEFAULT_OKS_SIGMA", "KeypointCodec", "inside_and_labelled"]
-
-# For keypoints whose spread between annotators was not measured; COCO's are .025 (eyes) to .107 (hips).
-DEFAULT_OKS_SIGMA = 0.05
 
 
 class KeypointCodec(nn.Module):

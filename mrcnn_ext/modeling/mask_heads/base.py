@@ -327,8 +327,10 @@ def _is_any_of(classes: Tensor, wanted: list[int]) -> Tensor:
 
 
 def _needs_maps_error(head: type, context: float) -> ConfigError:
+    what = f"{head.__name__} with a context of {context}" if context != 1 else head.__name__
     return ConfigError(
-        f"{head.__name__} (or its context of {context}) pools feature maps itself: set "
-        'MODEL.ROI_MASK_HEAD.POOLER_TYPE to "". That works in Standard and Cascade ROI heads; '
-        "Res5 heads (C4) cannot give feature maps to a mask head."
+        f"{what} pools feature maps itself, but gets RoI features. Set MODEL.ROI_HEADS.NAME to "
+        "MrcnnExtStandardROIHeads or MrcnnExtCascadeROIHeads; or, for Detectron2's two, "
+        'MODEL.ROI_MASK_HEAD.POOLER_TYPE to "". Res5 heads (C4) cannot give feature maps to a mask '
+        "head."
     )

@@ -101,8 +101,10 @@ class MrcnnExtRefineMaskHead(MaskHeadBase):
         key, names = first_set(cfg, f"{_KEY}.IN_FEATURES", f"{_KEY}.SEMANTIC_FEATURE")
         if len(names) > 1:
             raise ConfigError(f"{key} is {names}; expected one map, or none for the finest.")
+        arguments = super().from_config(cfg, input_shape)
+        check_names(input_shape, names, key)
         return {
-            **super().from_config(cfg, input_shape),
+            **arguments,
             "conv_dims": [head.CONV_DIM] * head.NUM_CONV,
             "conv_norm": head.NORM,
             "semantic_feature": "".join(names),
