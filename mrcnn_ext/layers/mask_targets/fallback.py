@@ -1,8 +1,8 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 """Mask targets with pycocotools and torchvision: what runs without compiled kernels.
 
-Bitmasks on a GPU run here, too. What those libraries cannot take, polygons and boxes that reach too far,
-is computed as in the compiled ops.
+Bitmasks on a GPU run here, too. Polygons and boxes that reach too far for those libraries are computed
+as in the compiled ops.
 """
 
 from __future__ import annotations
