@@ -5,8 +5,10 @@
     python tools/sanitize_kernels.py [--cases 100000] [--seed 0] [--capability generic|avx2|avx512]
 
 Builds the library with sanitizers in a temporary folder and runs the cases in a process with the
-sanitizers preloaded, which also guards torch's tensors. Needs GCC. Every 20th case is compared with
-torchvision's op or Detectron2. Stops at the first finding with the sanitizer's report and an error.
+sanitizers preloaded, which also guards torch's tensors. Needs GCC. Every 20th case runs without the
+compiled ops, too, and the results are compared, also with pycocotools and Detectron2. Every 20th has
+arguments that do not fit: it must end with the same error with and without the compiled ops. Stops at
+the first finding with the sanitizer's report and an error.
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ def run_cases(count: int, seed: int) -> None:
         masks_case(generator, compare)
         mask_targets_case(generator, compare)
         heatmap_peaks_case(generator, compare)
+        if index % 20 == 10:
+            bad_arguments_case(generator)
         if (index + 1) % max(count // 10, 1) == 0:
             print(f"{index + 1} cases, {time.monotonic() - start:.0f} s", flush=True)
 
@@ -49,7 +53,7 @@ def run_case(generator: random.Random, compare: bool) -> None:
     import torch
 
     from mrcnn_ext.layers import roi_align_pyramid
-    from mrcnn_ext.layers.roi_align import fallback as roi_align_fallback
+    from mrcnn_ext.layers.kernels import without_kernels
 
     pick = generator.choice
     dtype = pick([torch.float32, torch.float64, torch.float16, torch.bfloat16])
@@ -72,14 +76,11 @@ def run_case(generator: random.Random, compare: bool) -> None:
     output = roi_align_pyramid(features, rois, scales, size, ratio, aligned, box_size)
     grad = torch.randn(output.shape).to(dtype)
     grads = torch.autograd.grad(output, features, grad)
-    huge = bool((rois[:, 1:].abs() > 1000).any())
     # With 40 x 40 samples a cell, torchvision's float32 sums are off by more than the tolerance.
-    if compare and len(rois) and not huge and ratio < 40:
-        arguments = (rois, None, scales, ratio, aligned, box_size, 4)
-        expected = torch.empty_like(output)
-        roi_align_fallback.forward(features, *arguments, expected)
-        expected_grads = [torch.empty_like(g) for g in grads]
-        roi_align_fallback.backward(grad, *arguments, expected_grads)
+    if compare and ratio < 40:
+        with without_kernels():
+            expected = roi_align_pyramid(features, rois, scales, size, ratio, aligned, box_size)
+            expected_grads = torch.autograd.grad(expected, features, grad)
         tolerance = 0.06 if dtype in (torch.float16, torch.bfloat16) else 1e-3
         for a, b in zip([output, *grads], [expected, *expected_grads]):
             torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
@@ -90,7 +91,7 @@ def masks_case(generator: random.Random, compare: bool) -> None:
     import torch
 
     from mrcnn_ext.layers import masks_to_rle, paste_masks
-    from mrcnn_ext.layers.mask_paste import fallback as mask_paste_fallback
+    from mrcnn_ext.layers.kernels import without_kernels
 
     pick = generator.choice
     height, width = generator.randint(0, 40), generator.randint(0, 40)
@@ -109,8 +110,9 @@ def masks_case(generator: random.Random, compare: bool) -> None:
         import numpy as np
         from pycocotools import mask as mask_util
 
-        expected = torch.zeros_like(images)
-        mask_paste_fallback.paste_masks(masks, boxes, threshold, False, expected)
+        with without_kernels():
+            expected = paste_masks(masks, boxes, (height, width), threshold)
+            assert masks_to_rle(masks, boxes, (height, width), threshold) == rles
         assert torch.equal(images, expected), (boxes, threshold)
         for rle, image in zip(rles, expected.numpy()):
             assert rle == mask_util.encode(np.asfortranarray(image, dtype=np.uint8))
@@ -121,6 +123,7 @@ def heatmap_peaks_case(generator: random.Random, compare: bool) -> None:
     import torch
 
     from mrcnn_ext.layers import bicubic_peaks
+    from mrcnn_ext.layers.kernels import without_kernels
 
     pick = generator.choice
     shape = (pick([0, 1, 3]), pick([1, 2]), generator.randint(1, 20), generator.randint(1, 40))
@@ -134,6 +137,15 @@ def heatmap_peaks_case(generator: random.Random, compare: bool) -> None:
     x, y, value = bicubic_peaks(maps, *sizes)
     for pixels, size in ((x, sizes[0]), (y, sizes[1])):
         assert ((pixels >= 0) & (pixels < size[:, None])).all()
+    if compare:
+        with without_kernels():
+            other = bicubic_peaks(maps, *sizes)[2]
+        # Infinities give NaN where they meet, which depends on what is computed.
+        finite = maps.abs().flatten(2).amax(dim=2) < 1e38
+        tolerance = 2e-5 * float(maps[finite].abs().max()) if finite.any() else 0.0
+        torch.testing.assert_close(value[finite], other[finite], rtol=0, atol=tolerance)
+        nan = maps.isnan().flatten(2).any(dim=2)
+        assert bool(value[nan].isnan().all() and other[nan].isnan().all())
     if compare and not odd:
         for r, (width, height) in enumerate(sizes.T.tolist()):
             resized = torch.nn.functional.interpolate(
@@ -152,20 +164,22 @@ def mask_targets_case(generator: random.Random, compare: bool) -> None:
     from detectron2.structures import BitMasks, PolygonMasks
 
     from mrcnn_ext.layers import PackedPolygons, bitmask_targets, polygon_mask_targets
+    from mrcnn_ext.layers.kernels import without_kernels
 
     rng = np.random.default_rng(generator.getrandbits(32))
     count = generator.randint(1, 6)
     side = (generator.randint(1, 40), generator.randint(1, 40))
-    if compare:
+    detectron2s = compare and generator.random() < 0.5
+    if detectron2s:
         side = (side[0], side[0])
-    spread = 50.0 if compare else generator.choice([0.1, 50.0, 1e4, 1e12, 1e300])
+    spread = 50.0 if detectron2s else generator.choice([0.1, 50.0, 1e4, 1e12, 1e300])
     polygons = [
         [spread * rng.uniform(-1, 1, 2 * rng.integers(3, 12)) for _ in range(rng.integers(0, 4))]
         for _ in range(count)
     ]
     corner, extent = rng.uniform(-60, 60, (count, 2)), rng.uniform(1, 90, (count, 2))
     boxes = torch.tensor(np.concatenate([corner, corner + extent], 1), dtype=torch.float32)
-    if not compare:
+    if not detectron2s:
         kind = generator.random()
         if kind < 0.2:
             boxes[generator.randrange(count), generator.randrange(4)] = generator.choice(
@@ -175,13 +189,64 @@ def mask_targets_case(generator: random.Random, compare: bool) -> None:
             boxes *= generator.choice([0.0, -1.0, 1e3, 1e30])
     index = torch.tensor(rng.integers(0, count, count))
     masks = torch.tensor(rng.random((count, *rng.integers(1, 60, 2))) < 0.5)
-    from_polygons = polygon_mask_targets(PackedPolygons.from_lists(polygons), boxes, side, index)
+    packed = PackedPolygons.from_lists(polygons)
+    from_polygons = polygon_mask_targets(packed, boxes, side, index)
     from_masks = bitmask_targets(masks, boxes, side, index)
     assert int(from_polygons.view(torch.uint8).max()) <= 1
     if compare:
+        with without_kernels():
+            assert torch.equal(polygon_mask_targets(packed, boxes, side, index), from_polygons)
+            assert torch.equal(bitmask_targets(masks, boxes, side, index), from_masks)
+    if detectron2s:
         expected = PolygonMasks(polygons)[index].crop_and_resize(boxes, side[0])
         assert torch.equal(from_polygons, expected)
         assert torch.equal(from_masks, BitMasks(masks)[index].crop_and_resize(boxes, side[0]))
+
+
+def bad_arguments_case(generator: random.Random) -> None:
+    """Hand an op something out of range: the same error, with and without the compiled ops."""
+    import torch
+
+    from mrcnn_ext import layers
+    from mrcnn_ext.layers.kernels import without_kernels
+
+    number = generator.choice([-(2**63), -(2**31), -1, 0, 3, 2**24, 2**31, 2**62])
+    maps, rois = (
+        torch.rand(3, 2, 9, 7),
+        torch.tensor([[generator.choice([0.0, -1, 3]), 1, 1, 5, 5]]),
+    )
+    boxes, numbers = rois[:, 1:], torch.tensor([number])
+    packed = layers.PackedPolygons.from_lists([[torch.rand(8).numpy() * 9]] * 3)
+    wrong = layers.PackedPolygons(packed.points, packed.part_begin, torch.tensor([0, number]))
+    calls = [
+        lambda: layers.bitmask_targets(maps[:, 0] > 0.5, boxes, 7, numbers),
+        lambda: layers.polygon_mask_targets(packed, boxes, 7, numbers),
+        lambda: layers.polygon_mask_targets(wrong, boxes, 7),
+        lambda: layers.bicubic_peaks(maps[:1], numbers, numbers),
+        lambda: layers.roi_align_pyramid([maps], rois, [0.25], 2, number),
+        lambda: layers.roi_align_pyramid([maps], rois, [0.25], min(abs(number), 2**40)),
+        lambda: layers.paste_masks(maps[:1, 0], boxes, (9, number)),
+        lambda: layers.masks_to_rle(maps[:1, 0], boxes, (number, 9)),
+    ]
+    if number in (0, 3):  # a good size, and a good instance
+        calls = calls[:-2]
+    call = generator.choice(calls)
+    with without_kernels():
+        expected = outcome(call)
+    actual = outcome(call)
+    assert type(actual) is type(expected), (actual, expected)
+    if isinstance(actual, Exception):
+        # Errors of the compiled ops begin with where they were raised.
+        assert str(actual).endswith(str(expected)), (actual, expected)
+
+
+def outcome(call):
+    """What a function raises, or None."""
+    try:
+        call()
+    except (RuntimeError, TypeError, ValueError) as error:
+        return error
+    return None
 
 
 def make_rois(generator: random.Random, images: int, height: int, width: int):

@@ -14,14 +14,23 @@ The libraries are plain files beside this module (``_C_cpu.so``, ``_C_cuda.so``)
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
 
-__all__ = ["KERNEL_LIBRARIES", "LIBRARY", "Kernel", "KernelStatus", "has_kernels", "kernel_status"]
+__all__ = [
+    "KERNEL_LIBRARIES",
+    "LIBRARY",
+    "Kernel",
+    "KernelStatus",
+    "has_kernels",
+    "kernel_status",
+    "without_kernels",
+]
 
 # Schemas, fakes and gradients of all ops are registered here.
 LIBRARY = torch.library.Library("mrcnn_ext", "FRAGMENT")
@@ -80,10 +89,27 @@ class Kernel:
         op = getattr(torch.ops.mrcnn_ext, LIBRARY.define(schema))
         self.compiled: dict[str, Callable] = {d: op for d in devices if has_kernels(f"_C_{d}")}
         self.fallback = fallback
+        _KERNELS.append(self)
 
     def on(self, device: torch.device) -> Callable:
         """The implementation for tensors on ``device``."""
         return self.compiled.get(device.type, self.fallback)
+
+
+_KERNELS: list[Kernel] = []
+
+
+@contextmanager
+def without_kernels() -> Iterator[None]:
+    """Run the fallbacks of all ops inside the block, in all threads: for comparisons in tests."""
+    compiled = [kernel.compiled for kernel in _KERNELS]
+    for kernel in _KERNELS:
+        kernel.compiled = {}
+    try:
+        yield
+    finally:
+        for kernel, implementations in zip(_KERNELS, compiled):
+            kernel.compiled = implementations
 
 
 def _load(name: str, fallback: str) -> KernelStatus:

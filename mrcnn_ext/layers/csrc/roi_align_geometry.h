@@ -44,6 +44,12 @@ MRCNN_EXT_HD T clamp(T value, T low, T high) {
   return value < low ? low : (value > high ? high : value);
 }
 
+/// As clamp, but what is not a number becomes the low end.
+template <class T>
+MRCNN_EXT_HD T clamp_number(T value, T low, T high) {
+  return value >= low ? (value > high ? high : value) : low;
+}
+
 /// Whether all of (batch index, x0, y0, x1, y1) are finite.
 template <class T>
 MRCNN_EXT_HD bool roi_is_finite(const T* roi) {
@@ -92,8 +98,8 @@ MRCNN_EXT_HD Axis<T> make_axis(
   // Beyond this, floats do not resolve pixels any more; without it, the grid would not fit an int.
   const T limit = T(1 << 23);
   const T offset = aligned ? T(0.5) : T(0);
-  const T start = clamp(low * scale - offset, -limit, limit);
-  const T end = clamp(high * scale - offset, -limit, limit);
+  const T start = clamp_number(low * scale - offset, -limit, limit);
+  const T end = clamp_number(high * scale - offset, -limit, limit);
   T size = end - start;
   if (!aligned && size < T(1)) size = T(1);
   Axis<T> axis;

@@ -15,6 +15,10 @@ from . import ops
 
 __all__ = ["bicubic_peaks"]
 
+# As in csrc/cpu/heatmap_peaks.cpp: pixels are counted in float32, and those around a peak are computed.
+_MAX_SIDE = 2**24 - 1
+_MAX_AREA = 2**30
+
 
 @torch.no_grad()
 def bicubic_peaks(maps: Tensor, widths: Tensor, heights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -25,13 +29,15 @@ def bicubic_peaks(maps: Tensor, widths: Tensor, heights: Tensor) -> tuple[Tensor
 
     Args:
         maps: (R, K, H, W) float32, on any device. A NaN anywhere in a map makes its value NaN.
-        widths, heights: (R,) int64, 1 or more: the size of a region's K maps after resizing, in pixels.
+        widths, heights: (R,) int64, from 1 to below 2^24: the size of a region's K maps after resizing,
+            in pixels, of which there are 2^30 at most.
 
     Returns:
         x and y of the pixel, (R, K) int64 each, and its value, (R, K) float32.
 
     Raises:
-        ValueError: shapes or types that do not fit.
+        ValueError: shapes, types or devices that do not fit.
+        RuntimeError: a size out of range.
     """
     if maps.dim() != 4 or maps.dtype != torch.float32:
         raise ValueError(
@@ -43,9 +49,30 @@ def bicubic_peaks(maps: Tensor, widths: Tensor, heights: Tensor) -> tuple[Tensor
                 f"{name} must be ({maps.shape[0]},) int64, one for each region, not "
                 f"{pixels.dtype} {tuple(pixels.shape)}."
             )
+        if pixels.device != maps.device:
+            raise ValueError(f"{name} is on {pixels.device}, but maps is on {maps.device}.")
+    if max(maps.shape[2:]) > _MAX_SIDE:
+        raise ValueError(f"maps must have sides below 2^24, not {tuple(maps.shape)}.")
     pixel = torch.zeros((*maps.shape[:2], 2), dtype=torch.int64, device=maps.device)
     value = maps.new_zeros(maps.shape[:2])
     if maps.numel():
+        sizes = torch.stack([widths, heights], dim=1)
+        _check_sizes(sizes)
         find = ops.BICUBIC_PEAKS.on(maps.device)
-        find(maps.contiguous(), torch.stack([widths, heights], dim=1), pixel, value)
+        find(maps.contiguous(), sizes, pixel, value)
     return pixel[..., 0], pixel[..., 1], value
+
+
+def _check_sizes(sizes: Tensor) -> None:
+    pixels = sizes.cpu().numpy()
+    if pixels.min() >= 1 and pixels.max() <= _MAX_AREA**0.5:
+        return
+    within = ((pixels >= 1) & (pixels <= _MAX_SIDE)).all(axis=1)
+    within &= pixels.clip(0, _MAX_SIDE).prod(axis=1) <= _MAX_AREA
+    if not within.all():
+        region = int((~within).argmax())
+        width, height = pixels[region].tolist()
+        raise RuntimeError(
+            "sizes must be from 1 to below 2^24 with at most 2^30 pixels, but region "
+            f"{region} has {width} x {height}"
+        )

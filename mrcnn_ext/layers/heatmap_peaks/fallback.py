@@ -12,7 +12,8 @@ Only the pixels that can be the highest are computed, for all boxes at once:
    bounds from their extremes; then the cells of the remaining rows; then the pixels around the
    remaining cells.
 
-Boxes with fewer pixels than the map has cells are resized instead: there is little to save.
+Boxes with fewer pixels than the map has cells are resized instead: there is little to save. So are
+those with very many pixels a cell, a tile at a time.
 """
 
 from __future__ import annotations
@@ -31,26 +32,48 @@ _GPU_CHUNK = 16384
 _GROUPS = 1024
 # Small boxes are resized together if their sides fall into the same step, in pixels.
 _SIZE_STEP = 24
+# Pixels computed at once, which bounds memory where boxes are huge; and a tile's side.
+_PIXELS = 2**25
+_TILE = 2048
 
 
 def bicubic_peaks(maps: Tensor, sizes: Tensor, pixel: Tensor, value: Tensor) -> None:
     """See ``_bicubic_peaks`` in :mod:`.ops`; any device."""
     regions, number, height, width = maps.shape
     small = (sizes[:, 0] < width) | (sizes[:, 1] < height)
+    # A window of three cells, which the search computes at once, must fit a tile.
+    small |= (3 * sizes[:, 0] > _TILE * width) | (3 * sizes[:, 1] > _TILE * height)
     for part in _of_similar_size(small.nonzero()[:, 0], sizes, number):
         pixel[part], value[part] = _resize_and_find(maps[part], sizes[part])
     large = (~small).nonzero()[:, 0]
     whole = slice(0, regions)  # a slice of the maps is no copy of them
-    for part in _pieces(whole if len(large) == regions else large, number, maps.device):
+    pixels = _window_pixels(sizes[large], height, width)
+    for part in _pieces(whole if len(large) == regions else large, number, pixels, maps.device):
         found, best = _search(
             maps[part].flatten(0, 1), sizes[part].repeat_interleave(number, dim=0)
         )
         pixel[part], value[part] = found.view(-1, number, 2), best.view(-1, number)
 
 
-def _pieces(regions, number: int, device: torch.device) -> list:
-    """Split regions (a slice from 0, or indices) into pieces small enough to process at once."""
-    step = max((_CHUNK if device.type == "cpu" else _GPU_CHUNK) // number, 1)
+def _window_pixels(sizes: Tensor, height: int, width: int) -> int:
+    """Pixels of the largest window of three cells, of (R, 2) sizes."""
+    if len(sizes) == 0:
+        return 0
+    x, y = sizes.amax(dim=0).tolist()
+    return (3 * x // width + 2) * (3 * y // height + 2)
+
+
+def _pieces(regions, number: int, pixels: int, device: torch.device) -> list:
+    """Split regions (a slice from 0, or indices) into pieces small enough to process at once.
+
+    Args:
+        regions: see above.
+        number: maps of a region.
+        pixels: to be computed for each map.
+        device: of the maps.
+    """
+    at_once = _CHUNK if device.type == "cpu" else _GPU_CHUNK
+    step = max(min(at_once, _PIXELS // max(pixels, 1)) // number, 1)
     if isinstance(regions, slice):
         return [slice(i, min(i + step, regions.stop)) for i in range(0, regions.stop, step)]
     return list(regions.split(step)) if len(regions) else []
@@ -65,7 +88,11 @@ def _of_similar_size(regions: Tensor, sizes: Tensor, number: int) -> list[Tensor
     )
     counts = group.bincount().tolist()
     groups = regions[group.argsort()].split(counts)
-    return [piece for part in groups for piece in _pieces(part, number, sizes.device)]
+    pieces = []
+    for part in groups:
+        x, y = sizes[part].amax(dim=0).tolist()
+        pieces += _pieces(part, number, min(x, _TILE) * min(y, _TILE), sizes.device)
+    return pieces
 
 
 def _search(maps: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,7 +104,12 @@ def _search(maps: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
     index, others = _cells_that_may_exceed(maps, extremes, value, cell)
     if len(index) == 0:
         return pixel, value
-    found, score = _best_in_window(maps, index, others, sizes[index])
+    step = max(_PIXELS // _window_pixels(sizes, *maps.shape[1:]), 1)
+    windows = [
+        _best_in_window(maps, part, cells, sizes[part])
+        for part, cells in zip(index.split(step), others.split(step))
+    ]
+    found, score = (torch.cat(results) for results in zip(*windows))
     better = score > value[index]
     index, found, score = index[better], found[better], score[better]
     best = value.scatter_reduce(0, index, score, "amax")
@@ -88,23 +120,41 @@ def _search(maps: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
 
 def _resize_and_find(maps: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
     """Pixels (R, K, 2) and values (R, K) of (R, K, H, W) maps and (R, 2) sizes, by resizing."""
-    height, width = maps.shape[2:]
-    weights_x = _matrix(sizes[:, 0], width)
-    weights_y = _matrix(sizes[:, 1], height)
-    values = weights_y[:, None] @ (maps @ weights_x.transpose(1, 2)[:, None])
-    columns, rows = values.shape[3], values.shape[2]
-    beyond_x = torch.arange(columns, device=maps.device) >= sizes[:, :1]
-    beyond_y = torch.arange(rows, device=maps.device) >= sizes[:, 1:]
+    width, height = sizes.amax(dim=0).tolist()
+    pixel, value = None, None
+    for y in range(0, height, _TILE):
+        weights_y = _matrix(sizes[:, 1], maps.shape[2], y, min(y + _TILE, height))
+        rows = weights_y[:, None] @ maps
+        for x in range(0, width, _TILE):
+            weights_x = _matrix(sizes[:, 0], maps.shape[3], x, min(x + _TILE, width))
+            values = rows @ weights_x.transpose(1, 2)[:, None]
+            found, best = _highest_of_tile(values, x, y, sizes)
+            if value is None:
+                pixel, value = found, best
+                continue
+            # Of equal pixels the first one, row by row; a NaN stays.
+            first = (found[..., 1] < pixel[..., 1]) & (best == value)
+            better = (best > value) | first | best.isnan()
+            pixel = torch.where(better[..., None], found, pixel)
+            value = torch.where(better, best, value)
+    return pixel, value
+
+
+def _highest_of_tile(values: Tensor, x: int, y: int, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels (R, K, 2) and values (R, K) of a tile, (R, K, h, w), whose first pixel is (x, y)."""
+    rows, columns = values.shape[2:]
+    beyond_x = torch.arange(x, x + columns, device=values.device) >= sizes[:, :1]
+    beyond_y = torch.arange(y, y + rows, device=values.device) >= sizes[:, 1:]
     values.masked_fill_((beyond_y[:, :, None] | beyond_x[:, None])[:, None], -math.inf)
     value, best = values.flatten(2).max(dim=2)
-    y = torch.div(best, columns, rounding_mode="floor")
-    return torch.stack([best - y * columns, y], dim=2), value
+    line = torch.div(best, columns, rounding_mode="floor")
+    return torch.stack([best - line * columns + x, line + y], dim=2), value
 
 
-def _matrix(pixels: Tensor, cells: int) -> Tensor:
-    """(R, max(pixels), cells) weights for resizing an axis of ``cells`` to (R,) ``pixels``."""
+def _matrix(pixels: Tensor, cells: int, begin: int, end: int) -> Tensor:
+    """(R, end - begin, cells) weights for resizing an axis of ``cells`` to (R,) ``pixels``."""
     scale = cells / pixels.to(torch.float32)
-    pixel = torch.arange(int(pixels.max()), device=pixels.device)
+    pixel = torch.arange(begin, end, device=pixels.device)
     source = (pixel + 0.5) * scale[:, None] - 0.5
     taps = torch.arange(-2, cells + 2, device=pixels.device)
     weights = _kernel(source[:, :, None] - taps)

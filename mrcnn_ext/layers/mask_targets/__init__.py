@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import two_sides
+from ..checks import MAX_MAP_SIDE, two_sides
 from ..polygons import PackedPolygons
 from . import ops
 
@@ -44,9 +44,10 @@ def polygon_mask_targets(
         (R, h, w) bool, on the device of ``boxes``.
 
     Raises:
-        ValueError: a shape or size is invalid.
-        RuntimeError: an instance is out of range.
+        ValueError: a shape, type or size is invalid.
+        RuntimeError: an instance is out of range, or so are the offsets of ``packed``.
     """
+    _check_packed(packed)
     height, width = _check(boxes, size, instances, len(packed))
     if boxes.dtype not in (torch.float32, torch.float64):
         boxes = boxes.float()
@@ -54,6 +55,7 @@ def polygon_mask_targets(
     if instances is None:
         instances = torch.arange(len(packed))
     boxes, instances = _to_host(boxes.detach(), instances)
+    _check_instances(instances, len(packed))
     output = _empty_on_host((boxes.shape[0], height, width), device)
     if output.numel():
         rasterize = ops.POLYGON_MASK_TARGETS.on(output.device)
@@ -72,10 +74,11 @@ def bitmask_targets(
     The bits are those of Detectron2's ``BitMasks.crop_and_resize``, ties included: on the CPU the
     compiled op decides clear cases by a shorter sum and the others in torchvision's own order of
     operations. Other devices run torchvision's RoIAlign, which converts each mask to float32 once,
-    however many boxes it has. A box that is empty, inverted or not finite gives zeros.
+    however many boxes it has. A box that is empty, inverted or not finite gives zeros, and so does, on
+    a GPU, an instance out of range.
 
     Args:
-        masks: (N, H, W) bool.
+        masks: (N, H, W) bool; sides below 2^23.
         boxes: (R, 4) x0, y0, x1, y1 in pixels; converted to float32, as in Detectron2.
         size: (h, w) of the result, or one number for both.
         instances: (R,) int64, the mask of each box. None: box r has mask r.
@@ -89,12 +92,15 @@ def bitmask_targets(
     """
     if masks.dim() != 3 or masks.dtype != torch.bool:
         raise ValueError(f"masks must be (N, H, W) bool, not {masks.dtype} {tuple(masks.shape)}.")
+    if max(masks.shape[1:]) > MAX_MAP_SIDE:
+        raise ValueError(f"masks must have sides below 2^23, not {tuple(masks.shape)}.")
     height, width = _check(boxes, size, instances, masks.shape[0])
     device = masks.device
     if instances is None:
         instances = torch.arange(masks.shape[0], device=device)
     boxes = boxes.detach().to(device, torch.float32).contiguous()
     instances = instances.to(device).contiguous()
+    _check_instances(instances, masks.shape[0])
     output = torch.empty((boxes.shape[0], height, width), dtype=torch.bool, device=device)
     if masks.shape[1] * masks.shape[2] == 0:
         return output.zero_()
@@ -123,6 +129,35 @@ def _check(
             f"{instances.dtype} {tuple(instances.shape)}."
         )
     return sides
+
+
+def _check_packed(packed: PackedPolygons) -> None:
+    """Check types and shapes; the ops check the offsets."""
+    for name, dtype, shape in (
+        ("points", torch.float64, "(P, 2)"),
+        ("part_begin", torch.int64, "(K + 1,)"),
+        ("instance_begin", torch.int64, "(N + 1,)"),
+    ):
+        tensor = getattr(packed, name)
+        fits = tensor.shape[1:] == (2,) if name == "points" else tensor.dim() == 1
+        if not (fits and tensor.dtype == dtype and tensor.is_cpu and tensor.is_contiguous()):
+            raise ValueError(
+                f"{name} of the polygons must be {shape} {dtype}, contiguous and on the CPU, not "
+                f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}."
+            )
+
+
+def _check_instances(instances: Tensor, count: int) -> None:
+    """Raise for an instance out of range; not on a GPU, which would have to be waited for."""
+    if instances.device.type != "cpu" or instances.shape[0] == 0:
+        return
+    numbers = instances.numpy()
+    # One pass: a negative number is a very large one without its sign.
+    if int(numbers.view(np.uint64).max()) >= count:
+        row = int(((numbers < 0) | (numbers >= count)).argmax())
+        raise RuntimeError(
+            f"box {row} has instance {numbers[row]} of {count}: expected 0 to {count - 1}"
+        )
 
 
 def _to_host(*tensors: Tensor) -> list[Tensor]:

@@ -1,8 +1,8 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 """RoIAlign over a pyramid on torchvision's ops, level by level: what runs without compiled kernels.
 
-It costs as much as Detectron2's own pooler. On CUDA, torchvision sums gradients with atomics, so the
-last bits differ from run to run.
+It costs as much as Detectron2's own pooler, and less for huge boxes (see :mod:`.large_boxes`). On CUDA,
+torchvision sums gradients with atomics, so the last bits differ from run to run.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import torch
 import torchvision  # noqa: F401  (registers torch.ops.torchvision)
 from torch import Tensor
 
-__all__ = ["assign_levels", "backward", "forward"]
+from . import large_boxes
 
-# torchvision converts coordinates to int without a range check.
-_MAX_COORDINATE = 32768.0
+__all__ = ["assign_levels", "backward", "forward"]
 
 
 def assign_levels(
@@ -45,7 +44,7 @@ def _plan(rois, levels, scales, batch_size, sampling_ratio, aligned, box_size, l
     if aligned and sampling_ratio == 0:
         # No samples, hence zeros; torchvision may ask for a negative amount of memory there.
         usable &= (rois[:, 3:] > rois[:, 1:3]).all(dim=1)
-    clean = torch.where(usable[:, None], rois, 0).clamp(-_MAX_COORDINATE, _MAX_COORDINATE)
+    clean = torch.where(usable[:, None], rois, 0)
     return clean, torch.where(usable, levels, -1), bad_index
 
 
@@ -62,16 +61,20 @@ def forward(
         rois, levels, scales, features[0].shape[0], sampling_ratio, aligned, box_size, level
     )
     dtype = _compute_dtype(output.dtype)
+    clean, bins = clean.to(dtype), (output.shape[2], output.shape[3])
     output.zero_()
     for index, (feature, scale) in enumerate(zip(features, scales)):
-        chosen = (levels == index).nonzero()[:, 0]
         if feature.shape[2] * feature.shape[3] == 0:
             continue
+        values = feature.to(dtype)
+        chosen, large = _split(clean, levels == index, scale, bins, sampling_ratio)
         pooled = torch.ops.torchvision.roi_align(
-            feature.to(dtype), clean[chosen].to(dtype), scale, *output.shape[2:], sampling_ratio,
-            aligned,
-        )  # fmt: skip
+            values, clean[chosen], scale, *bins, sampling_ratio, aligned
+        )
         output.index_copy_(0, chosen, pooled.to(output.dtype))
+        for row in large:
+            image, box = values[int(clean[row, 0])], clean[row, 1:]
+            output[row] = large_boxes.pool(image, box, scale, bins, sampling_ratio, aligned)
     output[bad_index] = torch.nan
 
 
@@ -84,12 +87,24 @@ def backward(
         rois, levels, scales, grad_features[0].shape[0], sampling_ratio, aligned, box_size, level
     )
     dtype = _compute_dtype(grad_output.dtype)
+    clean, bins = clean.to(dtype), (grad_output.shape[2], grad_output.shape[3])
     for index, (grad, scale) in enumerate(zip(grad_features, scales)):
-        chosen = (levels == index).nonzero()[:, 0]
         if grad.numel() == 0:
             continue
+        chosen, large = _split(clean, levels == index, scale, bins, sampling_ratio)
         part = torch.ops.torchvision._roi_align_backward(
-            grad_output[chosen].to(dtype), clean[chosen].to(dtype), scale, *grad_output.shape[2:],
-            *grad.shape, sampling_ratio, aligned,
+            grad_output[chosen].to(dtype), clean[chosen], scale, *bins, *grad.shape,
+            sampling_ratio, aligned,
         )  # fmt: skip
+        for row in large:
+            image, values = part[int(clean[row, 0])], grad_output[row].to(dtype)
+            large_boxes.spread(values, clean[row, 1:], scale, image, sampling_ratio, aligned)
         grad.copy_(part)
+
+
+def _split(
+    rois: Tensor, chosen: Tensor, scale: float, bins: tuple[int, int], sampling_ratio: int
+) -> tuple[Tensor, list[int]]:
+    """Rows of ``chosen`` (R,) that torchvision's op takes, and those of large boxes."""
+    large = large_boxes.is_large(rois[:, 1:], scale, bins, sampling_ratio) & chosen
+    return (chosen & ~large).nonzero()[:, 0], large.nonzero()[:, 0].tolist()

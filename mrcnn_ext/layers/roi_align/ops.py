@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..kernels import LIBRARY, Kernel
 from . import fallback
+from .checks import check_backward, check_batch_indices, check_forward
 
 __all__ = ["ROI_ALIGN_BACKWARD", "ROI_ALIGN_FORWARD", "is_channels_last"]
 
@@ -66,24 +67,12 @@ def _contiguous(levels: Tensor | None) -> Tensor | None:
     return None if levels is None else levels.contiguous()
 
 
-def _check_batch_indices(rois: Tensor, batch_size: int) -> None:
-    if rois.device.type != "cpu" or rois.shape[0] == 0:
-        return
-    batch = rois[:, 0]
-    wrong = (batch != batch.trunc()) | (batch < 0) | (batch >= batch_size)
-    if bool(wrong.any()):
-        index = int(wrong.nonzero()[0])
-        raise ValueError(
-            f"rois[{index}] has batch index {float(batch[index]):g}, but features hold "
-            f"{batch_size} images: it must be a whole number from 0 to {batch_size - 1}."
-        )
-
-
 def _forward(
     features, rois, levels, scales, output_size, sampling_ratio, aligned, box_size, level
 ) -> Tensor:
+    check_forward(features, rois, levels, scales, output_size, sampling_ratio, box_size, level)
     first = features[0]
-    _check_batch_indices(rois, first.shape[0])
+    check_batch_indices(rois, first.shape[0])
     layout = _memory_format(is_channels_last(first))
     shape = (rois.shape[0], first.shape[1], *output_size)
     output = torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=layout)
@@ -102,7 +91,11 @@ def _backward(
     grad_output, rois, levels, scales, batch_size, heights, widths, channels_last,
     sampling_ratio, aligned, box_size, level,
 ) -> list[Tensor]:  # fmt: skip
-    _check_batch_indices(rois, batch_size)
+    check_backward(
+        grad_output, rois, levels, scales, batch_size, heights, widths, sampling_ratio, box_size,
+        level,
+    )  # fmt: skip
+    check_batch_indices(rois, batch_size)
     grads = _empty_maps(grad_output, batch_size, heights, widths, channels_last)
     if grad_output.numel() == 0:
         return [grad.zero_() for grad in grads]

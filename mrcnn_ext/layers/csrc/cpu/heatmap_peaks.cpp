@@ -1,6 +1,6 @@
 // Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 // mrcnn_ext::_bicubic_peaks: the highest pixel of maps that are resized to their boxes, without
-// resizing them. What users pass in is checked in Python (layers/heatmap_peaks).
+// resizing them. The schema is in Python (layers/heatmap_peaks).
 //
 // Between four cells, the resized map is a bicubic patch, and such a patch nowhere exceeds the
 // greatest of its Bezier control values. Those around a cell of value v are at most
@@ -18,6 +18,7 @@
 #include <limits>
 #include <vector>
 
+#include "../tensors.h"
 #include "heatmap_peaks.h"
 #include "workers.h"
 
@@ -28,6 +29,7 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 constexpr int64_t kMaxSide = 1 << 24;  // pixels are counted in float32
+constexpr int64_t kMaxArea = 1 << 30;  // pixels around the peak are computed; also in __init__.py
 
 /// Finds the highest pixel of maps of one size, which are resized to other sizes.
 class PeakFinder {
@@ -233,23 +235,15 @@ class PeakFinder {
 
 void check(
     const Tensor& maps, const Tensor& sizes, const Tensor& pixels, const Tensor& values) {
+  check_cpu_tensor(maps, "maps", ScalarType::Float, {kAny, kAny, kAny, kAny});
+  check_cpu_tensor(sizes, "sizes", ScalarType::Long, {maps.size(0), 2});
+  check_cpu_tensor(pixels, "pixels", ScalarType::Long, {maps.size(0), maps.size(1), 2});
+  check_cpu_tensor(values, "values", ScalarType::Float, {maps.size(0), maps.size(1)});
   STD_TORCH_CHECK(
-      maps.scalar_type() == ScalarType::Float && maps.dim() == 4 && maps.is_contiguous() &&
-          maps.size(2) > 0 && maps.size(2) < kMaxSide && maps.size(3) > 0 &&
-          maps.size(3) < kMaxSide,
-      "maps must be contiguous (R, K, H, W) float32 with cells");
-  STD_TORCH_CHECK(
-      sizes.scalar_type() == ScalarType::Long && sizes.dim() == 2 && sizes.is_contiguous() &&
-          sizes.size(0) == maps.size(0) && sizes.size(1) == 2,
-      "sizes must be contiguous (R, 2) int64");
-  STD_TORCH_CHECK(
-      pixels.scalar_type() == ScalarType::Long && pixels.dim() == 3 && pixels.is_contiguous() &&
-          pixels.size(0) == maps.size(0) && pixels.size(1) == maps.size(1) && pixels.size(2) == 2,
-      "pixels must be contiguous (R, K, 2) int64");
-  STD_TORCH_CHECK(
-      values.scalar_type() == ScalarType::Float && values.dim() == 2 && values.is_contiguous() &&
-          values.size(0) == maps.size(0) && values.size(1) == maps.size(1),
-      "values must be contiguous (R, K) float32");
+      maps.size(2) > 0 && maps.size(2) < kMaxSide && maps.size(3) > 0 && maps.size(3) < kMaxSide,
+      "maps must have sides of 1 to below 2^24 cells");
+  check_apart(pixels, "pixels", {&maps, &sizes, &values});
+  check_apart(values, "values", {&maps, &sizes});
 }
 
 void bicubic_peaks(const Tensor& maps, const Tensor& sizes, Tensor pixels, Tensor values) {
@@ -259,9 +253,12 @@ void bicubic_peaks(const Tensor& maps, const Tensor& sizes, Tensor pixels, Tenso
   const int64_t* all_sizes = static_cast<const int64_t*>(sizes.const_data_ptr());
   int64_t* all_pixels = static_cast<int64_t*>(pixels.mutable_data_ptr());
   float* all_values = static_cast<float*>(values.mutable_data_ptr());
-  for (int64_t i = 0; i < sizes.numel(); ++i) {
+  for (int64_t r = 0; r < maps.size(0); ++r) {
+    const int64_t wide = all_sizes[2 * r], high = all_sizes[2 * r + 1];
     STD_TORCH_CHECK(
-        all_sizes[i] >= 1 && all_sizes[i] < kMaxSide, "sizes must be from 1 to below 2^24");
+        wide >= 1 && wide < kMaxSide && high >= 1 && high < kMaxSide && wide * high <= kMaxArea,
+        "sizes must be from 1 to below 2^24 with at most 2^30 pixels, but region ", r, " has ", wide,
+        " x ", high);
   }
   const int height = static_cast<int>(maps.size(2)), width = static_cast<int>(maps.size(3));
   share_out(maps.size(0), 1, [&] {

@@ -1,6 +1,6 @@
 // Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-// mrcnn_ext::_masks_to_rle and _paste_masks: masks are shared out among threads. Schemas and checks of
-// what users pass in are in Python (layers/mask_paste).
+// mrcnn_ext::_masks_to_rle and _paste_masks: masks are shared out among threads. Schemas are in Python
+// (layers/mask_paste).
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -12,6 +12,7 @@
 #include <tuple>
 #include <vector>
 
+#include "../tensors.h"
 #include "mask_paste.h"
 #include "mask_rle.h"
 #include "workers.h"
@@ -27,14 +28,9 @@ constexpr int64_t kMaxSide = 1 << 24;  // pixels are counted in float32
 PasteSettings make_settings(
     const Tensor& masks, const Tensor& boxes, int64_t height, int64_t width, double threshold,
     bool fused) {
-  STD_TORCH_CHECK(
-      masks.scalar_type() == ScalarType::Float && boxes.scalar_type() == ScalarType::Float,
-      "masks and boxes must be float32");
-  STD_TORCH_CHECK(
-      masks.dim() == 3 && boxes.dim() == 2 && boxes.size(1) == 4 &&
-          masks.size(0) == boxes.size(0) && masks.size(1) > 0 && masks.size(2) > 0,
-      "masks must be (R, h, w) and boxes (R, 4)");
-  STD_TORCH_CHECK(masks.is_contiguous() && boxes.is_contiguous(), "tensors must be contiguous");
+  check_cpu_tensor(masks, "masks", ScalarType::Float, {kAny, kAny, kAny});
+  check_cpu_tensor(boxes, "boxes", ScalarType::Float, {masks.size(0), 4});
+  STD_TORCH_CHECK(masks.size(1) > 0 && masks.size(2) > 0, "masks have no values");
   STD_TORCH_CHECK(
       masks.size(1) < kMaxSide && masks.size(2) < kMaxSide && height >= 0 && width >= 0 &&
           height < kMaxSide && width < kMaxSide,
@@ -110,12 +106,11 @@ class ImageRows {
 
 void paste_masks(
     const Tensor& masks, const Tensor& boxes, double threshold, bool fused, Tensor images) {
-  STD_TORCH_CHECK(
-      images.scalar_type() == ScalarType::Bool && images.dim() == 3 && images.is_contiguous() &&
-          images.size(0) == masks.size(0),
-      "images must be a contiguous (R, height, width) bool tensor");
+  check_cpu_tensor(images, "images", ScalarType::Bool, {kAny, kAny, kAny});
   const int64_t height = images.size(1), width = images.size(2);
   const PasteSettings settings = make_settings(masks, boxes, height, width, threshold, fused);
+  STD_TORCH_CHECK(images.size(0) == masks.size(0), "one image per mask, please");
+  check_apart(images, "images", {&masks, &boxes});
   uint8_t* output = static_cast<uint8_t*>(images.mutable_data_ptr());
   for_each_mask(
       masks, boxes, settings, Lines::kRows, [&] { return ImageRows(width); },

@@ -10,6 +10,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "../roi_align_checks.h"
+#include "../tensors.h"
 #include "bitmask_crop.h"
 #include "polygon_raster.h"
 #include "workers.h"
@@ -36,12 +38,19 @@ void check_offsets(const Tensor& offsets, int64_t end, const char* name) {
 }
 
 void check_instances(const Tensor& instances, int64_t count, int64_t num_rois) {
-  STD_TORCH_CHECK(instances.numel() == num_rois, "one instance per box, please");
+  check_cpu_tensor(instances, "instances", ScalarType::Long, {num_rois});
   const int64_t* values = longs(instances);
   for (int64_t r = 0; r < num_rois; ++r) {
     STD_TORCH_CHECK(
         values[r] >= 0 && values[r] < count, "box ", r, " has instance ", values[r], " of ", count);
   }
+}
+
+void check_output(const Tensor& output) {
+  check_cpu_tensor(output, "output", ScalarType::Bool, {kAny, kAny, kAny});
+  STD_TORCH_CHECK(
+      output.size(1) < kMaxOutputSide && output.size(2) < kMaxOutputSide,
+      "output has a side of 2^15 cells or more");
 }
 
 template <class Box>
@@ -102,9 +111,18 @@ void draw_all(
 void polygon_mask_targets(
     const Tensor& points, const Tensor& part_begin, const Tensor& instance_begin,
     const Tensor& instances, const Tensor& boxes, bool divide_in_double, Tensor output) {
+  check_output(output);
+  check_cpu_tensor(points, "points", ScalarType::Double, {kAny, 2});
+  check_cpu_tensor(part_begin, "part_begin", ScalarType::Long, {kAny});
+  check_cpu_tensor(instance_begin, "instance_begin", ScalarType::Long, {kAny});
+  const bool is_double = boxes.scalar_type() == ScalarType::Double;
+  check_cpu_tensor(
+      boxes, "boxes", is_double ? ScalarType::Double : ScalarType::Float, {output.size(0), 4});
+  check_apart(output, "output", {&points, &part_begin, &instance_begin, &instances, &boxes});
   check_offsets(part_begin, points.size(0), "part_begin");
   check_offsets(instance_begin, part_begin.numel() - 1, "instance_begin");
   check_instances(instances, instance_begin.numel() - 1, output.size(0));
+  if (output.numel() == 0) return;
   const auto draw = [&](auto box) {
     using Box = decltype(box);
     draw_all(
@@ -112,7 +130,7 @@ void polygon_mask_targets(
         longs(instance_begin), longs(instances),
         static_cast<const Box*>(boxes.const_data_ptr()), divide_in_double, output);
   };
-  if (boxes.scalar_type() == ScalarType::Double) {
+  if (is_double) {
     draw(double{});
   } else {
     draw(float{});
@@ -123,15 +141,24 @@ void polygon_mask_targets(
 
 void bitmask_targets(
     const Tensor& masks, const Tensor& instances, const Tensor& boxes, Tensor output) {
+  check_output(output);
+  check_cpu_tensor(masks, "masks", ScalarType::Bool, {kAny, kAny, kAny});
+  check_cpu_tensor(boxes, "boxes", ScalarType::Float, {output.size(0), 4});
+  check_apart(output, "output", {&masks, &instances, &boxes});
   check_instances(instances, masks.size(0), output.size(0));
   const int64_t image_height = masks.size(1), image_width = masks.size(2);
   STD_TORCH_CHECK(
-      image_height < (1 << 23) && image_width < (1 << 23), "masks have a side of 2^23 or more");
+      image_height < kMaxMapSide && image_width < kMaxMapSide, "masks have a side of 2^23 or more");
   const int64_t height = output.size(1), width = output.size(2);
   const uint8_t* const pixels = static_cast<const uint8_t*>(masks.const_data_ptr());
   const float* const corners = static_cast<const float*>(boxes.const_data_ptr());
   const int64_t* const numbers = longs(instances);
   uint8_t* const targets = static_cast<uint8_t*>(output.mutable_data_ptr());
+  if (output.numel() == 0) return;
+  if (image_height * image_width == 0) {
+    std::fill_n(targets, output.numel(), uint8_t(0));
+    return;
+  }
   share_out(output.size(0), 4, [&] {
     return [&, crop = BitmaskCrop(
                    static_cast<int>(image_height), static_cast<int>(image_width),

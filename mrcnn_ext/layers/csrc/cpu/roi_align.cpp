@@ -1,6 +1,6 @@
 // Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 // The CPU side of mrcnn_ext::_roi_align_forward and _roi_align_backward: arguments in, work shared out
-// among threads. Schemas and checks of what users pass in are in Python (layers/roi_align/ops.py).
+// among threads. Schemas are in Python (layers/roi_align/ops.py).
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "../roi_align_checks.h"
 #include "../tensors.h"
 #include "roi_align_kernels.h"
 #include "roi_align_plan.h"
@@ -45,17 +46,22 @@ const RoiAlignKernels<BFloat16>& kernels_for() {
 /// A tensor that is dense in both layouts counts as NCHW, as in Python.
 bool is_channels_last(const Tensor& tensor) { return !tensor.is_contiguous() && is_nhwc(tensor); }
 
+void check_dense(const Tensor& tensor, const char* name) {
+  STD_TORCH_CHECK(
+      tensor.is_contiguous() || is_nhwc(tensor), name, " must be dense, NCHW or channels-last");
+}
+
 Geometry make_geometry(
     const std::vector<Tensor>& maps, const Tensor& rois, const std::optional<Tensor>& levels,
     const std::vector<double>& scales, int64_t sampling_ratio, bool aligned,
     double canonical_box_size, int64_t canonical_level, const Tensor& pooled) {
-  STD_TORCH_CHECK(maps.size() == scales.size(), "one scale per feature map, please");
+  check_roi_align(maps, rois, levels, scales, sampling_ratio, canonical_level, pooled);
   STD_TORCH_CHECK(rois.is_contiguous(), "rois must be contiguous");
+  STD_TORCH_CHECK(!levels || levels->is_contiguous(), "levels must be contiguous");
+  check_dense(pooled, "the pooled tensor");
   Geometry geometry;
   for (size_t l = 0; l < maps.size(); ++l) {
-    STD_TORCH_CHECK(
-        maps[l].size(2) < (1 << 23) && maps[l].size(3) < (1 << 23), "feature map ", l,
-        " has a side of 2^23 pixels or more");
+    check_dense(maps[l], "a feature map");
     geometry.levels.push_back(
         {static_cast<int>(maps[l].size(2)), static_cast<int>(maps[l].size(3)), scales[l]});
   }
@@ -247,6 +253,13 @@ void roi_align_forward(
   const Geometry geometry = make_geometry(
       features, rois, levels, scales, sampling_ratio, aligned, canonical_box_size,
       canonical_level, output);
+  for (const Tensor& feature : features) {
+    STD_TORCH_CHECK(
+        is_channels_last(features[0]) ? is_nhwc(feature) : feature.is_contiguous(),
+        "feature maps must all have the memory format of the first");
+    check_apart(output, "output", {&feature, &rois});
+  }
+  if (levels) check_apart(output, "output", {&*levels});
   dispatch<Half, BFloat16>(output.scalar_type(), [&](auto element) {
     forward_all<decltype(element)>(features, geometry, output);
   });
@@ -353,6 +366,10 @@ void roi_align_backward(
   const Geometry geometry = make_geometry(
       grad_features, rois, levels, scales, sampling_ratio, aligned, canonical_box_size,
       canonical_level, grad_output);
+  for (const Tensor& grad : grad_features) {
+    check_apart(grad, "a gradient", {&grad_output, &rois});
+    if (levels) check_apart(grad, "a gradient", {&*levels});
+  }
   dispatch<Half, BFloat16>(grad_output.scalar_type(), [&](auto element) {
     backward_all<decltype(element)>(grad_output, geometry, grad_features);
   });

@@ -1,7 +1,7 @@
 // Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 // The CUDA side of mrcnn_ext::_roi_align_forward and _roi_align_backward: arguments in, kernels
-// launched on the current stream. Nothing waits for the device. Schemas and checks of what users
-// pass in are in Python (layers/roi_align/ops.py).
+// launched on the current stream. Nothing waits for the device. Schemas are in Python
+// (layers/roi_align/ops.py).
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>

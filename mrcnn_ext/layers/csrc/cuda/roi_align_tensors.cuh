@@ -14,6 +14,7 @@
 #include <optional>
 #include <vector>
 
+#include "../roi_align_checks.h"
 #include "../tensors.h"
 #include "roi_align_device.cuh"
 
@@ -51,7 +52,7 @@ inline Problem make_problem(
     const std::vector<Tensor>& maps, const Tensor& rois, const std::optional<Tensor>& levels,
     const std::vector<double>& scales, int64_t sampling_ratio, bool aligned,
     double canonical_box_size, int64_t canonical_level, const Tensor& pooled) {
-  STD_TORCH_CHECK(maps.size() == scales.size(), "one scale per feature map, please");
+  check_roi_align(maps, rois, levels, scales, sampling_ratio, canonical_level, pooled);
   STD_TORCH_CHECK(
       maps.size() <= kMaxLevels, "RoIAlign on CUDA takes up to ", kMaxLevels,
       " feature maps, but there are ", maps.size());
@@ -64,9 +65,6 @@ inline Problem make_problem(
   Args& args = problem.args;
   args.num_levels = static_cast<int>(maps.size());
   for (size_t l = 0; l < maps.size(); ++l) {
-    STD_TORCH_CHECK(
-        maps[l].size(2) < (1 << 23) && maps[l].size(3) < (1 << 23), "feature map ", l,
-        " has a side of 2^23 pixels or more");
     Level& level = args.levels[l];
     // The forward kernel only reads it.
     level.map = const_cast<void*>(maps[l].const_data_ptr());
