@@ -126,12 +126,12 @@ def _evaluator(data: dict, cfg) -> Iterator[Problem]:
         return
     texts = [a for a in data["annotations"] if isinstance(a, dict) and isinstance(a.get("id"), str)]
     if texts:
-        text = (
-            f"{count_text(len(texts), len(data['annotations']), 'annotations')} have texts as ids, the "
-            f"first {describe(texts[0]['id'])}: Detectron2's COCOEvaluator ends with an error at the "
-            "first object that is found; set MRCNN_EXT.EVALUATION.ENABLED: True, or number them from 1"
+        yield _error(
+            "config-annotation-ids",
+            f"{count_text(len(texts), len(data['annotations']), 'annotations')} have texts as ids, but "
+            "MRCNN_EXT.EVALUATION.ENABLED is not True: Detectron2's COCOEvaluator ends with an error "
+            f"at the first object that is found (the first id: {describe(texts[0]['id'])})",
         )
-        yield _error("config-annotation-ids", text)
 
 
 def _masks(instances: list[dict], cfg, trains: bool) -> Iterator[Problem]:

@@ -45,6 +45,7 @@ def find_patterns(data: dict, sizes: Sizes) -> Iterator[Problem]:
     yield from _normalised(annotations)
     yield from _listed_twice(data["images"])
     yield from _annotated_twice(annotations)
+    yield from _text_ids(annotations)
 
 
 def count_text(number: int, total: int, what: str) -> str:
@@ -262,6 +263,17 @@ def _annotated_twice(annotations: list[dict]) -> Iterator[Problem]:
         if other is not annotation and all(other.get(k) == annotation.get(k) for k in rest):
             text = f"the object is that of annotation {describe(other.get('id'))} again"
             yield Problem("warning", "annotation-twice", *_ids(annotation), text)
+
+
+def _text_ids(annotations: list[dict]) -> Iterator[Problem]:
+    texts = [a for a in annotations if isinstance(a.get("id"), str)]
+    if texts:
+        text = (
+            f"{count_text(len(texts), len(annotations), 'annotations')} have texts as ids: "
+            "Detectron2's COCOEvaluator ends with an error at the first object that is found; set "
+            "MRCNN_EXT.EVALUATION.ENABLED: True, or number them from 1"
+        )
+        yield Problem("warning", "annotation-id-text", *_ids(texts[0]), text)
 
 
 def _image_id(annotation: dict):
