@@ -79,14 +79,7 @@ class MrcnnExtRCNN(GeneralizedRCNN):
             DataError: in training, an image's ground truth is unusable.
         """
         if not torch.jit.is_scripting() and self.training and self.check_inputs:
-            heads = self.roi_heads
-            fields = [
-                f"gt_{kind}s"
-                for kind in ("mask", "keypoint")
-                if getattr(heads, f"{kind}_on", False)
-            ]
-            classes = getattr(heads, "num_classes", None)
-            check_training_inputs(batched_inputs, classes, fields, self._terms)
+            _check_batch(batched_inputs, self.roi_heads, self._terms)
         return self._stock_forward(batched_inputs)
 
     def inference(
@@ -141,6 +134,15 @@ MODEL_TERMS = {
     "gt_keypoints": "model.roi_heads has a keypoint_head, and dataloader.train.mapper use_keypoint",
 }
 _JSON_KEYS = {"gt_masks": "segmentation", "gt_keypoints": "keypoints"}
+
+
+def _check_batch(
+    batched_inputs: list[dict], roi_heads: torch.nn.Module, terms: Mapping[str, str]
+) -> None:
+    """:func:`check_training_inputs` for what the RoI heads need."""
+    kinds = [kind for kind in ("mask", "keypoint") if getattr(roi_heads, f"{kind}_on", False)]
+    classes = getattr(roi_heads, "num_classes", None)
+    check_training_inputs(batched_inputs, classes, [f"gt_{kind}s" for kind in kinds], terms)
 
 
 def check_training_inputs(
