@@ -16,7 +16,7 @@ from detectron2.modeling import (
 
 from ..coco.peek import first_annotations
 from ..errors import ConfigError
-from ..messages import shorten, similar
+from ..messages import describe, shorten, similar
 from .check_values import check_values
 
 __all__ = ["check_config"]
@@ -85,7 +85,7 @@ def _check_dataset(cfg, key: str, name: str) -> None:
             f"({key}) has {len(classes)} classes: {shorten(classes)}."
         )
     if cfg.MODEL.MASK_ON and key == "DATASETS.TRAIN" and cfg.INPUT.MASK_FORMAT == "polygon":
-        _check_polygons(name, metadata.get("json_file"))
+        _check_polygons(name, metadata)
     keypoints = metadata.get("keypoint_names")
     count = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
     if cfg.MODEL.KEYPOINT_ON and keypoints and len(keypoints) != count:
@@ -95,11 +95,15 @@ def _check_dataset(cfg, key: str, name: str) -> None:
         )
 
 
-def _check_polygons(name: str, json_file: str | None) -> None:
+def _check_polygons(name: str, metadata) -> None:
     """Look at the first annotations of a training set: Detectron2 fails in the middle of a run."""
-    for annotation in first_annotations(json_file) if json_file else []:
-        if isinstance(annotation.get("segmentation"), dict) and not annotation.get("iscrowd"):
-            raise ConfigError(
-                f"INPUT.MASK_FORMAT is 'polygon', but '{name}' (DATASETS.TRAIN) has masks in "
-                f"run-length encoding, as annotation {annotation.get('id')}; expected 'bitmask'."
-            )
+    json_file = metadata.get("json_file")
+    annotations = first_annotations(json_file) if json_file else []
+    rles = [a for a in annotations if isinstance(a.get("segmentation"), dict)]
+    rles = [a for a in rles if not a.get("iscrowd")]
+    if rles or metadata.get("mrcnn_ext_mask_format") == "bitmask":
+        which = f", as annotation {describe(rles[0].get('id'))}" if rles else ""
+        raise ConfigError(
+            f"INPUT.MASK_FORMAT is 'polygon', but '{name}' (DATASETS.TRAIN) has masks in run-length "
+            f"encoding{which}; expected 'bitmask'."
+        )
