@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""What the package's commands share: parsers, ``--import`` and progress bars."""
+"""What the package's commands share: parsers, ``--import``, ``--trust-pickle``, progress bars."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .errors import ConfigError
 
-__all__ = ["add_import_option", "command_parser", "image_progress", "import_all", "stage_progress"]
+__all__ = ["TRUST_PICKLE", "add_import_option", "command_parser", "image_progress", "import_all"]
+__all__ += ["stage_progress"]
+
+TRUST_PICKLE = "load weights even if that runs code from their file (docs/security.md)"
 
 
 def command_parser(module: str, description: str | None) -> argparse.ArgumentParser:

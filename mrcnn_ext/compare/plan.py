@@ -100,6 +100,7 @@ class Plan:
         imports: modules or files that register heads and data sets.
         jobs: trainings that run at a time.
         kind: of the compared heads.
+        trust_pickle: load weights even if that runs code from their file.
     """
 
     base: str
@@ -115,6 +116,7 @@ class Plan:
     imports: tuple[str, ...] = ()
     jobs: int = 1
     kind: HeadKind = MASK
+    trust_pickle: bool = False
 
     @property
     def baseline(self) -> Variant:

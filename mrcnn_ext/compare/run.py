@@ -1,5 +1,8 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Do one run in its own process: ``python -m mrcnn_ext.compare.run FOLDER``, which has spec.json."""
+"""Do one run in its own process: ``python -m mrcnn_ext.compare.run FOLDER [IMPORT…]``.
+
+FOLDER has spec.json and config.yaml. What is imported is an argument, since it is code.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from detectron2.utils.logger import setup_logger
 from ..command_line import import_all
 from ..config.load import load_config
 from ..data import register_datasets
-from ..errors import DataError
+from ..errors import DataError, WeightsError
 from ..files import only_process, write_json, write_text
 from .kinds import HEAD_KINDS
 from .training import load_trained, train
@@ -29,13 +32,14 @@ def write_spec(folder: Path, cfg, **spec) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    folder = Path((argv or sys.argv[1:])[0])
+    name, *imports = argv or sys.argv[1:]
+    folder = Path(name)
     spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
-    import_all(spec["imports"])
+    import_all(imports)
     try:
         with only_process(folder):  # it may have outlived the command that started it
             _run(folder, spec)
-    except DataError as error:
+    except (DataError, WeightsError) as error:
         print(f"compare: {error}", file=sys.stderr)
         return 1
     return 0
@@ -44,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(folder: Path, spec: dict) -> None:
     setup_logger(str(folder / "log.txt"))
     cv2.setNumThreads(1)
-    cfg = load_config(folder / "config.yaml")
+    cfg = load_config(folder / "config.yaml", found=True)
     register_datasets(cfg)
     kind = HEAD_KINDS[spec.get("part", "mask")]
     if (folder / "training.json").is_file():
@@ -57,6 +61,7 @@ def _run(folder: Path, spec: dict) -> None:
             folder=folder,
             frozen=spec["frozen"],
             kind=kind,
+            trust_pickle=spec.get("trust_pickle", False),
         )
     if spec["evaluate"]:
         kind.evaluate(model, cfg, folder, seed=spec["seed"], variant=spec["variant"])

@@ -23,7 +23,7 @@ import time
 import warnings
 from pathlib import Path
 
-from ..command_line import add_import_option, command_parser, import_all
+from ..command_line import TRUST_PICKLE, add_import_option, command_parser, import_all
 from ..config.load import load_config
 from ..errors import ConfigError, DataError, WeightsError
 from .predictor import Predictor
@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     add("inputs", nargs="+", metavar="INPUT", help="image, folder, glob or video")
     add("--config-file", required=True, help="yaml or .py config, or its name in the model zoo")
     add("--weights", help="checkpoint (default: what the config names)")
+    add("--trust-pickle", action="store_true", help=TRUST_PICKLE)
     add("--output", type=Path, required=True, metavar="FOLDER")
     add("--score-threshold", type=float, default=0.5, help="leave out what scores less")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -102,7 +103,9 @@ def _prepare(args: argparse.Namespace) -> tuple[Predictor, list[Source]]:
     except OSError as error:
         raise DataError(f"--output {args.output}: {error.strerror}.") from error
     try:
-        predictor = Predictor(cfg, weights=args.weights, device=args.device)
+        predictor = Predictor(
+            cfg, weights=args.weights, device=args.device, trust_pickle=args.trust_pickle
+        )
     except (ConfigError, DataError, WeightsError, ImportError):
         raise  # says what is wrong already
     except Exception as error:  # checkpoints are pickles: reading them can raise anything

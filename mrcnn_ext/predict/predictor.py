@@ -3,23 +3,19 @@
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 
+from ..checkpoint import load_weights
 from ..data import register_datasets
 from ..errors import ConfigError, WeightsError
 
 __all__ = ["Predictor"]
-
-logger = logging.getLogger(__name__)
 
 
 class Predictor:
@@ -32,23 +28,32 @@ class Predictor:
         metadata: of the first test data set; without names if that is not registered.
     """
 
-    def __init__(self, cfg, *, weights: str | None = None, device: str | None = None) -> None:
+    def __init__(
+        self,
+        cfg,
+        *,
+        weights: str | None = None,
+        device: str | None = None,
+        trust_pickle: bool = False,
+    ) -> None:
         """
         Args:
             cfg: as :func:`~mrcnn_ext.config.load.load_config` returns it; is not changed.
             weights: checkpoint; None takes what the config names.
             device: "cpu", "cuda", "cuda:N"; None or "auto" is CUDA where there is one.
+            trust_pickle: load the checkpoint even if that runs code from it.
 
         Raises:
             ConfigError: the device is not there, or the config contradicts itself.
-            WeightsError: no weights are named, or they cannot be read.
+            WeightsError: no weights are named, they cannot be read or could run code, a part of the
+                model is missing or has another shape there, or they are NaN.
         """
         self._device = _device(device)
         lazy = not hasattr(cfg, "MODEL")
         weights = weights or (cfg.train.init_checkpoint if lazy else cfg.MODEL.WEIGHTS)
         _check_weights(weights)
         (self._from_lazy if lazy else self._from_yaml)(cfg)
-        DetectionCheckpointer(self.model).load(weights)
+        load_weights(self.model, weights, complete=True, trust_pickle=trust_pickle)
         self.model.eval()
 
     def _from_yaml(self, cfg) -> None:
@@ -111,9 +116,6 @@ def _check_weights(weights: str) -> None:
         raise WeightsError("no weights: the config names none; pass --weights FILE.")
     if not PathManager.isfile(weights):
         raise WeightsError(f"no weights: there is no file '{weights}'.")
-    if weights.startswith(("timm://", "detectron2://ImageNetPretrained")):
-        logger.warning("%s trains a backbone only: the heads are random.", weights)
-        print(f"warning: {weights} is a backbone; boxes and masks will be random. Pass --weights.")
 
 
 def _metadata(names) -> Metadata:
