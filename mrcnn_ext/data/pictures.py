@@ -1,0 +1,62 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Find pictures that Detectron2 reads wrongly without a word, or not at all."""
+
+from __future__ import annotations
+
+import os
+
+from detectron2.utils.file_io import PathManager
+from PIL import Image
+
+__all__ = ["picture_problem"]
+
+_SUBFILE_TYPE, _REDUCED = 254, 1  # TIFF: a page may be a smaller copy of another
+
+
+def picture_problem(path: str | os.PathLike) -> str | None:
+    """Say what Detectron2's ``read_image`` gets wrong about a picture, and what to do.
+
+    Only the head of the file is read. A file that cannot be opened for another reason (it is
+    missing, damaged, no picture) gives None: the error of reading it says why.
+
+    Args:
+        path: any that Detectron2's ``PathManager`` opens.
+
+    Returns:
+        A sentence without its subject and full stop, such as "has 3 pages, of which only …"; None if
+        there is nothing to say.
+    """
+    try:
+        with PathManager.open(os.fspath(path), "rb") as file, Image.open(file) as image:
+            return _depth_problem(image.mode) or _page_problem(image)
+    except Image.DecompressionBombError:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        return (
+            f"has more than the {most:.0f} million pixels that Pillow opens: reduce it, or cut it "
+            "into tiles"
+        )
+    except Exception:  # Pillow raises many kinds
+        return None
+
+
+def _depth_problem(mode: str) -> str | None:
+    # Other kinds of 16 bits, such as colour, are reduced to 8 when they are opened.
+    if not mode.startswith(("I", "F")):
+        return None
+    what = "floating-point" if mode.startswith("F") else "16-bit" if ";16" in mode else "32-bit"
+    return (
+        f"holds {what} grey values, which Detectron2 cuts off at 255: save it with 8 bits, its values "
+        "scaled to 0 … 255, in the same way for training and prediction"
+    )
+
+
+def _page_problem(image: Image.Image) -> str | None:
+    if image.format != "TIFF" or getattr(image, "n_frames", 1) == 1:
+        return None
+    pages = 0
+    for index in range(image.n_frames):  # type: ignore[attr-defined]
+        image.seek(index)
+        pages += not image.tag_v2.get(_SUBFILE_TYPE, 0) & _REDUCED  # type: ignore[attr-defined]
+    if pages <= 1:
+        return None
+    return f"has {pages} pages, of which Detectron2 reads the first: save each as a file of its own"
