@@ -1,0 +1,96 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Detectron2's checkpointer, for files that may come from anyone."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils.file_io import PathManager
+from fvcore.common.checkpoint import Checkpointer
+from torch import nn
+
+from ..errors import WeightsError
+from .check_weights import CheckedWeights, compare_weights
+from .plain_pickle import check_plain_pickle
+
+__all__ = ["SafeCheckpointer"]
+
+
+class _TensorFiles(Checkpointer):
+    """Reads .pth files; Detectron2's checkpointer calls this one's ``_load_file`` for them."""
+
+    trust_pickle = False
+
+    def _load_file(self, f: str) -> dict[str, Any]:
+        return torch.load(f, map_location="cpu", weights_only=not self.trust_pickle)
+
+
+class SafeCheckpointer(DetectionCheckpointer, _TensorFiles):
+    """DetectionCheckpointer that runs no code from the file, and notes what it loaded.
+
+    ``.pth`` is read with ``weights_only=True``. A ``.pkl`` may hold numpy arrays and plain containers,
+    as Detectron2's model zoo has them.
+
+    Attributes:
+        checked: what the last loaded file brought for the model; None before.
+    """
+
+    def __init__(
+        self, model: nn.Module, save_dir: str = "", *, trust_pickle: bool = False, **kwargs
+    ) -> None:
+        """
+        Args:
+            model, save_dir: as for DetectionCheckpointer.
+            trust_pickle: load any file, even if that runs code from it.
+            kwargs: as for DetectionCheckpointer.
+        """
+        super().__init__(model, save_dir, **kwargs)
+        self.trust_pickle = trust_pickle
+        self.checked: CheckedWeights | None = None
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        """
+        Raises:
+            WeightsError: it is damaged, or reading it could run code; names the file.
+        """
+        try:
+            if not self.trust_pickle and filename.endswith(".pkl"):
+                with PathManager.open(filename, "rb") as file:
+                    check_plain_pickle(file)
+            elif not self.trust_pickle and filename.endswith(".pyth"):
+                _TensorFiles._load_file(self, filename)
+            loaded = super()._load_file(filename)
+        except WeightsError:
+            raise
+        except Exception as error:  # reading a damaged pickle can raise anything
+            raise WeightsError(f"{filename}: {_why_not(error)}") from error
+        if not isinstance(loaded.get("model"), dict):
+            raise WeightsError(f"{filename}: is no checkpoint: it has no weights by name.")
+        return loaded
+
+    def _load_model(self, checkpoint: Any):
+        incompatible = super()._load_model(checkpoint)
+        self.checked = compare_weights(
+            self.model,
+            incompatible.missing_keys,
+            incompatible.incorrect_shapes,
+            incompatible.unexpected_keys,
+        )
+        return incompatible
+
+
+def _why_not(error: Exception) -> str:
+    text = str(error)
+    # torch names what it refuses in the midst of advice; our own check says it in a few words.
+    found = re.search(r"GLOBAL (\S+)", text) or re.search(r"^it (?:names|makes|sets) (.+)", text)
+    if found or "weights_only" in text.lower() or "Weights only" in text:
+        what = f" ({found[1]})" if found else ""
+        return (
+            f"holds more than tensors and plain values{what}, so loading it could run code from the "
+            "file. Pass --trust-pickle if you trust who made it."
+        )
+    reason = text.splitlines()[0] if text else ""
+    return f"cannot be read as a checkpoint: {type(error).__name__}: {reason}"
