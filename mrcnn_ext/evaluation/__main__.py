@@ -3,8 +3,8 @@
 
     python -m mrcnn_ext.evaluation DATASET RESULTS.json [--tasks bbox segm boundary …] [--json FILE]
 
-DATASET is a COCO json or the name of a registered data set. RESULTS.json is what an evaluator wrote:
-coco_instances_results.json.
+DATASET is a COCO json or the name of a registered data set. RESULTS.json is what an evaluator wrote,
+coco_instances_results.json, or mrcnn_ext.predict (--ids-from DATASET): coco_results.json or .jsonl.
 """
 
 from __future__ import annotations

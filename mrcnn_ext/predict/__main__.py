@@ -4,17 +4,21 @@
     python -m mrcnn_ext.predict --config-file CONFIG [--weights FILE] INPUT… --output FOLDER
 
 INPUT: images, folders (searched through), quoted globs, videos. CONFIG: a yaml or LazyConfig file, or
-a name of mrcnn_ext.model_zoo. Written to FOLDER: coco_results.jsonl (a line an image, as soon as it is
-predicted: {"image_id", "file", "height", "width", "results"}, the results as COCO has them); made from it
-at the end: predictions.json (all results by file) and coco_results.json (COCO's results format; image_id
-is the index in predictions.json, or what --ids-from says); pictures/ (videos as .mp4); run.json (what
-the predictions depend on).
+a name of mrcnn_ext.model_zoo. Written to FOLDER:
+
+    coco_results.jsonl  a line an image, as soon as it is predicted: {"image_id", "file", "height",
+                        "width", "results"}, the results as COCO has them
+    coco_results.json   made from it at the end: COCO's results format; image_id is the index in
+                        predictions.json, or what --ids-from says
+    predictions.json    likewise: all results by file
+    pictures/           images with their instances; videos as .mp4
+    run.json            what the predictions depend on
 
 Whatever ends a call, what was predicted is not lost: the same command does the rest. If the model, an
-option or an input has changed, it is an error; --restart begins anew. One process works in a FOLDER.
+option or an input has changed, that is an error; --restart begins anew. One process works in a FOLDER.
 
-An image or video with a fault (it cannot be read, Detectron2 reads it wrongly, its name is not UTF-8, the
-model or the drawing fails on it) is left out with one line, and tried again by the next call.
+An image or video with a fault is left out with one line, and tried again by the next call: it cannot be
+read, Detectron2 reads it wrongly, its name is not UTF-8, the model or the drawing fails on it.
 
 Exit code 0: all inputs done; 1: some were left out, or writing failed (what was done until then is in
 coco_results.jsonl, and in the json files as far as there is room); 2: wrong usage, nothing done;
