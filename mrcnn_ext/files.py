@@ -28,7 +28,7 @@ def check_writable(folder: str | os.PathLike) -> None:
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=_PART) as file:
+        with tempfile.NamedTemporaryFile(dir=str(folder), suffix=_PART) as file:
             file.write(bytes(_ROOM))
             file.flush()
     except (OSError, ValueError) as error:  # ValueError: a name with a null character

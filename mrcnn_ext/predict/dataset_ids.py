@@ -46,13 +46,14 @@ class DatasetIds:
             raise DataError(f"--ids-from {self.source}: has no list '{key}'.")
         found = []
         for index, entry in enumerate(entries):
-            fields = (entry.get("id"), entry.get(name)) if isinstance(entry, dict) else (None, None)
-            if not is_id(fields[0]) or not isinstance(fields[1], str):
+            fields = entry if isinstance(entry, dict) else {}
+            entry_id, text = fields.get("id"), fields.get(name)
+            if not is_id(entry_id) or not isinstance(text, str):
                 raise DataError(
                     f"--ids-from {self.source}: {key}[{index}] is {describe(entry)}; expected an "
                     f"object with 'id' and '{name}'."
                 )
-            found.append(fields)
+            found.append((entry_id, text))
         return found
 
     def of_images(self, sources: Sequence[Source]) -> dict[str, int | float | str]:

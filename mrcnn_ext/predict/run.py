@@ -144,14 +144,16 @@ class _Run:
         line, picture = self._predict(source.name, image, stamp)
         if not done:
             self._append(line)
-        if file is not None:
+        if file is not None and picture is not None:
             _write_picture(file, picture)
         yield
 
     def _video(self, source: Source) -> Iterator[str | None]:
         stamp = source.stamp()
         output, index = None, -1
-        draw = self.pictures is not None and not self._is_complete(source)
+        file = None if self.pictures is None else self.pictures / source.picture_name()
+        if file is not None and file.exists() and self._is_complete(source):
+            file = None
         capture = cv2.VideoCapture(str(source.path))
         try:
             while True:
@@ -163,23 +165,23 @@ class _Run:
                 done = name in self.writer.results.done
                 if index % self.every:
                     continue
-                if done and not draw:
+                if done and file is None:
                     yield None
                     continue
                 ok, image = capture.retrieve()
                 if not ok:
                     raise DataError(f"{source.path}: frame {index} cannot be decoded.")
                 try:
-                    line, picture = self._predict(name, image, stamp, draw)
+                    line, picture = self._predict(name, image, stamp, file is not None)
                 except Exception as error:
                     yield self._fault(name, error)
                     continue
                 if not done:
                     self._append(line)
-                if picture is not None:
+                if picture is not None and file is not None:
                     if output is None:
                         rate = (capture.get(cv2.CAP_PROP_FPS) or 25.0) / self.every
-                        output = _Video(self.pictures / source.picture_name(), rate, picture.shape)
+                        output = _Video(file, rate, picture.shape)
                     output.write(picture)
                 yield None
             if index == 0:
@@ -192,8 +194,6 @@ class _Run:
     def _is_complete(self, source: Source) -> bool:
         """Whether a video was done, to its end, by an earlier call."""
         done = self.writer.results.done
-        if f"{source.name}#0" not in done or not (self.pictures / source.picture_name()).exists():
-            return False
         capture, index = cv2.VideoCapture(str(source.path)), 0
         try:
             while capture.grab():
@@ -235,7 +235,7 @@ def _write_picture(file: Path, picture: np.ndarray) -> None:
     _, encoded = cv2.imencode(".png", picture)
     try:
         with replaced_file(file) as temporary:
-            temporary.write_bytes(encoded)
+            temporary.write_bytes(encoded.tobytes())
     except OSError as error:
         message = f"{file} cannot be written: {error.strerror or error}"
         raise (DataError if error.errno in _OF_A_NAME else _WriteError)(message) from error

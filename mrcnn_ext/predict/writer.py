@@ -39,8 +39,8 @@ class PredictionWriter:
         metadata: Metadata,
         classes: Sequence[str] | None = None,
         *,
-        image_ids: Mapping[str, int | str] | None = None,
-        category_ids: Sequence[int | str] | None = None,
+        image_ids: Mapping[str, int | float | str] | None = None,
+        category_ids: Sequence[int | float | str] | None = None,
         resume: bool = False,
     ) -> None:
         """
@@ -136,10 +136,10 @@ class PredictionWriter:
 
     def _instance(self, record: dict) -> dict:
         class_id = self._class_ids.get(record["category_id"], record["category_id"])
-        named = self._names is not None and class_id in range(len(self._names))
+        names = dict(enumerate(self._names or ()))
         entry = {
             "class_id": class_id,
-            "class_name": self._names[class_id] if named else str(class_id),
+            "class_name": names.get(class_id, str(class_id)),
             "score": record["score"],
             "bbox_xywh": record["bbox"],
         }

@@ -65,7 +65,9 @@ def test_classes_are_found_by_name_or_else_in_the_order_of_ids(tmp_path):
     ids = DatasetIds(_json(tmp_path, _images(x=1), categories))
     assert ids.of_classes(2, None) == ([4, 9], ["a", "b"])
     assert ids.of_classes(2, ["b", "a"]) == ([9, 4], ["b", "a"])
-    with pytest.raises(DataError, match=r"classes of the model that are not among.*: c; it has a, b"):
+    with pytest.raises(
+        DataError, match=r"classes of the model that are not among.*: c; it has a, b"
+    ):
         ids.of_classes(2, ["a", "c"])
     with pytest.raises(DataError, match=r"has 2 categories, but the model has 3 classes"):
         ids.of_classes(3, None)
