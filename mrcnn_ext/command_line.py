@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""What the package's commands share: ``--import`` and progress bars."""
+"""What the package's commands share: ``--import``, ``--trust-pickle`` and progress bars."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .errors import ConfigError
 
-__all__ = ["image_progress", "import_all", "stage_progress"]
+__all__ = ["TRUST_PICKLE", "image_progress", "import_all", "stage_progress"]
+
+TRUST_PICKLE = "load weights even if that runs code from their file (docs/security.md)"
 
 
 def import_all(names: Iterable[str]) -> None:

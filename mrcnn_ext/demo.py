@@ -278,7 +278,7 @@ def _run(args: argparse.Namespace) -> int:
     start = time.monotonic()
     train(args, config_file, console)
     show_results(args.output, console)
-    cfg = load_config(args.output / "config.yaml")
+    cfg = load_config(args.output / "config.yaml", found=True)
     register_datasets(cfg)
     dataset = cfg.DATASETS.TEST[0]
     files = draw(args.output, dataset, args.pictures, args.score_threshold)

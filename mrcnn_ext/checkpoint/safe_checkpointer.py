@@ -82,15 +82,21 @@ class SafeCheckpointer(DetectionCheckpointer, _TensorFiles):
         return incompatible
 
 
+_NAMED = re.compile(
+    r"GLOBAL ([\w.]+)|unrecognized function (.+)|^it (?:names|makes|sets) (.+)|^(its arrays have .+)"
+)
+
+
 def _why_not(error: Exception) -> str:
     text = str(error)
     # torch names what it refuses in the midst of advice; our own check says it in a few words.
-    found = re.search(r"GLOBAL (\S+)", text) or re.search(r"^it (?:names|makes|sets) (.+)", text)
-    if found or "weights_only" in text.lower() or "Weights only" in text:
-        what = f" ({found[1]})" if found else ""
+    found = _NAMED.search(text)
+    if found:
+        what = next(filter(None, found.groups()))
         return (
-            f"holds more than tensors and plain values{what}, so loading it could run code from the "
-            "file. Pass --trust-pickle if you trust who made it."
+            f"holds more than tensors and plain values ({what}), so loading it could run code from "
+            "the file. Pass --trust-pickle if you trust who made it."
         )
-    reason = text.splitlines()[0] if text else ""
+    inner = re.search(r"WeightsUnpickler error: (.+)", text)
+    reason = inner[1].strip() if inner else (text.splitlines() or [""])[0]
     return f"cannot be read as a checkpoint: {type(error).__name__}: {reason}"

@@ -142,6 +142,9 @@ def _load(name: str, source: str) -> dict[str, torch.Tensor]:
         return _load_package(name)
     options: dict = {} if source == "hub" else {"pretrained_cfg_overlay": {"file": source}}
     try:
+        if source != "hub" and not source.endswith((".safetensors", ".npz", ".npy")):
+            # Older timm reads it without this.
+            torch.load(source, map_location="cpu", weights_only=True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_INIT_SEED)
             untrained = create_timm_features(name)

@@ -5,15 +5,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 from detectron2.utils.file_io import PathManager
 
 from ..errors import DataError
-from .values import is_box, is_id, is_whole
+from ..messages import describe
+from .rle import is_rle_list
+from .values import is_box, is_finite, is_id, is_number, is_whole
 
-__all__ = ["check_entries", "read_coco", "read_json"]
+__all__ = ["check_entries", "class_names", "read_categories", "read_coco", "read_json"]
 
 _LISTS = ("images", "annotations", "categories")
+_CATEGORIES = re.compile(rb'"categories"\s*:\s*(?=\[)')
+_CATEGORY_BYTES = 16 << 20
+_MIXED = ": segmentation mixes RLE and polygons"
+_BOX = "four finite numbers: x, y, width and height, which are not negative"
 
 
 def read_json(path: str | os.PathLike):
@@ -33,8 +40,12 @@ def read_json(path: str | os.PathLike):
         ) from error
 
 
-def read_coco(path: str | os.PathLike) -> dict:
+def read_coco(path: str | os.PathLike, *, annotated: bool = True) -> dict:
     """Read a COCO annotation file; its entries may still be anything, see :func:`check_entries`.
+
+    Args:
+        path: any path that Detectron2's ``PathManager`` opens.
+        annotated: False takes a test set, too, whose json has no "annotations"; they are then empty.
 
     Returns:
         dict with the lists "images", "annotations" and "categories".
@@ -49,6 +60,8 @@ def read_coco(path: str | os.PathLike) -> dict:
             f"{path}: is no COCO data set: it holds a {type(content).__name__}{hint}, expected an "
             f"object with the lists {', '.join(_LISTS)}."
         )
+    if not annotated:
+        content.setdefault("annotations", [])
     for key in _LISTS:
         if not isinstance(content.get(key), list):
             what = "is not a list" if key in content else "is missing"
@@ -56,42 +69,76 @@ def read_coco(path: str | os.PathLike) -> dict:
     return content
 
 
-def check_entries(content: dict, source: str) -> None:
-    """Refuse a COCO data set that cannot be evaluated on, at its first unusable entry.
+def read_categories(path: str | os.PathLike) -> list:
+    """The "categories" of a COCO file, found without parsing the rest of it where that can be.
 
-    What can be evaluated on may still be wrong: ``python -m mrcnn_ext.data.check`` finds all of it.
+    Raises:
+        DataError: as :func:`read_coco`.
+    """
+    try:
+        with PathManager.open(os.fspath(path), "rb") as file:
+            content = file.read()
+        places = [match.end() for match in _CATEGORIES.finditer(content)]
+        if len(places) == 1:  # else one of them is within an entry, perhaps
+            text = content[places[0] : places[0] + _CATEGORY_BYTES].decode("utf-8", "ignore")
+            return json.JSONDecoder().raw_decode(text)[0]
+    except (OSError, ValueError, RecursionError):
+        pass  # reading all of it says what is wrong, if anything is
+    return read_coco(path, annotated=False)["categories"]
+
+
+def class_names(categories: list) -> list:
+    """Names of the categories in the order of their ids, in which Detectron2 numbers the classes."""
+    known = [c for c in categories if isinstance(c, dict) and is_id(c.get("id"))]
+    texts = {isinstance(c["id"], str) for c in known}
+    known.sort(key=lambda c: str(c["id"]) if len(texts) > 1 else c["id"])
+    return [c.get("name") for c in known]
+
+
+def check_entries(content: dict, source: str) -> None:
+    """Refuse a COCO data set that cannot be evaluated or trained on, at its first unusable entry.
+
+    What can be used may still be wrong: ``python -m mrcnn_ext.data.check`` finds all of it.
 
     Args:
         content: what :func:`read_coco` returned.
         source: name of the file.
 
     Raises:
-        DataError: names the file and the entry's id.
+        DataError: names the file, the annotation's and the image's id.
     """
     images = _check_images(content["images"], source)
-    categories = content["categories"]
-    if not categories or not all(isinstance(c, dict) and is_id(c.get("id")) for c in categories):
-        raise DataError(f"{source}: expected categories with an id each.")
-    known = {c["id"] for c in categories}
-    if len(known) < len(categories):
-        raise DataError(f"{source}: two categories have the same id.")
+    known = _check_categories(content["categories"], source)
     for entry in content["annotations"]:
         problem = _annotation_problem(entry, images, known)
         if problem:
-            annotation_id = entry.get("id") if isinstance(entry, dict) else entry
-            raise DataError(f"{source}: annotation {annotation_id!r}{problem}.")
+            raise DataError(f"{source}: {_place(entry, images)}{problem}.")
 
 
-def _check_images(entries: list, source: str) -> set:
-    images = set()
+def _place(entry, images: dict) -> str:
+    if not isinstance(entry, dict):
+        return f"annotation {describe(entry)}"
+    place = f"annotation {describe(entry.get('id'))}"
+    image_id = entry.get("image_id")
+    return f"image {describe(image_id)}, {place}" if _among(image_id, images) else place
+
+
+def _check_images(entries: list, source: str) -> dict:
+    """(height, width) of each image by id."""
+    images = {}
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict) or not is_id(entry.get("id")):
             raise DataError(f"{source}: images[{index}] has no id.")
         if entry["id"] in images:
             raise DataError(f"{source}: two images have the id {entry['id']}.")
-        if not all(is_whole(entry.get(key)) and entry[key] > 0 for key in ("height", "width")):
-            raise DataError(f"{source}: image {entry['id']} has no height and width.")
-        images.add(entry["id"])
+        size = entry.get("height"), entry.get("width")
+        if not all(is_whole(side) and side > 0 for side in size):
+            raise DataError(
+                f"{source}: image {describe(entry['id'])} has no height and width: "
+                f"{describe(entry.get('file_name'))} has {describe(size[0])} and "
+                f"{describe(size[1])}, expected two positive whole numbers."
+            )
+        images[entry["id"]] = size
     if not images:
         raise DataError(f"{source}: there are no images.")
     if len({isinstance(image_id, str) for image_id in images}) > 1:
@@ -99,18 +146,76 @@ def _check_images(entries: list, source: str) -> set:
     return images
 
 
-def _annotation_problem(entry, images: set, categories: set) -> str | None:
+def _check_categories(categories: list, source: str) -> set:
+    """Their ids."""
+    for index, category in enumerate(categories):
+        if not isinstance(category, dict) or not is_id(category.get("id")):
+            raise DataError(
+                f"{source}: expected categories with an id each; categories[{index}] is "
+                f"{describe(category)}."
+            )
+    if not categories:
+        raise DataError(f"{source}: expected categories with an id each; there are none.")
+    known = {category["id"] for category in categories}
+    if len(known) < len(categories):
+        raise DataError(f"{source}: two categories have the same id.")
+    if len({isinstance(category_id, str) for category_id in known}) > 1:
+        raise DataError(f"{source}: some category ids are numbers and some are not.")
+    return known
+
+
+def _annotation_problem(entry, images: dict, categories: set) -> str | None:
     """What makes an annotation unusable; None if nothing does."""
-    if not isinstance(entry, dict) or not _among(entry.get("image_id"), images):
+    if not isinstance(entry, dict):
         return ": its image_id is not among the images"
+    if not _among(entry.get("image_id"), images):
+        return f": its image_id is not among the images, it is {describe(entry.get('image_id'))}"
     if not _among(entry.get("category_id"), categories):
-        return f": its category_id {entry.get('category_id')} is not a category"
+        return f": its category_id {describe(entry.get('category_id'))} is not a category"
     if "bbox" in entry and not is_box(entry["bbox"]):
-        return f": bbox {entry['bbox']} is not x, y, width, height"
+        return f": bbox {describe(entry['bbox'])} is not x, y, width, height, {_BOX}"
     if "bbox" not in entry and not entry.get("segmentation"):
         return " has neither bbox nor segmentation"
+    if "area" in entry and not (is_finite(entry["area"]) and entry["area"] >= 0):
+        return f": area {describe(entry['area'])} is not a number of pixels"
+    if entry.get("iscrowd") not in (None, 0, 1):
+        return f": iscrowd is {describe(entry['iscrowd'])}, neither 0 nor 1"
+    if entry.get("keypoints") and not _are_points(entry["keypoints"]):
+        return f": keypoints {describe(entry['keypoints'])} are not three numbers each"
+    if entry.get("segmentation"):
+        return _segmentation_problem(entry["segmentation"], images[entry["image_id"]])
     return None
 
 
-def _among(value, known: set) -> bool:
+def _segmentation_problem(segmentation, size: tuple[int, int]) -> str | None:
+    """What makes a mask unusable that is there; the runs of RLE are not looked at."""
+    if isinstance(segmentation, dict):
+        shape = segmentation.get("size")
+        if not isinstance(shape, list) or tuple(shape) != size:
+            return f": the RLE's size [height, width] is {describe(shape)}, the image's is {list(size)}"
+        if not isinstance(segmentation.get("counts"), (list, str)):
+            return f": the RLE's counts are {describe(segmentation.get('counts'))}, no list or text"
+        return None
+    if not isinstance(segmentation, list):
+        return f": segmentation is {describe(segmentation)}, neither a list of polygons nor an RLE"
+    if is_rle_list(segmentation):
+        problems = (
+            _segmentation_problem(part, size) if isinstance(part, dict) else _MIXED
+            for part in segmentation
+        )
+        return next(filter(None, problems), None)
+    for polygon in segmentation:
+        if not isinstance(polygon, list) or not set(map(type, polygon)) <= {int, float}:
+            return f": the polygon {describe(polygon)} is not a flat list of numbers [x1, y1, …]"
+    if not any(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in segmentation):
+        numbers = ", ".join(str(len(polygon)) for polygon in segmentation[:4])
+        return f": no polygon has three points [x1, y1, x2, y2, x3, y3, …], their numbers are {numbers}"
+    return None
+
+
+def _are_points(values) -> bool:
+    return isinstance(values, list) and len(values) % 3 == 0 and all(map(is_number, values))
+
+
+def _among(value, known) -> bool:
     return is_id(value) and value in known

@@ -16,8 +16,8 @@ from pycocotools import mask as mask_util
 from ..messages import describe
 from .values import is_whole
 
-__all__ = ["encode_mask", "mask_crop", "rle_areas", "rle_box", "rle_counts", "rle_runs"]
-__all__ += ["text_rle", "to_rle"]
+__all__ = ["encode_mask", "is_rle_list", "mask_crop", "rle_areas", "rle_box", "rle_counts"]
+__all__ += ["rle_runs", "text_rle", "to_rle"]
 
 _CHARACTERS = 7  # of one number: 35 bits; pycocotools keeps 32
 _MOST_PIXELS = 2**32 - 1
@@ -92,6 +92,11 @@ def _check_size(size: tuple[int, ...], height: int, width: int) -> None:
 def encode_mask(mask) -> dict:
     """Compressed RLE (bytes) of a dense mask: array or CPU tensor (height, width), not 0 is inside."""
     return mask_util.encode(np.asfortranarray(np.asarray(mask) != 0).view(np.uint8))
+
+
+def is_rle_list(segmentation) -> bool:
+    """Whether a segmentation is several RLEs, whose union is the mask."""
+    return isinstance(segmentation, list) and any(isinstance(part, dict) for part in segmentation)
 
 
 def text_rle(rle: dict) -> dict:

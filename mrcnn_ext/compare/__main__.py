@@ -22,7 +22,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..command_line import import_all
+from ..command_line import TRUST_PICKLE, import_all
 from ..errors import ConfigError, DataError, WeightsError
 from ..files import only_process
 from ..job_runner import JobError
@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--only", choices=STEPS, help="one step (default: all)")
     add("--import", dest="imports", nargs="+", default=[], metavar="MODULE",
         help="modules or files.py that register heads or data sets")  # fmt: skip
+    add("--trust-pickle", action="store_true", help=TRUST_PICKLE)
     add("--set", dest="opts", nargs="+", default=[], metavar="KEY VALUE",
         help="config overrides for all trainings; may also stand at the end")  # fmt: skip
     return parser
@@ -108,6 +109,7 @@ def _plan(args: argparse.Namespace, rest: list[str]) -> Plan:
         imports=imports,
         jobs=args.jobs,
         kind=HEAD_KINDS[args.part],
+        trust_pickle=args.trust_pickle,
     )
 
 

@@ -100,6 +100,7 @@ class Plan:
         imports: modules or files that register heads and data sets.
         jobs: trainings at a time.
         kind: of the heads that are compared.
+        trust_pickle: load weights even if that runs code from their file.
     """
 
     base: str
@@ -115,6 +116,7 @@ class Plan:
     imports: tuple[str, ...] = ()
     jobs: int = 1
     kind: HeadKind = MASK
+    trust_pickle: bool = False
 
     @property
     def baseline(self) -> Variant:

@@ -1,5 +1,8 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""One run in a process of its own: ``python -m mrcnn_ext.compare.run FOLDER`` (spec.json is there)."""
+"""One run in a process of its own: ``python -m mrcnn_ext.compare.run FOLDER [IMPORT…]``.
+
+FOLDER holds spec.json and config.yaml. What is imported is an argument, since it is code.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..command_line import import_all
-from ..errors import DataError
+from ..errors import DataError, WeightsError
 from ..files import only_process
 
 __all__ = ["main", "write_spec"]
@@ -23,13 +26,14 @@ def write_spec(folder: Path, cfg, **spec) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    folder = Path((argv or sys.argv[1:])[0])
+    name, *imports = argv or sys.argv[1:]
+    folder = Path(name)
     spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
-    import_all(spec["imports"])
+    import_all(imports)
     try:
         with only_process(folder):  # it may have outlived the command that started it
             _run(folder, spec)
-    except DataError as error:
+    except (DataError, WeightsError) as error:
         print(f"compare: {error}", file=sys.stderr)
         return 1
     return 0
@@ -46,7 +50,7 @@ def _run(folder: Path, spec: dict) -> None:
 
     setup_logger(str(folder / "log.txt"))
     cv2.setNumThreads(1)
-    cfg = load_config(folder / "config.yaml")
+    cfg = load_config(folder / "config.yaml", found=True)
     register_datasets(cfg)
     kind = HEAD_KINDS[spec.get("part", "mask")]
     if (folder / "training.json").is_file():
@@ -59,6 +63,7 @@ def _run(folder: Path, spec: dict) -> None:
             folder=folder,
             frozen=spec["frozen"],
             kind=kind,
+            trust_pickle=spec.get("trust_pickle", False),
         )
     if spec["evaluate"]:
         kind.evaluate(model, cfg, folder, seed=spec["seed"], variant=spec["variant"])

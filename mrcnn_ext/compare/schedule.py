@@ -68,8 +68,8 @@ def _name(variant: Variant, seed: int) -> str:
     return f"{variant.name} seed {seed}"
 
 
-def _command(folder: Path) -> tuple[str, ...]:
-    return (sys.executable, "-m", "mrcnn_ext.compare.run", str(folder))
+def _command(plan: Plan, folder: Path) -> tuple[str, ...]:
+    return (sys.executable, "-m", "mrcnn_ext.compare.run", str(folder), *plan.imports)
 
 
 def _detector_job(plan: Plan) -> Job:
@@ -78,9 +78,9 @@ def _detector_job(plan: Plan) -> Job:
     if not done.is_file():
         write_spec(
             folder, cfg, variant="detector", seed=0, detector="", frozen=False, evaluate=False,
-            imports=plan.imports, part=plan.kind.name,
+            part=plan.kind.name, trust_pickle=plan.trust_pickle,
         )  # fmt: skip
-    return Job("detector", folder, _command(folder), cfg.SOLVER.MAX_ITER, done.is_file)
+    return Job("detector", folder, _command(plan, folder), cfg.SOLVER.MAX_ITER, done.is_file)
 
 
 def _job(plan: Plan, variant: Variant, seed: int, evaluate: bool) -> Job:
@@ -90,6 +90,9 @@ def _job(plan: Plan, variant: Variant, seed: int, evaluate: bool) -> Job:
         write_json(folder / "settings.json", run_settings(plan, variant, seed))
         write_spec(
             folder, cfg, variant=variant.name, seed=seed, detector=detector_weights(plan),
-            frozen=plan.mode == "frozen", evaluate=evaluate, imports=plan.imports, part=plan.kind.name,
+            frozen=plan.mode == "frozen", evaluate=evaluate, part=plan.kind.name,
+            trust_pickle=plan.trust_pickle,
         )  # fmt: skip
-    return Job(_name(variant, seed), folder, _command(folder), cfg.SOLVER.MAX_ITER, done.is_file)
+    return Job(
+        _name(variant, seed), folder, _command(plan, folder), cfg.SOLVER.MAX_ITER, done.is_file
+    )

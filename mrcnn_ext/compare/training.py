@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, hooks
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
@@ -19,6 +18,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import CommonMetricPrinter, JSONWriter
 from torch import nn
 
+from ..checkpoint import SafeCheckpointer, load_weights
 from ..errors import WeightsError
 from ..files import write_json
 from .data import Checksum, PairedLoader, mixed_seed
@@ -50,38 +50,40 @@ def build_paired_model(cfg, seed: int, kind: HeadKind = MASK) -> nn.Module:
 
 
 def load_all_but_head(
-    model: nn.Module, weights: str, *, complete: bool, kind: HeadKind = MASK
+    model: nn.Module,
+    weights: str,
+    *,
+    complete: bool,
+    kind: HeadKind = MASK,
+    trust_pickle: bool = False,
 ) -> None:
     """Load weights; the compared head keeps its own, whatever the file has.
 
     Args:
         weights: whatever Detectron2's checkpointer reads; "": nothing is loaded.
         complete: everything but that head must be there.
+        kind: of that head.
+        trust_pickle: load any file, even if that runs code from it.
 
     Raises:
-        WeightsError: something is not, or has another shape.
+        WeightsError: something is not, has another shape or is NaN; or the file could run code.
     """
     if not weights:
         return
     own = {k: v.clone() for k, v in model.state_dict().items() if kind.owns(k)}
-    checkpointer = _Noting(model)
-    checkpointer.load(weights, checkpointables=[])
+    checked = load_weights(model, weights, complete=False, trust_pickle=trust_pickle)
     model.load_state_dict({**model.state_dict(), **own})
-    lacking = [key for key in checkpointer.lacking if not kind.owns(key)]
+    lacking = [key for key in checked.missing if not kind.owns(key)]
     if complete and lacking:
         raise WeightsError(
             f"{weights}: {lacking[0]} is missing or has another shape (as have {len(lacking) - 1} "
             "others); a frozen detector must be complete, and be of the base config."
         )
-
-
-class _Noting(DetectionCheckpointer):
-    lacking: list[str] = []
-
-    def _log_incompatible_keys(self, incompatible) -> None:
-        shapes = [item[0] for item in incompatible.incorrect_shapes]
-        self.lacking = [*incompatible.missing_keys, *shapes]
-        super()._log_incompatible_keys(incompatible)
+    broken = [key for key in checked.not_finite if not kind.owns(key)]
+    if broken:
+        raise WeightsError(
+            f"{weights}: {broken[0]} is NaN or infinite (as are {len(broken) - 1} others)."
+        )
 
 
 class FrozenShell(nn.Module):
@@ -155,7 +157,14 @@ class _Seconds(HookBase):
 
 
 def train(
-    cfg, *, seed: int, detector: str, folder: Path, frozen: bool, kind: HeadKind = MASK
+    cfg,
+    *,
+    seed: int,
+    detector: str,
+    folder: Path,
+    frozen: bool,
+    kind: HeadKind = MASK,
+    trust_pickle: bool = False,
 ) -> nn.Module:
     """Train to the end, from the last checkpoint if there is one; write training.json.
 
@@ -168,13 +177,15 @@ def train(
         folder: of the run.
         frozen: train the compared head alone.
         kind: of the compared head.
+        trust_pickle: load the given weights even if that runs code from their file.
 
     Returns:
         the trained model.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = build_paired_model(cfg, seed, kind)
-    load_all_but_head(model, detector or cfg.MODEL.WEIGHTS, complete=frozen, kind=kind)
+    weights = detector or cfg.MODEL.WEIGHTS
+    load_all_but_head(model, weights, complete=frozen, kind=kind, trust_pickle=trust_pickle)
     seen, proposals, seconds = Checksum(), Checksum(), _Seconds()
     before = _weights_checksum(model, kind)
     shell = FrozenShell(model, proposals, frozen, kind)
@@ -185,7 +196,7 @@ def train(
     amp = cfg.SOLVER.AMP.ENABLED
     if amp:
         parts["grad_scaler"] = torch.amp.GradScaler("cuda")
-    checkpointer = DetectionCheckpointer(model, str(folder), **parts)
+    checkpointer = SafeCheckpointer(model, str(folder), **parts)
     start = checkpointer.resume_or_load("", resume=True).get("iteration", -1) + 1
     stop = cfg.SOLVER.MAX_ITER
     _cut_metrics(folder / "metrics.json", start)
@@ -226,9 +237,13 @@ def train(
 
 
 def load_trained(cfg, folder: Path) -> nn.Module:
-    """The model that a finished training left."""
+    """The model that a finished training left.
+
+    Raises:
+        WeightsError: its weights are damaged or NaN.
+    """
     model = build_model(cfg)
-    DetectionCheckpointer(model).load(str(folder / "model_final.pth"))
+    load_weights(model, str(folder / "model_final.pth"), complete=True)
     return model
 
 

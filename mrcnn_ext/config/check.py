@@ -14,14 +14,16 @@ from detectron2.modeling import (
     ROI_MASK_HEAD_REGISTRY,
 )
 
+from ..coco.peek import first_annotations
 from ..errors import ConfigError
-from ..messages import shorten, similar
+from ..messages import describe, shorten, similar
+from .check_values import check_values
 
 __all__ = ["check_config"]
 
 
 def check_config(cfg) -> None:
-    """Check names and class counts of ``cfg`` against the registries and the data sets' metadata.
+    """Check ``cfg`` before anything is built: names, values, and what is known of the data sets.
 
     Only metadata that is known without loading a data set is used: for
     ``register_coco_instances`` it is known once the json was read, and the class indices themselves
@@ -34,6 +36,7 @@ def check_config(cfg) -> None:
         ConfigError: names the key, its value and what was expected.
     """
     _check_names(cfg)
+    check_values(cfg)
     for key in ("TRAIN", "TEST"):
         for name in cfg.DATASETS[key]:
             _check_dataset(cfg, f"DATASETS.{key}", name)
@@ -81,10 +84,26 @@ def _check_dataset(cfg, key: str, name: str) -> None:
             f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but '{name}' "
             f"({key}) has {len(classes)} classes: {shorten(classes)}."
         )
+    if cfg.MODEL.MASK_ON and key == "DATASETS.TRAIN" and cfg.INPUT.MASK_FORMAT == "polygon":
+        _check_polygons(name, metadata)
     keypoints = metadata.get("keypoint_names")
     count = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
     if cfg.MODEL.KEYPOINT_ON and keypoints and len(keypoints) != count:
         raise ConfigError(
             f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is {count}, but '{name}' ({key}) has "
             f"{len(keypoints)} keypoints: {shorten(keypoints)}."
+        )
+
+
+def _check_polygons(name: str, metadata) -> None:
+    """Look at the first annotations of a training set: Detectron2 fails in the middle of a run."""
+    json_file = metadata.get("json_file")
+    annotations = first_annotations(json_file) if json_file else []
+    rles = [a for a in annotations if isinstance(a.get("segmentation"), dict)]
+    rles = [a for a in rles if not a.get("iscrowd")]
+    if rles or metadata.get("mrcnn_ext_mask_format") == "bitmask":
+        which = f", as annotation {describe(rles[0].get('id'))}" if rles else ""
+        raise ConfigError(
+            f"INPUT.MASK_FORMAT is 'polygon', but '{name}' (DATASETS.TRAIN) has masks in run-length "
+            f"encoding{which}; expected 'bitmask'."
         )

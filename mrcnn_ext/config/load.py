@@ -11,6 +11,7 @@ from detectron2.config import CfgNode, LazyConfig, get_cfg
 from ..errors import ConfigError, DataError, WeightsError
 from ..paths import configs_folder
 from .defaults import add_mrcnn_ext_config
+from .safe_yaml import check_yaml
 
 __all__ = ["default_config", "get_config_file", "list_configs", "load_config"]
 
@@ -22,20 +23,30 @@ def default_config() -> CfgNode:
     return cfg
 
 
-def load_config(config_file: str | os.PathLike, overrides: list[str] | None = None):
+def load_config(
+    config_file: str | os.PathLike, overrides: list[str] | None = None, *, found: bool = False
+):
     """Load a yaml or LazyConfig file, or a config of this package by its name.
 
     Args:
         config_file: path, or a name as :func:`get_config_file` takes it.
         overrides: ``["KEY", "VALUE", …]`` for yaml, ``["key=value", …]`` for LazyConfig.
+        found: the file was found in a folder of results or named by one, not by the user. A
+            LazyConfig, which is a program, is then refused.
 
     Returns:
         a CfgNode for yaml (with Detectron2's and mrcnn_ext's keys), a DictConfig for .py.
 
     Raises:
-        ConfigError: the file cannot be loaded, or an override does not fit; names the file.
+        ConfigError: the file cannot be loaded, would run code (a LazyConfig that was ``found``, a yaml
+            tag), or an override does not fit; names the file.
     """
     path = os.fspath(config_file)
+    if found and not path.endswith((".yaml", ".yml")):
+        raise ConfigError(
+            f"{path}: is no yaml config, but may be a program; it was found, not named by you, so it "
+            "is not run."
+        )
     if not os.path.isfile(path):
         try:
             path = get_config_file(path)
@@ -44,8 +55,9 @@ def load_config(config_file: str | os.PathLike, overrides: list[str] | None = No
     try:
         if path.endswith(".py"):
             return LazyConfig.apply_overrides(LazyConfig.load(path), overrides or [])
+        check_yaml(path)
         cfg = default_config()
-        cfg.merge_from_file(path)
+        cfg.merge_from_file(path, allow_unsafe=False)
         cfg.merge_from_list(overrides or [])
     except (ConfigError, DataError, WeightsError):
         raise  # says what is wrong already

@@ -112,7 +112,8 @@ def _read_classes(
 ) -> tuple[list[dict], SkeletonSet | None]:
     """The json's categories in the order of their ids, and their skeletons if none are given."""
     try:
-        categories = sorted(read_coco(path)["categories"], key=lambda c: (c["id"], c["name"]))
+        categories = read_coco(path, annotated=False)["categories"]
+        categories.sort(key=lambda c: (c["id"], c["name"]))
     except (KeyError, TypeError) as error:
         raise DataError(
             f"{path}: a category lacks 'id' or 'name'. python -m mrcnn_ext.data.check --json-file "

@@ -2,10 +2,10 @@
 from __future__ import annotations
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import instantiate
 from detectron2.modeling import build_model
 
+from ..checkpoint import load_weights
 from ..config.load import get_config_file, list_configs, load_config
 from ..errors import ConfigError
 
@@ -56,5 +56,6 @@ def get(config_path: str, trained: bool = False, device: str | None = None):
         model = build_model(cfg)
         weights = cfg.MODEL.WEIGHTS
     if weights:
-        DetectionCheckpointer(model).load(weights)
+        load_weights(model, weights, complete=False)
+        model.checked_weights = None  # random heads on a backbone are what was asked for
     return model.eval()

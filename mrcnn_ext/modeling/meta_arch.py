@@ -10,6 +10,7 @@ from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, detector_postprocess
 from detectron2.structures import Instances
 
+from ..checkpoint import CheckedWeights, check_complete, compare_weights
 from ..config.check import check_config
 from ..data import register_datasets
 from ..errors import DataError
@@ -41,6 +42,7 @@ class MrcnnExtRCNN(GeneralizedRCNN):
         super().__init__(**kwargs)
         self.check_inputs = check_inputs
         self.defer_masks = defer_masks
+        self.checked_weights: Optional[CheckedWeights] = None  # noqa: UP045
 
     @classmethod
     def from_config(cls, cfg) -> dict:
@@ -56,6 +58,16 @@ class MrcnnExtRCNN(GeneralizedRCNN):
             "defer_masks": cfg.MRCNN_EXT.DEFER_MASKS,
         }
 
+    def load_state_dict(self, *args, **kwargs):
+        """As nn.Module's; inference refuses a model that a checkpoint left incomplete or NaN."""
+        earlier = self.checked_weights
+        result = super().load_state_dict(*args, **kwargs)
+        missing = set(result.missing_keys)
+        if earlier is not None:  # parts from several files
+            missing &= set(earlier.missing)
+        self.checked_weights = compare_weights(self, missing, unused=result.unexpected_keys)
+        return result
+
     _stock_forward = inherited(GeneralizedRCNN.forward, "_stock_forward")
     _stock_inference = inherited(GeneralizedRCNN.inference, "_stock_inference")
 
@@ -65,8 +77,10 @@ class MrcnnExtRCNN(GeneralizedRCNN):
         Raises:
             DataError: in training, an image's ground truth is unusable.
         """
-        if not torch.jit.is_scripting() and self.training and self.check_inputs:
-            check_training_inputs(batched_inputs, getattr(self.roi_heads, "num_classes", None))
+        if not torch.jit.is_scripting() and self.training:
+            self.checked_weights = None  # fine-tuning: what was missing is trained now
+            if self.check_inputs:
+                check_training_inputs(batched_inputs, getattr(self.roi_heads, "num_classes", None))
         return self._stock_forward(batched_inputs)
 
     def inference(
@@ -75,9 +89,16 @@ class MrcnnExtRCNN(GeneralizedRCNN):
         detected_instances: Optional[List[Instances]] = None,  # noqa: UP006, UP045
         do_postprocess: bool = True,
     ):
-        """As GeneralizedRCNN.inference; the post-processed masks are deferred."""
+        """As GeneralizedRCNN.inference; the post-processed masks are deferred.
+
+        Raises:
+            WeightsError: a checkpoint was loaded that lacks a part of the model or is NaN, and the
+                model was not trained since.
+        """
         if torch.jit.is_scripting():
             return self._stock_inference(batched_inputs, detected_instances, do_postprocess)
+        if self.checked_weights is not None:
+            check_complete(self.checked_weights, "the checkpoint (MODEL.WEIGHTS)")
         if not (do_postprocess and self.defer_masks) or torch.jit.is_tracing():
             return self._stock_inference(batched_inputs, detected_instances, do_postprocess)
         results = self._stock_inference(batched_inputs, detected_instances, False)

@@ -36,7 +36,7 @@ import warnings
 from contextlib import ExitStack
 from pathlib import Path
 
-from ..command_line import import_all
+from ..command_line import TRUST_PICKLE, import_all
 from ..config.load import load_config
 from ..errors import ConfigError, DataError, WeightsError
 from ..files import check_writable, only_process, remove_leftovers
@@ -61,8 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     add("inputs", nargs="+", metavar="INPUT", help="image, folder, glob or video")
     add("--config-file", required=True, help="yaml or .py config, or its name in the model zoo")
     add("--weights", help="checkpoint (default: what the config names)")
-    add("--trust-pickle", action="store_true",
-        help="load weights even if that runs code from their file (docs/security.md)")  # fmt: skip
+    add("--trust-pickle", action="store_true", help=TRUST_PICKLE)
     add("--output", type=Path, required=True, metavar="FOLDER")
     add("--score-threshold", type=float, default=0.5, help="leave out what scores less")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")

@@ -43,12 +43,12 @@ class Predictor:
             cfg: as :func:`~mrcnn_ext.config.load.load_config` returns it; is not changed.
             weights: checkpoint; None takes what the config names.
             device: "cpu", "cuda", "cuda:N"; None or "auto" is CUDA where there is one.
-            trust_pickle: load any checkpoint, even if that runs code from it.
+            trust_pickle: load the checkpoint even if that runs code from it.
 
         Raises:
             ConfigError: the device is not there, or the config contradicts itself.
-            WeightsError: no weights are named, or they cannot be read; or they lack weights of the
-                model, have them in other shapes, or hold NaN.
+            WeightsError: no weights are named, they cannot be read or could run code, a part of the
+                model is missing or has another shape there, or they are NaN.
         """
         self._device = _device(device)
         lazy = not hasattr(cfg, "MODEL")
@@ -137,7 +137,7 @@ def _with_classes(metadata: Metadata) -> Metadata:
     if metadata.get("thing_classes") or not metadata.get("json_file"):
         return metadata
     try:
-        categories = sorted(read_coco(metadata.json_file)["categories"], key=lambda c: c["id"])
+        categories = sorted(read_coco(metadata.json_file, annotated=False)["categories"], key=lambda c: c["id"])
         names = [category["name"] for category in categories]
     except (DataError, KeyError, TypeError):  # its json is not here, say
         return metadata

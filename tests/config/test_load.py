@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import yaml
 from detectron2.config import get_cfg
@@ -125,3 +127,78 @@ def test_two_names_that_contradict_each_other():
         ConfigError, match=rf"{NEW} is \['p2'\], but {OLD}, its old name, is \['p3'\]"
     ):
         first_set(cfg, NEW, OLD)
+
+
+_CODE = "!!python/object/apply:os.mkdir ['{}']"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        _CODE,
+        "MODEL: {}\nOUTPUT_DIR: " + _CODE,
+        "A: [1, [2, " + _CODE + "]]",
+        "? " + _CODE + "\n: 1",
+        "OUTPUT_DIR: !!python/name:os.system",
+        "OUTPUT_DIR: !!python/module:antigravity",
+        "OUTPUT_DIR: !!python/object/new:os.mkdir ['{}']",
+        "%TAG ! tag:yaml.org,2002:python/\n---\nOUTPUT_DIR: !object/apply:os.mkdir ['{}']",
+        "OUTPUT_DIR: !<tag:yaml.org,2002:python/object/apply:os.mkdir> ['{}']",
+    ],
+)
+@pytest.mark.parametrize("where", ["itself", "base", "base of base", "list of bases"])
+def test_tags_that_run_code_are_refused(tmp_path, text, where):
+    mark = tmp_path / "ran"
+    (tmp_path / "bad.yaml").write_text(text.replace("'{}'", repr(str(mark))))
+    (tmp_path / "base.yaml").write_text("_BASE_: bad.yaml\n")
+    (tmp_path / "two.yaml").write_text("_BASE_: base.yaml\n")
+    (tmp_path / "list.yaml").write_text("_BASE_: [good.yaml, bad.yaml]\n")
+    (tmp_path / "good.yaml").write_text("SOLVER: {MAX_ITER: 3}\n")
+    name = {"itself": "bad", "base": "base", "base of base": "two", "list of bases": "list"}[where]
+    with pytest.raises(ConfigError, match=r"bad\.yaml, line \d+: the tag .*python/") as error:
+        load_config(tmp_path / f"{name}.yaml")
+    assert "\n" not in str(error.value)
+    assert not mark.exists()
+
+
+def test_aliases_and_merges_are_plain_values(tmp_path):
+    text = "SOLVER: &s {MAX_ITER: 3}\nMODEL: {WEIGHTS: &w 'x'}\nOUTPUT_DIR: *w\n"
+    (tmp_path / "base.yaml").write_text(text)
+    (tmp_path / "a.yaml").write_text("_BASE_: base.yaml\nTEST: {<<: {EVAL_PERIOD: 4}}\n")
+    cfg = load_config(tmp_path / "a.yaml")
+    assert (cfg.SOLVER.MAX_ITER, cfg.OUTPUT_DIR, cfg.TEST.EVAL_PERIOD) == (3, "x", 4)
+
+
+def test_hostile_yaml_ends_soon_with_one_line(tmp_path):
+    laughs = "a0: &a0 [x, x]\n" + "".join(
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30)
+    )
+    cases = {
+        "aliases repeat": laughs,
+        "part of itself": "a: &a [*a]\n",
+        "brackets in each other": "a: " + "[" * 20000 + "]" * 20000,
+        "RecursionError": "- " * 20000,
+        "RecursionError: .*depth": "? " * 20000,
+        "longer than": "# " + "x" * 2**21,
+        "name each other": "_BASE_: a.yaml\n",
+        "is no yaml config": "- 1\n- 2\n",
+        "is no file": "_BASE_: /dev/zero\n",
+        "unacceptable character": "a: \x00\n",
+    }
+    for message, text in cases.items():
+        (tmp_path / "a.yaml").write_text(text)
+        start = time.monotonic()
+        with pytest.raises(ConfigError, match=message) as error:
+            load_config(tmp_path / "a.yaml")
+        assert time.monotonic() - start < 2, message
+        assert "a.yaml" in str(error.value) or "/dev/zero" in str(error.value)
+
+
+def test_a_program_that_was_only_found_is_not_run(tmp_path):
+    mark = tmp_path / "ran"
+    (tmp_path / "config.py").write_text(f"import os; os.mkdir({str(mark)!r}); train = dict()\n")
+    with pytest.raises(ConfigError, match=r"config\.py: is no yaml config, but may be a program"):
+        load_config(tmp_path / "config.py", found=True)
+    assert not mark.exists()
+    load_config(tmp_path / "config.py")  # named by the user
+    assert mark.exists()

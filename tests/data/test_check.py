@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,11 +48,12 @@ def _crowd() -> dict:
 
 
 def _dataset() -> dict:
-    """Three images; annotations 21, 22 (crowd) in image 11; 23 in 12 (EXIF-turned); 13 is empty."""
+    """Annotations 21, 22 (crowd) in image 11; 23 in 12 (EXIF-turned); 24 in 15; 13 is empty."""
     images = [
         {"id": 11, "file_name": "a.png", "height": HEIGHT, "width": WIDTH},
         {"id": 12, "file_name": "sub/b.jpg", "height": WIDTH, "width": HEIGHT},
         {"id": 13, "file_name": "c.jpg", "height": HEIGHT, "width": WIDTH},
+        {"id": 15, "file_name": "d.png", "height": HEIGHT, "width": WIDTH},
     ]
     person = {
         "id": 21,
@@ -87,9 +89,18 @@ def _dataset() -> dict:
         "keypoints": [5, 5, 2, 1, 1, 2, 47, 63, 2],
         "num_keypoints": 3,
     }
+    ball = {
+        "id": 24,
+        "image_id": 15,
+        "category_id": 7,
+        "iscrowd": 0,
+        "bbox": [30, 20, 8, 9],
+        "area": 72,
+        "segmentation": [[30, 20, 38, 20, 38, 29, 30, 29]],
+    }
     return {
         "images": images,
-        "annotations": [person, crowd, other],
+        "annotations": [person, crowd, other, ball],
         "categories": [
             {"id": 3, "name": "person", "keypoints": KEYPOINTS, "skeleton": [[1, 2], [1, 3]]},
             {"id": 7, "name": "ball"},
@@ -105,6 +116,7 @@ def root(tmp_path_factory):
     image = Image.fromarray(pixels)
     image.save(root / "a.png")
     image.save(root / "c.jpg")
+    image.save(root / "d.png")
     exif = Image.Exif()
     exif[0x0112] = 6
     image.save(root / "sub/b.jpg", exif=exif)  # stored 64x48, seen as 48x64
@@ -134,11 +146,11 @@ def test_faultless_set_has_no_problems(root, tmp_path):
             file, root, decode_images=decode, progress=lambda *args: calls.append(args)
         )
         assert found == []
-    assert ("images", 3, 3) in calls
-    assert ("annotations", 3, 3) in calls
+    assert ("images", 4, 4) in calls
+    assert ("annotations", 4, 4) in calls
     assert count_coco(_dataset()) == {
-        "images": 3,
-        "annotations": 3,
+        "images": 4,
+        "annotations": 4,
         "categories": 2,
         "crowd": 1,
         "images_without_annotations": 1,
@@ -150,9 +162,10 @@ def test_faultless_set_has_no_problems(root, tmp_path):
 
 def test_set_with_boxes_only_is_faultless(root):
     data = _dataset()
-    for annotation, segmentation in zip(data["annotations"], (None, [], [])):
+    for annotation, segmentation in zip(data["annotations"], (None, [], [], None)):
         annotation["segmentation"] = segmentation
-        del annotation["keypoints"], annotation["num_keypoints"]
+        annotation.pop("keypoints", None)
+        annotation.pop("num_keypoints", None)
     assert check_coco(data, root) == []
 
 
@@ -160,6 +173,7 @@ def test_set_with_boxes_only_is_faultless(root):
 # key is removed), and what must be found, once and nothing else.
 DELETE = object()
 E, W = "error", "warning"
+UNUSED = (W, "category-unused", None, None)
 FAULTS = [
     ("images", 0, {"file_name": "none.png"}, (E, "image-missing", 11, None)),
     ("images", 0, {"file_name": "cut_a.png"}, (E, "image-unreadable", 11, None)),
@@ -212,6 +226,12 @@ FAULTS = [
     ("annotations", 0, {"area": -1}, (E, "area-value", 11, 21)),
     ("annotations", 0, {"area": "600"}, (E, "area-value", 11, 21)),
     ("annotations", 0, {"iscrowd": DELETE}, (W, "iscrowd-missing", 11, 21)),
+    ("annotations", 0, {"iscrowd": None}, (E, "iscrowd-null", 11, 21)),
+    ("annotations", 3, {"iscrowd": None}, (E, "iscrowd-null", 15, 24)),
+    ("annotations", 0, {"area": None}, (E, "area-value", 11, 21)),
+    ("annotations", 3, {"bbox": ["30", 20, 8, 9]}, (E, "box-format", 15, 24)),
+    ("annotations", 3, {"category_id": 3, "keypoints": [0] * 9, "num_keypoints": 0}, UNUSED),
+    ("images", 3, {"file_name": "./a.png"}, (W, "image-twice", 15, None)),
     ("annotations", 0, {"iscrowd": 2}, (E, "iscrowd-value", 11, 21)),
     ("annotations", 0, {"iscrowd": 1}, (W, "crowd-polygon", 11, 21)),
     ("annotations", 0, {"segmentation": []}, (E, "segmentation-empty", 11, 21)),
@@ -285,7 +305,9 @@ FAULTS = [
 def test_each_fault_is_found_alone_and_with_its_ids(root, tmp_path, where, index, change, expected):
     data = _dataset()
     if change.get("id") == 14:  # annotations of another image's size would be faults of their own
-        data["annotations"].pop()
+        data["annotations"].pop(2)
+    if where == "categories" and "id" in change:  # an annotation of the id that is lost, likewise
+        data["annotations"].pop(3)
     for key, value in change.items():
         if value is DELETE:
             del data[where][index][key]
@@ -330,7 +352,7 @@ def test_all_faults_are_found_in_one_run(root):
 
 def test_images_of_turned_size_name_their_orientation(root):
     data = _dataset()
-    data["annotations"].pop()
+    data["annotations"].pop(2)
     data["images"][1].update(height=HEIGHT, width=WIDTH)
     (problem,) = check_coco(data, root, decode_images=False)
     assert "EXIF orientation 6" in problem.message
@@ -346,13 +368,13 @@ def test_truncated_image_needs_decoding(root):
 def test_instances_that_cannot_be_stacked(root):
     data = _dataset()
     second = copy.deepcopy(data["annotations"][0])
-    second["id"] = 24
+    second["id"] = 25
     del second["keypoints"], second["num_keypoints"]
     data["annotations"].append(second)
-    assert _found(check_coco(data, root)) == [(E, "keypoints-missing", 11, 24)]
+    assert _found(check_coco(data, root)) == [(E, "keypoints-missing", 11, 25)]
     # A category without a list of keypoints does not say how many are right: most do.
     second.update(category_id=7, keypoints=[1, 1, 2] * 2, num_keypoints=2)
-    assert _found(check_coco(data, root)) == [(E, "keypoints-mixed", 11, 24)]
+    assert _found(check_coco(data, root)) == [(E, "keypoints-mixed", 11, 25)]
 
 
 def test_polygons_and_rle_mixed(root):
@@ -424,7 +446,7 @@ def test_no_json_value_stops_the_check(root, data):
     problems = check_coco(broken, root, decode_images=False) + check_with_config(broken, cfg)
     assert all(p.severity in (E, W) for p in problems)
     assert sum(p.message.count("\n") for p in problems) == 0
-    assert count_coco(broken)["images"] == 3
+    assert count_coco(broken)["images"] == 4
 
 
 # ------------------------------------------------------------------------- independent references
@@ -517,7 +539,7 @@ def test_exit_codes_and_report(root, tmp_path, capsys):
     data = _dataset()
     out = tmp_path / "new" / "report.json"
     assert _cli(data, root, tmp_path, "--json", str(out)) == 0
-    assert "3 images (1 without annotations), 3 annotations (1 crowd)" in capsys.readouterr().out
+    assert "4 images (1 without annotations), 4 annotations (1 crowd)" in capsys.readouterr().out
     assert json.loads(out.read_text())["ok"] is True
 
     del data["annotations"][0]["area"]
@@ -735,7 +757,12 @@ def test_builtin_shapes_are_made_and_faultless(tmp_path):
         assert main(["--config-file", config, "--json", str(out)]) == 0
         report = json.loads(out.read_text())
         assert [r["counts"]["images"] for r in report["datasets"]] == [3, 2]
-        assert [r["problems"] for r in report["datasets"]] == [[], []]
+        for result in report["datasets"]:
+            content = json.loads(Path(result["json_file"]).read_text())
+            used = {a["category_id"] for a in content["annotations"]}
+            unused = [c["id"] for c in content["categories"] if c["id"] not in used]
+            kinds = [(p["severity"], p["kind"]) for p in result["problems"]]
+            assert kinds == [(W, "category-unused")] * len(unused)
     finally:
         from mrcnn_ext.data.shapes import configure_builtin_shapes
 

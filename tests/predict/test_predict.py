@@ -191,7 +191,7 @@ def test_own_pictures_are_no_input(trained, photos, tmp_path, capsys):
         (["--every", "0", "PHOTOS"], "--every is 0"),
         (["--device", "gpu", "PHOTOS"], "--device 'gpu'"),
         (["--weights", "none.pth", "PHOTOS"], "there is no file 'none.pth'"),
-        (["--weights", "BROKEN", "PHOTOS"], "broken.py: holds more than tensors"),
+        (["--weights", "BROKEN", "PHOTOS"], "broken.py: cannot be read as a checkpoint"),
         (["--config-file", "BROKEN", "PHOTOS"], "SyntaxError"),
         (["--classes", "a,b", "PHOTOS"], "--classes names 2 classes, but the model has 8"),
         (["--import", "no_such_module", "PHOTOS"], "no_such_module"),

@@ -360,8 +360,11 @@ def test_damaged_results(text, message, shapes, tmp_path):
         (lambda c: c["images"][0].pop("width"), "image 1 has no height and width"),
         (lambda c: c["annotations"][0].update(image_id=50), "annotation 1: its image_id is not"),
         (lambda c: c["annotations"][0].update(image_id=[1]), "annotation 1: its image_id is not"),
-        (lambda c: c["annotations"][0].update(category_id=50), "annotation 1: its category_id 50"),
-        (lambda c: c["annotations"][0].update(bbox=[1]), r"annotation 1: bbox \[1\]"),
+        (
+            lambda c: c["annotations"][0].update(category_id=50),
+            "image 1, annotation 1: its category_id 50",
+        ),
+        (lambda c: c["annotations"][0].update(bbox=[1]), r"image 1, annotation 1: bbox \[1\]"),
         (
             lambda c: c["annotations"][0]["segmentation"].update(size=[4, 4]),
             "image 1, annotation 1",

@@ -26,7 +26,9 @@ from ...files import write_json
 from .. import register_datasets
 from ..registered import CocoFiles, registered_coco
 from .against_config import check_with_config
+from .between import DatasetSummary, compare_datasets
 from .dataset import check_coco, count_coco
+from .problem import Problem
 
 __all__ = ["main"]
 
@@ -87,9 +89,14 @@ def _run(args: argparse.Namespace) -> int:
     targets = [registered_coco(name) for name in names]
     if args.json_file:
         targets.append(CocoFiles(args.json_file, args.json_file, args.image_root))
-    results = []
+    results: list[dict] = []
+    summaries: list[DatasetSummary] = []
     for target in targets:
-        results.append(_check(target, cfg, not args.no_decode))
+        data = read_coco(target.json_file, annotated=False)
+        summary = DatasetSummary.of(target.name, data, target.image_root or "")
+        between = [p for other in summaries for p in _compare(other, summary, cfg)]
+        summaries.append(summary)
+        results.append(_check(target, data, cfg, not args.no_decode, between))
         _print(results[-1], args.max_shown, console)
     errors, notes = (sum(r[key] for r in results) for key in ("errors", "warnings"))
     failed = bool(errors or (args.strict and notes))
@@ -98,10 +105,20 @@ def _run(args: argparse.Namespace) -> int:
     return int(failed)
 
 
-def _check(target: CocoFiles, cfg, decode: bool) -> dict:
+def _compare(first: DatasetSummary, second: DatasetSummary, cfg) -> list[Problem]:
+    names = {first.name, second.name}
+    train, test = ((), ()) if cfg is None else (set(cfg.DATASETS.TRAIN), set(cfg.DATASETS.TEST))
+    problems = compare_datasets(first, second, together=names <= {*train, *test})
+    # Several test sets may share images.
+    same_use = cfg is not None and names <= set(test) - set(train)
+    return [p for p in problems if not (same_use and p.kind == "image-shared")]
+
+
+def _check(target: CocoFiles, data: dict, cfg, decode: bool, between: list[Problem]) -> dict:
     """The entry of one data set in the ``--json`` report."""
-    data = read_coco(target.json_file)
-    problems = [] if cfg is None else check_with_config(data, cfg, target.metadata)
+    problems = list(between)
+    if cfg is not None:
+        problems += check_with_config(data, cfg, target.metadata)
     with stage_progress() as progress:
         problems += check_coco(
             data,
@@ -110,6 +127,8 @@ def _check(target: CocoFiles, cfg, decode: bool) -> dict:
             metadata=target.metadata,
             progress=progress,
         )
+    if any(p.kind == "config-no-annotations" for p in problems):  # which says more
+        problems = [p for p in problems if p.kind != "annotations-none"]
     return {
         "name": target.name,
         "json_file": target.json_file,

@@ -5,7 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...messages import shorten
+from ...coco.read import class_names
+from ...coco.rle import is_rle_list
+from ...messages import describe, shorten
+from ...skeletons import SkeletonSet
+from .patterns import count_text
 from .problem import Problem
 
 __all__ = ["check_metadata", "check_with_config"]
@@ -90,6 +94,11 @@ def check_with_config(data: dict, cfg, metadata=None) -> list[Problem]:
     tests = metadata is None or metadata.name in cfg.DATASETS.TEST
     instances = [a for a in data["annotations"] if isinstance(a, dict) and a.get("iscrowd", 0) == 0]
     problems = list(_classes(data, cfg))
+    if trains and not data["annotations"]:
+        text = "there is no annotation to train on; DATASETS.TRAIN needs some"
+        problems.append(_error("config-no-annotations", text))
+    if tests:
+        problems += _evaluator(data, cfg)
     if cfg.MODEL.MASK_ON:
         problems += _masks(instances, cfg, trains)
     if cfg.MODEL.KEYPOINT_ON:
@@ -110,9 +119,26 @@ def _classes(data: dict, cfg) -> Iterator[Problem]:
         )
 
 
+def _evaluator(data: dict, cfg) -> Iterator[Problem]:
+    """Ids that only this package's evaluator takes."""
+    own = cfg.get("MRCNN_EXT")
+    if own is not None and own.EVALUATION.ENABLED:
+        return
+    texts = [a for a in data["annotations"] if isinstance(a, dict) and isinstance(a.get("id"), str)]
+    if texts:
+        text = (
+            f"{count_text(len(texts), len(data['annotations']), 'annotations')} have texts as ids, the "
+            f"first {describe(texts[0]['id'])}: Detectron2's COCOEvaluator ends with an error at the "
+            "first object that is found; set MRCNN_EXT.EVALUATION.ENABLED: True, or number them from 1"
+        )
+        yield _error("config-annotation-ids", text)
+
+
 def _masks(instances: list[dict], cfg, trains: bool) -> Iterator[Problem]:
     masks = [a for a in instances if a.get("segmentation")]
-    rles = [a for a in masks if isinstance(a["segmentation"], dict)]
+    rles = [
+        a for a in masks if isinstance(a["segmentation"], dict) or is_rle_list(a["segmentation"])
+    ]
     if instances and not masks:
         text = "MODEL.MASK_ON is True, but no annotation has a segmentation"
         yield _error("config-mask-on", text)
@@ -127,8 +153,8 @@ def _masks(instances: list[dict], cfg, trains: bool) -> Iterator[Problem]:
 
 def _keypoints(data: dict, instances: list[dict], cfg, tests: bool, metadata) -> Iterator[Problem]:
     counts = {len(category["keypoints"]) for category in _keypoint_categories(data)}
-    skeletons = None if metadata is None else metadata.get("mrcnn_ext_skeletons")
-    if skeletons is not None:
+    skeletons = None if metadata is None else SkeletonSet.from_metadata(metadata)
+    if skeletons is not None and skeletons.class_skeletons:
         counts = {skeletons.num_keypoints}
     annotated = [a["keypoints"] for a in instances if isinstance(a.get("keypoints"), list)]
     counts |= {len(k) // 3 for k in annotated if k and not counts}
@@ -144,8 +170,11 @@ def _keypoints(data: dict, instances: list[dict], cfg, tests: bool, metadata) ->
             f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is {expected}, the data set has {count}",
         )
     own = cfg.get("MRCNN_EXT")
-    if own is not None and own.EVALUATION.ENABLED and not len(cfg.TEST.KEYPOINT_OKS_SIGMAS):
-        return  # this package's evaluator takes the data set's
+    # This package's evaluator takes the data set's; MrcnnExtRCNN puts it where Detectron2's fails.
+    ours = cfg.MODEL.META_ARCHITECTURE == "MrcnnExtRCNN" and skeletons is not None
+    ours = own is not None and (ours or own.EVALUATION.ENABLED)
+    if ours and not len(cfg.TEST.KEYPOINT_OKS_SIGMAS):
+        return
     sigmas = len(cfg.TEST.KEYPOINT_OKS_SIGMAS) or 17  # empty stands for those of COCO persons
     if tests and counts and sigmas not in counts:
         yield _error(
@@ -168,10 +197,7 @@ def _keypoint_metadata(metadata) -> Iterator[Problem]:
 
 def _class_names(data: dict) -> list[str]:
     """Names in the order in which Detectron2 numbers the classes."""
-    categories = [
-        c for c in data["categories"] if isinstance(c, dict) and isinstance(c.get("id"), int)
-    ]
-    return [str(c.get("name")) for c in sorted(categories, key=lambda c: c["id"])]
+    return [str(name) for name in class_names(data["categories"])]
 
 
 def _keypoint_categories(data: dict) -> list[dict]:

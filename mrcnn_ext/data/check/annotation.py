@@ -10,9 +10,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ...coco.rle import rle_areas, rle_box, to_rle
+from ...coco.rle import is_rle_list, rle_areas, rle_box, to_rle
 from ...coco.values import is_box, is_finite, is_number
 from ...messages import describe
+from .patterns import hole_findings
 from .problem import Finding
 
 __all__ = ["box_findings", "keypoint_findings", "mask_findings"]
@@ -80,6 +81,8 @@ def mask_findings(annotation: dict, size: tuple[int, int] | None) -> Iterator[Fi
     segmentation = annotation["segmentation"]
     if isinstance(segmentation, dict):
         found = yield from _rle(segmentation, size)
+    elif is_rle_list(segmentation):
+        found = yield from _rles(segmentation, size)
     elif isinstance(segmentation, list):
         found = yield from _polygons(segmentation, size)
     else:
@@ -153,6 +156,7 @@ def _polygons(polygons: list, size):
         text = f"polygon reaches to {_xywh(box)}, far from the image of {width}x{height} pixels"
         yield "error", "mask-outside", text
         return None
+    yield from hole_findings(good, size)
     return float(rle_areas([to_rle(good, height, width)])[0]), box
 
 
@@ -177,10 +181,22 @@ def _points(polygon: list) -> tuple[np.ndarray, Finding | None]:
     return points.reshape(-1, 2), None
 
 
+def _rles(parts: list, size):
+    """:func:`_rle` of a list of them, whose union is the mask."""
+    for part in parts:
+        if not isinstance(part, dict):
+            text = f"segmentation mixes RLE and {describe(part)}"
+            yield "error", "segmentation-format", text
+            return None
+        if (yield from _rle(part, size)) is None:
+            return None
+    return (yield from _rle(to_rle(parts, *size), size))
+
+
 def _rle(rle: dict, size):
     """Yield findings; return (pixels, XYXY box) of the mask."""
     shape = rle.get("size")
-    if not isinstance(shape, list) or len(shape) != 2 or "counts" not in rle:
+    if not isinstance(shape, (list, tuple)) or len(shape) != 2 or "counts" not in rle:
         text = "an RLE needs size [height, width] and counts"
         yield "error", "segmentation-format", text
         return None

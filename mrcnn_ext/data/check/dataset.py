@@ -9,25 +9,23 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 
-from detectron2.utils.file_io import PathManager
-from PIL import Image
-
 from ...coco.read import read_coco
+from ...coco.rle import is_rle_list
 from ...coco.values import is_id
 from ...errors import DataError
 from ...skeletons import Skeleton
 from ...skeletons.from_json import category_skeleton
 from .against_config import check_metadata
 from .annotation import box_findings, keypoint_findings, mask_findings
+from .images import duplicates, image_problems, image_size
+from .patterns import find_patterns
 from .problem import Finding, Problem, Progress
 
 __all__ = ["check_coco", "check_coco_json", "count_coco"]
 
-_EXIF_ORIENTATION = 0x0112
-_STEP = 64  # images, and 16 times as many annotations, between two calls of ``progress``
+_STEP = 1024  # annotations between two calls of ``progress``
 
 
 def check_coco_json(
@@ -56,7 +54,7 @@ def check_coco_json(
     Raises:
         DataError: the json cannot be read, or is no COCO annotation file.
     """
-    data = read_coco(json_file)
+    data = read_coco(json_file, annotated=False)
     return check_coco(
         data, image_root, decode_images=decode_images, metadata=metadata, progress=progress
     )
@@ -75,9 +73,10 @@ def check_coco(
     problems = list(_categories(data["categories"]))
     if metadata is not None:
         problems += check_metadata(data, metadata)
-    problems += _images(data["images"], os.fspath(image_root), decode_images, report)
-    laid_out = metadata is not None and metadata.get("mrcnn_ext_skeletons") is not None
-    problems += _Annotations(data, laid_out).problems(report)
+    problems += image_problems(data["images"], os.fspath(image_root), decode_images, report)
+    annotations = _Annotations(data, metadata)
+    problems += find_patterns(data, annotations.sizes)
+    problems += annotations.problems(report)
     return problems
 
 
@@ -92,7 +91,7 @@ def count_coco(data: dict) -> dict[str, float]:
     annotations = list(_dicts(data["annotations"]))
     crowd = sum(a.get("iscrowd") == 1 for a in annotations)
     annotated = {_key(a, "image_id") for a in annotations}
-    instances = Counter(_key(a, "image_id") for a in annotations if a.get("iscrowd") != 1)
+    instances = Counter(_key(a, "image_id") for a in annotations if a.get("iscrowd", 0) == 0)
     numbers = [instances[key] for key in images] or [0]
     return {
         "images": len(data["images"]),
@@ -116,10 +115,6 @@ def _key(record: dict, name: str = "id") -> Hashable:
     return value if is_id(value) else None
 
 
-def _duplicates(values: list) -> list:
-    return [value for value, count in Counter(values).items() if count > 1 and value is not None]
-
-
 # ------------------------------------------------------------------------------------- categories
 
 
@@ -135,9 +130,9 @@ def _categories(categories: list) -> Iterator[Problem]:
             yield problem("category-format", text)
         else:
             yield from _skeleton(category, problem)
-    for value in _duplicates([_key(c) for c in _dicts(categories)]):
+    for value in duplicates([_key(c) for c in _dicts(categories)]):
         yield problem("category-id-duplicate", f"several categories have the id {value!r}")
-    for value in _duplicates([_key(c, "name") for c in _dicts(categories)]):
+    for value in duplicates([_key(c, "name") for c in _dicts(categories)]):
         text = f"several categories have the name {value!r}"
         yield problem("category-name-duplicate", text, "warning")
 
@@ -149,7 +144,7 @@ def _skeleton(category: dict, problem: Callable[..., Problem]) -> Iterator[Probl
         text = f"category {name!r}: keypoints or skeleton is not a list"
         yield problem("category-format", text)
         return
-    for value in _duplicates([str(k) for k in keypoints]):
+    for value in duplicates([str(k) for k in keypoints]):
         text = f"category {name!r} has several keypoints of the name {value!r}"
         yield problem("keypoint-name-duplicate", text)
     for edge in skeleton:
@@ -163,91 +158,17 @@ def _skeleton(category: dict, problem: Callable[..., Problem]) -> Iterator[Probl
         if fields is not None:
             Skeleton(**fields)
     except DataError as error:
-        if not _duplicates([str(k) for k in keypoints]):  # which has been said
+        if not duplicates([str(k) for k in keypoints]):  # which has been said
             yield problem("skeleton", str(error))
-
-
-# ----------------------------------------------------------------------------------------- images
-
-
-def _images(images: list, root: str, decode: bool, report: Progress) -> Iterator[Problem]:
-    for value in _duplicates([_key(i) for i in _dicts(images)]):
-        yield Problem("error", "image-id-duplicate", value, None, f"several images have id {value}")
-
-    def look(image) -> list[Finding]:
-        return list(_image(image, root, decode))
-
-    # Decoding releases the interpreter lock; on network storage, waiting does.
-    with ThreadPoolExecutor(min(32, 4 + (os.cpu_count() or 1))) as pool:
-        for index, findings in enumerate(pool.map(look, images)):
-            image = images[index]
-            for severity, kind, message in findings:
-                image_id = image.get("id") if isinstance(image, dict) else None
-                yield Problem(severity, kind, image_id, None, message)
-            if index % _STEP == 0 or index + 1 == len(images):
-                report("images", index + 1, len(images))
-
-
-def _image(image, root: str, decode: bool) -> Iterator[Finding]:
-    if not isinstance(image, dict):
-        yield "error", "image-format", f"an entry of images is {image!r:.60}, not a dict"
-        return
-    name = image.get("file_name")
-    if _key(image) is None:
-        yield "error", "image-id-missing", f"the image with file_name {name!r} has no id"
-    size = _size(image)
-    if size is None:
-        stated = (image.get("height"), image.get("width"))
-        text = f"height and width are {stated[0]!r} and {stated[1]!r}, not two positive integers"
-        yield "error", "image-height-width", text
-    if not isinstance(name, str) or not name:
-        yield "error", "image-file-name", f"file_name is {name!r}, not the name of a file"
-        return
-    path = os.path.join(root, name)
-    try:
-        height, width, orientation = _read(path, decode)
-    except FileNotFoundError:
-        yield "error", "image-missing", f"there is no file {path}"
-        return
-    except Exception as error:  # decoders raise about anything on damaged files
-        text = f"{path} cannot be read: {type(error).__name__}: {error}"
-        yield "error", "image-unreadable", text
-        return
-    if size is not None and size != (height, width):
-        turned = orientation >= 5 and size == (width, height)
-        text = f"{path} is {width}x{height} pixels, the json says {size[1]}x{size[0]}"
-        if turned:
-            text += f"; its EXIF orientation {orientation} turns it, and Detectron2 applies that"
-        yield "error", "image-size", text
-
-
-def _read(path: str, decode: bool) -> tuple[int, int, int]:
-    """Height, width as Detectron2's ``read_image`` gets them, and the EXIF orientation."""
-    with PathManager.open(path, "rb") as file, Image.open(file) as image:
-        width, height = image.size
-        if decode:
-            image.draft(None, (1, 1))  # a jpeg is read to its end, but not all pixels are computed
-            image.load()
-        try:
-            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-        except Exception:  # as Detectron2: broken EXIF data is none
-            orientation = 1
-    if not isinstance(orientation, int) or not 1 <= orientation <= 8:
-        orientation = 1
-    return (width, height, orientation) if orientation >= 5 else (height, width, orientation)
-
-
-def _size(image: dict) -> tuple[int, int] | None:
-    height, width = image.get("height"), image.get("width")
-    if type(height) is not int or type(width) is not int or min(height, width) <= 0:
-        return None
-    # pycocotools counts a mask's pixels in 32 bits.
-    return (height, width) if height * width < 2**31 else None
 
 
 # ------------------------------------------------------------------------------------ annotations
 
 
+_RLE_LIST = (
+    "segmentation is a list of RLE, which Detectron2 drops with the instance: name the json in "
+    "MRCNN_EXT.DATA.DATASETS (or mrcnn_ext.data.register_coco), which unites them, or write one RLE"
+)
 _STACK = (
     ": Detectron2 cannot stack them (for keypoints of several classes, register the json by "
     "MRCNN_EXT.POSE.DATASETS)"
@@ -257,18 +178,24 @@ _STACK = (
 class _Annotations:
     """What is known of all annotations together, and the checks of each."""
 
-    def __init__(self, data: dict, laid_out: bool = False):
-        """``laid_out``: the loader gives all instances the keypoints of all classes."""
-        self.laid_out = laid_out
+    def __init__(self, data: dict, metadata=None):
+        # This package's loader gives all instances the keypoints of all classes, and mends what
+        # Detectron2's drops.
+        self.laid_out = metadata is not None and metadata.get("mrcnn_ext_skeletons") is not None
+        self.mended = metadata is not None and metadata.get("mrcnn_ext_mended", False)
         self.annotations: list = data["annotations"]
-        self.sizes = {_key(i): _size(i) for i in _dicts(data["images"])}
+        self.sizes = {_key(i): image_size(i) for i in _dicts(data["images"])}
         self.keypoints = {
             _key(c): len(c["keypoints"]) if isinstance(c.get("keypoints"), list) else None
             for c in _dicts(data["categories"])
         }
         instances = [a for a in _dicts(self.annotations) if a.get("iscrowd", 0) == 0]
         self.polygons = sum(isinstance(a.get("segmentation"), list) for a in instances)
-        self.rles = sum(isinstance(a.get("segmentation"), dict) for a in instances)
+        self.rles = sum(
+            isinstance(a.get("segmentation"), dict) or is_rle_list(a.get("segmentation"))
+            for a in instances
+        )
+        self.polygons -= sum(is_rle_list(a.get("segmentation")) for a in instances)
         # Boxes only is a data set, too: a mask is missed where other instances have one.
         self.has_masks = any(a.get("segmentation") for a in instances)
         self.with_keypoints = {_key(a, "image_id") for a in instances if a.get("keypoints")}
@@ -285,7 +212,7 @@ class _Annotations:
 
     def problems(self, report: Progress) -> Iterator[Problem]:
         total = len(self.annotations)
-        for value in _duplicates([_key(a) for a in _dicts(self.annotations)]):
+        for value in duplicates([_key(a) for a in _dicts(self.annotations)]):
             text = f"several annotations have id {value}; Detectron2 refuses to load the file"
             yield Problem("error", "annotation-id-duplicate", None, value, text)
         if self.polygons and self.rles:
@@ -298,7 +225,7 @@ class _Annotations:
             for severity, kind, message in self._findings(annotation):
                 ids = annotation.get("image_id"), annotation.get("id")
                 yield Problem(severity, kind, *ids, message)
-            if index % (16 * _STEP) == 0 or index + 1 == total:
+            if index % _STEP == 0 or index + 1 == total:
                 report("annotations", index + 1, total)
 
     def _mixed(self) -> Problem:
@@ -316,6 +243,8 @@ class _Annotations:
         yield from self._area(annotation)
         if annotation.get("segmentation"):
             yield from mask_findings(annotation, size)
+            if not self.mended and is_rle_list(annotation["segmentation"]):
+                yield "error", "rle-list", _RLE_LIST
         elif self.has_masks and annotation.get("iscrowd", 0) == 0:
             there = annotation.get("segmentation") is not None
             kind = "segmentation-empty" if there else "segmentation-missing"
@@ -342,7 +271,12 @@ class _Annotations:
 
     def _crowd(self, annotation: dict) -> Iterator[Finding]:
         crowd = annotation.get("iscrowd")
-        if crowd is None:
+        if crowd is None and "iscrowd" in annotation:
+            text = "iscrowd is null: Detectron2's training drops the object; write 0"
+            if self.mended:
+                text = "iscrowd is null, which is taken for 0"
+            yield "warning" if self.mended else "error", "iscrowd-null", text
+        elif crowd is None:
             yield "warning", "iscrowd-missing", "there is no iscrowd; COCO's evaluation needs it"
         elif crowd not in (0, 1):
             yield "error", "iscrowd-value", f"iscrowd is {crowd!r}, neither 0 nor 1"
@@ -352,7 +286,7 @@ class _Annotations:
 
     def _area(self, annotation: dict) -> Iterator[Finding]:
         area = annotation.get("area")
-        if area is None:
+        if area is None and "area" not in annotation:
             text = "there is no area; COCO's evaluation by object size needs it"
             yield "warning", "area-missing", text
         elif not isinstance(area, (int, float)) or not 0 <= area < float("inf"):

@@ -228,6 +228,7 @@ def register_shapes(name: str, spec: ShapesSpec, root: str | os.PathLike | None 
         evaluator_type="coco",
         thing_classes=list(kind.class_names),
         thing_dataset_id_to_contiguous_id={i + 1: i for i in range(len(kind.class_names))},
+        mrcnn_ext_mask_format="bitmask",  # the json, whose masks are RLE, may not be there yet
     )
     kind.skeletons.set_metadata(metadata)
 

@@ -1,0 +1,125 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Find what is wrong with the images of a COCO data set and with their files."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from detectron2.utils.file_io import PathManager
+from PIL import Image
+
+from ...coco.values import is_id
+from ..pictures import picture_problem
+from .patterns import count_text
+from .problem import Finding, Problem, Progress
+
+__all__ = ["duplicates", "image_problems", "image_size"]
+
+_EXIF_ORIENTATION = 0x0112
+_STEP = 64  # images between two calls of ``progress``
+
+
+def duplicates(values: list) -> list:
+    """Values that come more than once, without None."""
+    return [value for value, count in Counter(values).items() if count > 1 and value is not None]
+
+
+def _id(image: dict) -> Hashable:
+    value = image.get("id")
+    return value if is_id(value) else None
+
+
+def image_problems(images: list, root: str, decode: bool, report: Progress) -> Iterator[Problem]:
+    for value in duplicates([_id(i) for i in images if isinstance(i, dict)]):
+        yield Problem("error", "image-id-duplicate", value, None, f"several images have id {value}")
+
+    turned: list[tuple] = []  # id, orientation
+
+    def look(image) -> list[Finding]:
+        return list(_image(image, root, decode, turned))
+
+    # Decoding releases the interpreter lock; on network storage, waiting does.
+    with ThreadPoolExecutor(min(32, 4 + (os.cpu_count() or 1))) as pool:
+        for index, findings in enumerate(pool.map(look, images)):
+            image = images[index]
+            for severity, kind, message in findings:
+                image_id = image.get("id") if isinstance(image, dict) else None
+                yield Problem(severity, kind, image_id, None, message)
+            if index % _STEP == 0 or index + 1 == len(images):
+                report("images", index + 1, len(images))
+    if turned:
+        image_id, orientation = min(turned, key=lambda entry: str(entry[0]))
+        text = (
+            f"{count_text(len(turned), len(images), 'images')} have an EXIF orientation, which "
+            f"Detectron2 applies ({orientation} here), and whose sizes do not tell whether the "
+            "annotations were made on the turned image: look at one, or save the images upright"
+        )
+        yield Problem("warning", "image-orientation", image_id, None, text)
+
+
+def _image(image, root: str, decode: bool, turned: list[tuple]) -> Iterator[Finding]:
+    if not isinstance(image, dict):
+        yield "error", "image-format", f"an entry of images is {image!r:.60}, not a dict"
+        return
+    name = image.get("file_name")
+    if _id(image) is None:
+        yield "error", "image-id-missing", f"the image with file_name {name!r} has no id"
+    size = image_size(image)
+    if size is None:
+        stated = (image.get("height"), image.get("width"))
+        text = f"height and width are {stated[0]!r} and {stated[1]!r}, not two positive integers"
+        yield "error", "image-height-width", text
+    if not isinstance(name, str) or not name:
+        yield "error", "image-file-name", f"file_name is {name!r}, not the name of a file"
+        return
+    path = os.path.join(root, name)
+    wrong = picture_problem(path)
+    if wrong is not None:
+        # Of several pages, the first may be meant.
+        yield "warning" if " pages, " in wrong else "error", "image-content", f"{path} {wrong}"
+    try:
+        height, width, orientation = _read(path, decode and wrong is None)
+    except FileNotFoundError:
+        yield "error", "image-missing", f"there is no file {path}"
+        return
+    except Exception as error:  # decoders raise about anything on damaged files
+        if wrong is not None:
+            return
+        text = f"{path} cannot be read: {type(error).__name__}: {error}"
+        yield "error", "image-unreadable", text
+        return
+    if size is not None and size != (height, width):
+        exchanged = orientation >= 5 and size == (width, height)
+        text = f"{path} is {width}x{height} pixels, the json says {size[1]}x{size[0]}"
+        if exchanged:
+            text += f"; its EXIF orientation {orientation} turns it, and Detectron2 applies that"
+        yield "error", "image-size", text
+    elif orientation != 1 and (orientation < 5 or height == width):
+        turned.append((image.get("id"), orientation))
+
+
+def _read(path: str, decode: bool) -> tuple[int, int, int]:
+    """Height, width as Detectron2's ``read_image`` gets them, and the EXIF orientation."""
+    with PathManager.open(path, "rb") as file, Image.open(file) as image:
+        width, height = image.size
+        if decode:
+            image.draft(None, (1, 1))  # a jpeg is read to its end, but not all pixels are computed
+            image.load()
+        try:
+            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        except Exception:  # as Detectron2: broken EXIF data is none
+            orientation = 1
+    if not isinstance(orientation, int) or not 1 <= orientation <= 8:
+        orientation = 1
+    return (width, height, orientation) if orientation >= 5 else (height, width, orientation)
+
+
+def image_size(image: dict) -> tuple[int, int] | None:
+    height, width = image.get("height"), image.get("width")
+    if type(height) is not int or type(width) is not int or min(height, width) <= 0:
+        return None
+    # pycocotools counts a mask's pixels in 32 bits.
+    return (height, width) if height * width < 2**31 else None
