@@ -137,7 +137,8 @@ def _with_classes(metadata: Metadata) -> Metadata:
     if metadata.get("thing_classes") or not metadata.get("json_file"):
         return metadata
     try:
-        categories = sorted(read_coco(metadata.json_file, annotated=False)["categories"], key=lambda c: c["id"])
+        categories = read_coco(metadata.json_file, annotated=False)["categories"]
+        categories = sorted(categories, key=lambda category: category["id"])
         names = [category["name"] for category in categories]
     except (DataError, KeyError, TypeError):  # its json is not here, say
         return metadata

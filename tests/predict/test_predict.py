@@ -221,6 +221,37 @@ def test_unknown_config_and_config_without_weights(photos, tmp_path, capsys):
         Predictor(cfg)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.clear(), "has none of the model's"),
+        (
+            lambda state: [state.pop(k) for k in list(state) if "mask_head" in k],
+            "which would be random: roi_heads.mask_head",
+        ),
+        (
+            lambda state: [state.update({k: v[:4]}) for k, v in state.items() if "cls_score" in k],
+            "the file has 3 classes, the config 8 (MODEL.ROI_HEADS.NUM_CLASSES)",
+        ),
+        (lambda state: [v.fill_(np.nan) for v in state.values() if v.is_floating_point()], "NaN"),
+    ],
+)
+def test_weights_that_do_not_fit_predict_nothing(
+    trained, photos, tmp_path, capsys, change, message
+):
+    config, cfg = trained
+    state = torch.load(cfg.MODEL.WEIGHTS)["model"]
+    change(state)
+    torch.save({"model": state}, tmp_path / "other.pth")
+    arguments = ["--weights", tmp_path / "other.pth", photos, "--output", tmp_path / "out"]
+    assert _run(config, *arguments) == 2
+    error = capsys.readouterr().err
+    assert "other.pth: " in error
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out" / "coco_results.jsonl").exists()
+
+
 def test_config_of_a_data_set_that_is_not_here(trained):
     _, cfg = trained
     cfg = cfg.clone()
