@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Write files atomically; lock folders for one process."""
+"""Write files atomically; try folders before work begins, and lock them for one process."""
 
 from __future__ import annotations
 
@@ -7,14 +7,40 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import portalocker
 
 from .errors import DataError
 
-__all__ = ["only_process", "replaced_file", "write_json", "write_text"]
+__all__ = ["check_writable", "only_process", "remove_leftovers", "replaced_file", "write_json"]
+__all__ += ["write_text"]
+
+_PART = ".part"  # ends the names of temporary files
+_ROOM = 1 << 20  # bytes that a folder must have room for before work begins
+
+
+def check_writable(folder: str | os.PathLike) -> None:
+    """Make ``folder`` if need be, and write 1 MiB to it for a moment.
+
+    Raises:
+        DataError: it cannot be made or written, or its disk is full; says which.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=str(folder), suffix=_PART) as file:
+            file.write(bytes(_ROOM))
+            file.flush()
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"nothing can be written to {folder}: {reason}.") from error
+
+
+def remove_leftovers(folder: str | os.PathLike) -> None:
+    """Delete temporary files that killed processes left in ``folder``, which this one must hold."""
+    for file in Path(folder).glob(f".*{_PART}"):
+        file.unlink()
 
 
 @contextmanager
@@ -26,17 +52,35 @@ def only_process(folder: str | os.PathLike) -> Iterator[None]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = portalocker.Lock(folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except portalocker.LockException as error:
-        raise DataError(
-            f"another process is at work in {folder}. Wait for it or end it, or choose another folder."
-        ) from error
+    file = folder / ".lock"
+    lock = _locked(file)
+    while lock is None:
+        lock = _locked(file)
     try:
         yield
     finally:
+        with suppress(OSError):  # some systems delete no open file
+            file.unlink()
         lock.release()
+
+
+def _locked(file: Path) -> portalocker.Lock | None:
+    """A lock; None if its file was deleted meanwhile, by the process that held it before."""
+    lock = portalocker.Lock(file, timeout=0)
+    try:
+        handle = lock.acquire()
+    except portalocker.LockException as error:
+        raise DataError(
+            f"another process is at work in {file.parent}. Wait for it or end it, or choose another "
+            "folder."
+        ) from error
+    try:
+        if os.path.samestat(os.fstat(handle.fileno()), os.stat(file)):
+            return lock
+    except FileNotFoundError:
+        pass
+    lock.release()
+    return None
 
 
 @contextmanager
@@ -50,11 +94,14 @@ def replaced_file(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # Of a long name the beginning: that of the temporary file must not be longer.
+    handle, temporary = tempfile.mkstemp(_PART, f".{path.name[:40]}.", path.parent)
     os.close(handle)
     try:
         yield Path(temporary)
         os.chmod(temporary, 0o644)  # mkstemp's files are for their owner only
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())  # else a power failure may leave an empty file in its place
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

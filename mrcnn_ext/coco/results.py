@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+
+from detectron2.utils.file_io import PathManager
 
 from ..errors import DataError
 from ..messages import describe
@@ -12,7 +15,7 @@ from .read import read_json
 from .rle import rle_box, to_rle
 from .values import is_box, is_finite, is_id
 
-__all__ = ["read_records"]
+__all__ = ["read_records", "result_lines"]
 
 
 def read_records(
@@ -23,7 +26,8 @@ def read_records(
     """Read predictions.
 
     Args:
-        results: a json as Detectron2's and this package's evaluators write it, or its content.
+        results: a json as Detectron2's and this package's evaluators write it, or its content; or the
+            .jsonl of ``python -m mrcnn_ext.predict``, see :func:`result_lines`.
         sizes: image id -> (height, width), of the ground truth.
         source: name of the content, for messages; the file's by default.
 
@@ -37,7 +41,7 @@ def read_records(
     """
     in_memory = isinstance(results, list)
     source = source or ("the predictions" if in_memory else str(results))
-    content = results if in_memory else read_json(results)  # type: ignore[arg-type]
+    content = results if in_memory else _read(results)  # type: ignore[arg-type]
     if not isinstance(content, list):
         raise DataError(
             f"{source}: expected a list of predictions, found a {type(content).__name__}."
@@ -51,6 +55,54 @@ def read_records(
             raise DataError(
                 f"{source}: prediction {index} (image id {image!r}) {problem}."
             ) from problem
+    return records
+
+
+def result_lines(path: str | os.PathLike) -> Iterator[tuple[int, dict]]:
+    """Read a file of one json object a line: {"image_id": …, "results": [prediction, …], …}.
+
+    A last line that is damaged is what a killed process left of it; it is passed over.
+
+    Yields:
+        where the line ends, in bytes from the beginning of the file, and its content.
+
+    Raises:
+        DataError: the file cannot be read, or another line is damaged; names the line.
+    """
+    end = 0
+    try:
+        with PathManager.open(os.fspath(path), "rb") as file:
+            for number, line in enumerate(file, 1):
+                end += len(line)
+                try:
+                    content = json.loads(line) if line.strip() else None
+                except (ValueError, RecursionError) as error:
+                    if not file.readline():
+                        return
+                    raise DataError(f"{path}: line {number} is not valid json: {error}.") from error
+                if content is not None:
+                    if not isinstance(content, dict):
+                        raise DataError(
+                            f"{path}: line {number} is a {type(content).__name__}, expected an object."
+                        )
+                    yield end, content
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from error
+
+
+def _read(path: str | os.PathLike):
+    if not os.fspath(path).endswith(".jsonl"):
+        return read_json(path)
+    records: list = []
+    for _, line in result_lines(path):
+        # Other tools write one prediction a line.
+        found = line.get("results", [line])
+        if not isinstance(found, list):
+            raise DataError(
+                f"{path}: image {line.get('image_id')!r}: 'results' is {describe(found)}, expected a "
+                "list of predictions."
+            )
+        records += found
     return records
 
 

@@ -3,9 +3,9 @@
 
     python -m mrcnn_ext.evaluation DATASET RESULTS.json [--tasks bbox segm boundary …] [--json FILE]
 
-DATASET is a COCO json or the name of a registered data set. RESULTS.json is what an evaluator wrote:
-coco_instances_results.json. Exit code 0: evaluated; 1: a file cannot be used, which the message says;
-2: wrong usage.
+DATASET is a COCO json or the name of a registered data set. RESULTS.json is what an evaluator wrote,
+coco_instances_results.json, or mrcnn_ext.predict (--ids-from DATASET): coco_results.json or .jsonl.
+Exit code 0: evaluated; 1: a file cannot be used, which the message says; 2: wrong usage.
 """
 
 from __future__ import annotations

@@ -4,13 +4,25 @@
     python -m mrcnn_ext.predict --config-file CONFIG [--weights FILE] INPUT… --output FOLDER
 
 INPUT: images, folders (searched through), quoted globs, videos. CONFIG: a yaml or LazyConfig file, or
-a name of mrcnn_ext.model_zoo. Written to FOLDER: pictures/ (videos as .mp4), predictions.json (all
-results by file) and coco_results.json (COCO's results format; image_id is the index in
-predictions.json).
+a name of mrcnn_ext.model_zoo. Written to FOLDER:
 
-Exit code 0: all inputs done; 1: some could not be read and were left out, or writing failed (what was
-done until then is written as far as it goes); 2: wrong usage, nothing done;
-130: interrupted, what was done until then is written.
+    coco_results.jsonl  a line an image, as soon as it is predicted: {"image_id", "file", "height",
+                        "width", "results"}, the results as COCO has them
+    coco_results.json   made from it at the end: COCO's results format; image_id is the index in
+                        predictions.json, or what --ids-from says
+    predictions.json    likewise: all results by file
+    pictures/           images with their instances; videos as .mp4
+    run.json            what the predictions depend on
+
+Whatever ends a call, what was predicted is not lost: the same command does the rest. If the model, an
+option or an input has changed, that is an error; --restart begins anew. One process works in a FOLDER.
+
+An image or video with a fault is left out with one line, and tried again by the next call: it cannot be
+read, Detectron2 reads it wrongly, its name is not UTF-8, the model or the drawing fails on it.
+
+Exit code 0: all inputs done; 1: some were left out, or writing failed (what was done until then is in
+coco_results.jsonl, and in the json files as far as there is room); 2: wrong usage, nothing done;
+130, 143, 129: ended by SIGINT, SIGTERM, SIGHUP, what was done until then is written.
 
 A folder that is searched through may hold FOLDER; the pictures drawn there are not taken as input.
 """
@@ -21,13 +33,18 @@ import argparse
 import sys
 import time
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 
 from ..command_line import TRUST_PICKLE, add_import_option, command_parser, import_all
 from ..config.load import load_config
 from ..errors import ConfigError, DataError, WeightsError
-from .predictor import Predictor
-from .run import predict_sources
+from ..files import check_writable, only_process, remove_leftovers
+from .dataset_ids import DatasetIds
+from .predictor import Predictor, named_weights
+from .run import one_line, predict_sources
+from .same_run import check_inputs, digest_of_config, digest_of_file, go_on_or_begin
+from .signals import Stopped, StopSignals
 from .sources import Source, find_sources
 from .writer import PredictionWriter
 
@@ -47,6 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--every", type=int, default=1, metavar="N", help="of a video take every Nth frame")
     add("--no-pictures", action="store_true", help="write the json files only")
     add("--classes", help="names, separated by commas, where the data set is not registered here")
+    add("--ids-from", metavar="JSON",
+        help="take ids of images (by file name) and categories (by name) from this COCO json, or "
+        "registered data set, so that coco_results.json can be scored with it")  # fmt: skip
+    add("--restart", action="store_true", help="delete the predictions in FOLDER and begin anew")
     add_import_option(parser, "data sets or heads")
     add("--opts", nargs=argparse.REMAINDER, default=[],
         help="config overrides: KEY VALUE … (yaml), key=value … (LazyConfig); comes last")  # fmt: skip
@@ -56,14 +77,24 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = _parser().parse_args(argv)
-    try:
-        predictor, sources = _prepare(args)
-    except (ConfigError, DataError, WeightsError, ImportError) as error:
-        print(f"predict: {error}", file=sys.stderr)
-        return 2
-    classes = args.classes.split(",") if args.classes else None
-    writer = PredictionWriter(args.output, predictor.metadata, classes)
-    start = time.monotonic()
+    with StopSignals() as signals, ExitStack() as stack:
+        try:
+            predictor, sources, writer = _prepare(args, stack)
+        except (ConfigError, DataError, WeightsError, ImportError) as error:
+            return _end(f"predict: {error}", 2)
+        except KeyboardInterrupt as stop:
+            return _end("\ninterrupted; nothing was predicted", _exit_code(stop))
+        return _predict(args, predictor, sources, writer, signals)
+
+
+def _predict(
+    args: argparse.Namespace,
+    predictor: Predictor,
+    sources: list[Source],
+    writer: PredictionWriter,
+    signals: StopSignals,
+) -> int:
+    before, start = writer.num_images, time.monotonic()
     skipped, code, ended_by = 0, 0, ""
     try:
         skipped = predict_sources(
@@ -73,24 +104,41 @@ def main(argv: list[str] | None = None) -> int:
             score_threshold=args.score_threshold,
             every=args.every,
             pictures=None if args.no_pictures else args.output / "pictures",
+            signals=signals,
         )
-    except KeyboardInterrupt:
-        code, ended_by = 130, "\ninterrupted"
+    except KeyboardInterrupt as stop:
+        code, ended_by = _exit_code(stop), "\ninterrupted"
     except OSError as error:  # the disk is full, say
         code, ended_by = 1, f"predict: {error}"
     finally:  # whatever happened, what was predicted is not lost
-        writer.close()
+        seconds = (time.monotonic() - start) / max(1, writer.num_images - before)
+        signals.ignore()
+        try:
+            writer.close()
+        except (OSError, DataError) as error:
+            code, ended_by = code or 1, ended_by or f"predict: {error}"
     if ended_by:
-        print(f"{ended_by}; {writer.summary()}", file=sys.stderr)
-        return code
-    seconds = (time.monotonic() - start) / max(1, writer.num_images)
-    print(f"{writer.summary()}; {seconds:.2f} s an image")
+        return _end(f"{ended_by}; {writer.summary()}; the same command does the rest", code)
+    print(one_line(f"{writer.summary()}; {seconds:.2f} s an image"))
     if skipped:
-        print(f"{skipped} of {len(sources)} inputs could not be read, see above", file=sys.stderr)
+        _end(f"{skipped} of {len(sources)} inputs could not be read or predicted, see above", 1)
     return 1 if skipped else 0
 
 
-def _prepare(args: argparse.Namespace) -> tuple[Predictor, list[Source]]:
+def _end(message: str, code: int) -> int:
+    lines = message.split("\n")
+    print("\n".join(map(one_line, lines)), file=sys.stderr)
+    return code
+
+
+def _exit_code(stop: KeyboardInterrupt) -> int:
+    return stop.exit_code if isinstance(stop, Stopped) else 130
+
+
+def _prepare(
+    args: argparse.Namespace, stack: ExitStack
+) -> tuple[Predictor, list[Source], PredictionWriter]:
+    """Check everything before the model is loaded; the output folder is held until ``stack`` ends."""
     if not 0 <= args.score_threshold <= 1:
         raise ConfigError(f"--score-threshold is {args.score_threshold}; expected 0 to 1.")
     if args.every < 1:
@@ -98,10 +146,17 @@ def _prepare(args: argparse.Namespace) -> tuple[Predictor, list[Source]]:
     sources = _without_own_pictures(find_sources(args.inputs), args.output)
     import_all(args.imports)
     cfg = load_config(args.config_file, args.opts)
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"--output {args.output}: {error.strerror}.") from error
+    ids = DatasetIds(args.ids_from) if args.ids_from else None
+    image_ids = None if ids is None else ids.of_images([s for s in sources if not s.name_problem()])
+    run = {
+        "config": digest_of_config(cfg),
+        "weights": digest_of_file(named_weights(cfg, args.weights)),
+        "--score-threshold": str(args.score_threshold),
+        "--every": str(args.every),
+        "--classes": str(args.classes),
+        "--ids-from": "None" if ids is None else digest_of_file(ids.source),
+    }
+    _take_folder(args, sources, run, stack)
     try:
         predictor = Predictor(
             cfg, weights=args.weights, device=args.device, trust_pickle=args.trust_pickle
@@ -111,8 +166,56 @@ def _prepare(args: argparse.Namespace) -> tuple[Predictor, list[Source]]:
     except Exception as error:  # checkpoints are pickles: reading them can raise anything
         what = f"config {args.config_file} with weights {args.weights or 'as it names them'}"
         raise WeightsError(f"{what}: {type(error).__name__}: {error}") from error
-    _check_classes(args, predictor)
-    return predictor, sources
+    return predictor, sources, _writer(args, predictor, sources, ids, image_ids)
+
+
+def _take_folder(
+    args: argparse.Namespace, sources: list[Source], run: dict[str, str], stack: ExitStack
+) -> None:
+    try:
+        str(args.output).encode()
+        check_writable(args.output)
+        stack.enter_context(only_process(args.output))
+        for folder in (args.output, *(args.output / "pictures").glob("**/")):
+            remove_leftovers(folder)
+        go_on_or_begin(args.output, run, restart=args.restart)
+        if args.restart:
+            for source in sources:
+                (args.output / "pictures" / source.picture_name()).unlink(missing_ok=True)
+    except (OSError, UnicodeError) as error:
+        raise DataError(f"--output {args.output}: {error}.") from error
+    except DataError as error:
+        raise DataError(f"--output: {error}") from error
+
+
+def _writer(
+    args: argparse.Namespace,
+    predictor: Predictor,
+    sources: list[Source],
+    ids: DatasetIds | None,
+    image_ids: dict | None,
+) -> PredictionWriter:
+    number = getattr(getattr(predictor.model, "roi_heads", None), "num_classes", None)
+    classes = args.classes.split(",") if args.classes else None
+    if classes and number and len(classes) != number:
+        raise ConfigError(f"--classes names {len(classes)} classes, but the model has {number}.")
+    category_ids = None
+    if ids is not None:
+        known = classes or predictor.metadata.get("thing_classes")
+        category_ids, classes = ids.of_classes(number, known)
+    try:
+        writer = PredictionWriter(
+            args.output,
+            predictor.metadata,
+            classes,
+            image_ids=image_ids,
+            category_ids=category_ids,
+            resume=True,
+        )
+    except OSError as error:
+        raise DataError(f"--output {args.output}: {error}.") from error
+    check_inputs(writer.results, sources)
+    return writer
 
 
 def _without_own_pictures(sources: list[Source], output: Path) -> list[Source]:
@@ -122,13 +225,6 @@ def _without_own_pictures(sources: list[Source], output: Path) -> list[Source]:
     if not kept:
         raise DataError(f"INPUT: only pictures that an earlier run drew to {own}.")
     return kept
-
-
-def _check_classes(args: argparse.Namespace, predictor: Predictor) -> None:
-    number = getattr(getattr(predictor.model, "roi_heads", None), "num_classes", None)
-    if args.classes and number and len(args.classes.split(",")) != number:
-        given = len(args.classes.split(","))
-        raise ConfigError(f"--classes names {given} classes, but the model has {number}.")
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 
 from ..checkpoint import load_weights
+from ..coco.read import read_coco
 from ..data import register_datasets
-from ..errors import ConfigError, WeightsError
+from ..errors import ConfigError, DataError, WeightsError
 
-__all__ = ["Predictor"]
+__all__ = ["Predictor", "named_weights"]
 
 
 class Predictor:
@@ -25,7 +26,8 @@ class Predictor:
 
     Attributes:
         model: in evaluation mode.
-        metadata: of the first test data set; without names if that is not registered.
+        metadata: of the first data set of the config, test sets first, that is registered here and
+            says its classes' names; without names if there is none.
     """
 
     def __init__(
@@ -50,8 +52,7 @@ class Predictor:
         """
         self._device = _device(device)
         lazy = not hasattr(cfg, "MODEL")
-        weights = weights or (cfg.train.init_checkpoint if lazy else cfg.MODEL.WEIGHTS)
-        _check_weights(weights)
+        weights = named_weights(cfg, weights)
         (self._from_lazy if lazy else self._from_yaml)(cfg)
         load_weights(self.model, weights, complete=True, trust_pickle=trust_pickle)
         self.model.eval()
@@ -62,7 +63,7 @@ class Predictor:
         cfg.MODEL.DEVICE = self._device
         if "MRCNN_EXT" in cfg:
             register_datasets(cfg, skip_missing=True)
-        self.metadata = _metadata(cfg.DATASETS.TEST)
+        self.metadata = _metadata([*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN])
         # What is not registered here was where the model was trained.
         for key in ("TRAIN", "TEST"):
             registered = tuple(n for n in cfg.DATASETS[key] if n in DatasetCatalog)
@@ -111,14 +112,36 @@ def _device(device: str | None) -> str:
     return str(device)
 
 
-def _check_weights(weights: str) -> None:
+def named_weights(cfg, weights: str | None = None) -> str:
+    """``weights``, or those that the config names.
+
+    Raises:
+        WeightsError: there are none, or no such file.
+    """
+    if not weights:
+        weights = cfg.MODEL.WEIGHTS if hasattr(cfg, "MODEL") else cfg.train.init_checkpoint
     if not weights:
         raise WeightsError("no weights: the config names none; pass --weights FILE.")
     if not PathManager.isfile(weights):
         raise WeightsError(f"no weights: there is no file '{weights}'.")
+    return weights
 
 
-def _metadata(names) -> Metadata:
-    if names and names[0] in DatasetCatalog:
-        return MetadataCatalog.get(names[0])
-    return Metadata()
+def _metadata(names: list[str]) -> Metadata:
+    known = [_with_classes(MetadataCatalog.get(name)) for name in names if name in DatasetCatalog]
+    return next((m for m in known if m.get("thing_classes")), known[0] if known else Metadata())
+
+
+def _with_classes(metadata: Metadata) -> Metadata:
+    """With the names that Detectron2 adds when it loads the data set, where it has a COCO json."""
+    if metadata.get("thing_classes") or not metadata.get("json_file"):
+        return metadata
+    try:
+        categories = read_coco(metadata.json_file, annotated=False)["categories"]
+        categories = sorted(categories, key=lambda category: category["id"])
+        names = [category["name"] for category in categories]
+    except (DataError, KeyError, TypeError):  # its json is not here, say
+        return metadata
+    ids = {category["id"]: index for index, category in enumerate(categories)}
+    known = {**metadata.as_dict(), "thing_classes": names}
+    return Metadata(**{**known, "thing_dataset_id_to_contiguous_id": ids})

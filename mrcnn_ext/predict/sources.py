@@ -39,9 +39,28 @@ class Source:
         suffix = ".mp4" if self.is_video else ".png"
         return self.name if self.name.endswith(suffix) else self.name + suffix
 
+    def stamp(self) -> list[int]:
+        """Size in bytes and time of the last change in ns: they tell whether the file changed.
+
+        Zeros if it is not there any more.
+        """
+        try:
+            status = self.path.stat()
+        except OSError:
+            return [0, 0]
+        return [status.st_size, status.st_mtime_ns]
+
+    def name_problem(self) -> str | None:
+        """Why no result can be named after it; None if it can."""
+        try:
+            f"{self.path}{self.name}".encode()
+        except UnicodeEncodeError:
+            return "its name is not valid UTF-8; rename it"
+        return None
+
     def count(self, every: int) -> int:
         """About how many images this will give; for progress bars."""
-        if not self.is_video:
+        if not self.is_video or self.name_problem():
             return 1
         capture = cv2.VideoCapture(str(self.path))
         frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))

@@ -1,92 +1,154 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Write predictions as json."""
+"""Write predictions: a line an image at once, from which the json files are made at the end."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from detectron2.data import Metadata
-from detectron2.structures import BoxMode, Instances
+from detectron2.structures import Instances
 
-from ..coco.rle import text_rle
-from ..evaluation.class_keypoints import cut_to_class
-from ..files import write_json
+from ..evaluation.records import instances_to_records
+from ..files import replaced_file
 from ..skeletons import SkeletonSet
-from ..structures import instance_rles
+from .result_file import ResultFile
 
 __all__ = ["PredictionWriter"]
 
+_FORMAT = (
+    "mrcnn_ext predictions 1: bbox_xywh and keypoints (x, y, score) in pixels, the centre of the first "
+    "pixel at 0.5; segmentation is COCO's compressed RLE"
+)
+
 
 class PredictionWriter:
-    """Collects predictions and writes ``predictions.json`` and ``coco_results.json``.
+    """Writes ``coco_results.jsonl``, and from it ``predictions.json`` and ``coco_results.json``.
 
-    Masks are kept as RLE, so that thousands of images fit into memory.
+    Masks are kept as RLE. Memory holds one image at a time.
 
     Attributes:
         metadata: what to draw with; has the classes' names as far as they are known.
-        num_images: added so far.
+        results: the file of lines.
     """
 
-    def __init__(self, folder: Path, metadata: Metadata, classes: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        metadata: Metadata,
+        classes: Sequence[str] | None = None,
+        *,
+        image_ids: Mapping[str, int | float | str] | None = None,
+        category_ids: Sequence[int | float | str] | None = None,
+        resume: bool = False,
+    ) -> None:
         """
         Args:
             folder: where the files go.
             metadata: of the data set the model was trained on.
             classes: names, in place of the metadata's.
+            image_ids: by name of the image; None counts them from 0.
+            category_ids: by class of the model, in place of the metadata's.
+            resume: go on with the lines that are there already.
+
+        Raises:
+            DataError: the lines that are there are damaged.
+            OSError: nothing can be written.
         """
         self._folder = Path(folder)
         self.metadata = metadata
         if classes:
-            self.metadata = Metadata(**{**metadata.as_dict(), "thing_classes": classes})
+            self.metadata = Metadata(**{**metadata.as_dict(), "thing_classes": list(classes)})
         self._names: list[str] | None = self.metadata.get("thing_classes")
         ids = metadata.get("thing_dataset_id_to_contiguous_id") or {}
-        self._dataset_ids = {contiguous: original for original, contiguous in ids.items()}
-        self._images: list[dict] = []
+        self._category_ids = {contiguous: original for original, contiguous in ids.items()}
+        if category_ids is not None:
+            self._category_ids = dict(enumerate(category_ids))
+        self._class_ids = {original: class_id for class_id, original in self._category_ids.items()}
+        self._image_ids = image_ids
         self._skeletons = SkeletonSet.from_metadata(metadata)
+        self.results = ResultFile(self._folder / "coco_results.jsonl", resume=resume)
 
     @property
     def num_images(self) -> int:
-        return len(self._images)
+        """Images that have a line, those of earlier runs included."""
+        return len(self.results.done)
+
+    def line(self, name: str, instances: Instances, source: list | None = None) -> dict:
+        """What :meth:`append` takes, of one image.
+
+        Args:
+            name: of the image.
+            instances: predictions, on the CPU and in the image's pixels.
+            source: kept with the line, to recognise the file later.
+        """
+        image_id = self.num_images if self._image_ids is None else self._image_ids[name]
+        records = instances_to_records(instances, image_id, self._skeletons)
+        for record in records:
+            class_id = record["category_id"]
+            record["category_id"] = self._category_ids.get(class_id, class_id)
+        height, width = instances.image_size
+        line = {"image_id": image_id, "file": name, "height": height, "width": width}
+        return {**line, **({"source": source} if source else {}), "results": records}
+
+    def append(self, line: dict) -> None:
+        """Write what :meth:`line` returned.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self.results.append(line)
 
     def add(self, name: str, instances: Instances) -> None:
-        """Add one image's predictions, which are on the CPU and in its pixels."""
-        height, width = instances.image_size
-        boxes = BoxMode.convert(
-            instances.pred_boxes.tensor.numpy(), BoxMode.XYXY_ABS, BoxMode.XYWH_ABS
-        )
-        rles = instance_rles(instances)
-        found = []
-        for index, (box, score, class_id) in enumerate(
-            zip(boxes, instances.scores.tolist(), instances.pred_classes.tolist())
-        ):
-            entry = {
-                "class_id": class_id,
-                "class_name": self._names[class_id] if self._names else str(class_id),
-                "score": score,
-                "bbox_xywh": [float(v) for v in box],
-            }
-            if rles is not None:
-                entry["segmentation"] = text_rle(rles[index])
-            if instances.has("pred_keypoints"):
-                keypoints = instances.pred_keypoints[index].tolist()
-                own = cut_to_class(keypoints, class_id, self._skeletons)
-                if own is not None:
-                    entry["keypoints"] = own
-            found.append(entry)
-        self._images.append({"file": name, "height": height, "width": width, "instances": found})
+        """Add one image's predictions, which are on the CPU and in its pixels.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        self.append(self.line(name, instances))
 
     def close(self) -> None:
-        """Write both files."""
-        content = {
-            "format": "mrcnn_ext predictions 1: bbox_xywh and keypoints (x, y, score) in pixels, the "
-            "centre of the first pixel at 0.5; segmentation is COCO's compressed RLE",
+        """Make both json files of the lines.
+
+        Raises:
+            OSError: one cannot be written; what it was before is left.
+        """
+        self.results.close()
+        head = {
+            "format": _FORMAT,
             "classes": list(self._names) if self._names else None,
             "keypoints": self._keypoint_names(),
-            "images": self._images,
         }
-        write_json(self._folder / "predictions.json", content)
-        write_json(self._folder / "coco_results.json", self._coco_results(), indent=None)
+        texts = (json.dumps(self._image(line), indent=1) for line in self.results)
+        parts = [json.dumps(head, indent=1)[:-2] + ',\n"images": [', "]}"]
+        _write_list(self._folder / "predictions.json", texts, *parts)
+        texts = (json.dumps(record) for line in self.results for record in line["results"])
+        _write_list(self._folder / "coco_results.json", texts, "[", "]")
+
+    def summary(self) -> str:
+        count = self.results.num_instances
+        return f"{self.num_images} images, {count} instances, written to {self._folder}"
+
+    def _image(self, line: dict) -> dict:
+        instances = [self._instance(record) for record in line["results"]]
+        return {**{k: line[k] for k in ("file", "height", "width")}, "instances": instances}
+
+    def _instance(self, record: dict) -> dict:
+        class_id = self._class_ids.get(record["category_id"], record["category_id"])
+        names = dict(enumerate(self._names or ()))
+        entry = {
+            "class_id": class_id,
+            "class_name": names.get(class_id, str(class_id)),
+            "score": record["score"],
+            "bbox_xywh": record["bbox"],
+        }
+        entry.update({k: record[k] for k in ("segmentation", "mask_score") if k in record})
+        if "keypoints" in record:
+            # COCO's keypoints name pixels: the first one's centre is 0, not 0.5.
+            x, y, score = (record["keypoints"][axis::3] for axis in range(3))
+            entry["keypoints"] = [[a + 0.5, b + 0.5, c] for a, b, c in zip(x, y, score)]
+        return entry
 
     def _keypoint_names(self) -> dict[str, list[str]] | None:
         """By class, of those that have keypoints; None if no names are known."""
@@ -98,26 +160,15 @@ class PredictionWriter:
         of_class = zip(self._names, map(skeletons.skeleton, range(skeletons.num_classes)))
         return {name: list(one.keypoint_names) for name, one in of_class if one is not None}
 
-    def summary(self) -> str:
-        count = sum(len(image["instances"]) for image in self._images)
-        return f"{self.num_images} images, {count} instances, written to {self._folder}"
 
-    def _coco_results(self) -> list[dict]:
-        results = []
-        for image_id, image in enumerate(self._images):
-            for entry in image["instances"]:
-                class_id = entry["class_id"]
-                result = {
-                    "image_id": image_id,
-                    "category_id": self._dataset_ids.get(class_id, class_id),
-                    "bbox": entry["bbox_xywh"],
-                    "score": entry["score"],
-                }
-                if "segmentation" in entry:
-                    result["segmentation"] = entry["segmentation"]
-                if "keypoints" in entry:
-                    # COCO's keypoints name pixels: the first one's centre is 0, not 0.5.
-                    points = np.array(entry["keypoints"]) - (0.5, 0.5, 0)
-                    result["keypoints"] = points.ravel().tolist()
-                results.append(result)
-        return results
+def _write_list(path: Path, items: Iterable[str], start: str, end: str) -> None:
+    """Write a json list, one item after another."""
+
+    def parts() -> Iterator[str]:
+        yield start
+        for index, item in enumerate(items):
+            yield (",\n" if index else "\n") + item
+        yield f"{end}\n"
+
+    with replaced_file(path) as temporary, open(temporary, "w", encoding="ascii") as file:
+        file.writelines(parts())

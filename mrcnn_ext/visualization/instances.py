@@ -11,6 +11,7 @@ from detectron2.data.detection_utils import read_image
 from detectron2.structures import BoxMode, Instances, ROIMasks
 
 from ..errors import DataError
+from ..structures import DeferredMasks, instance_rles
 from .colors import instance_color
 from .labels import Label, write_labels
 from .pose import LEAST_SCORE, draw_poses
@@ -184,9 +185,9 @@ def _draw_boxes(canvas: np.ndarray, boxes: np.ndarray, colors: list[np.ndarray],
 
 def _unwrap_masks(instances: Instances):
     """``pred_masks`` as something that gives one mask for each index."""
-    masks = instances.pred_masks
-    if isinstance(masks, ROIMasks):  # not yet pasted into the image
-        masks = masks.to_bitmasks(instances.pred_boxes, *instances.image_size)
+    masks = instances._fields["pred_masks"]  # get() would make deferred masks dense
+    if isinstance(masks, (DeferredMasks, ROIMasks)):  # not yet pasted into the image
+        return instance_rles(instances)
     return getattr(masks, "polygons", getattr(masks, "tensor", masks))
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -51,17 +52,17 @@ def shortened(text: str, face: ImageFont.FreeTypeFont, width: float) -> str:
 def write_labels(
     picture: np.ndarray, labels: Sequence[Label], size: int, *, on_boxes: bool = False
 ) -> np.ndarray:
-    """Write labels so that they do not overlap.
+    """Write labels into ``picture`` so that they do not overlap.
 
     Args:
-        picture: uint8 (H, W, 3), RGB.
+        picture: uint8 (H, W, 3), RGB; is changed.
         labels: later ones choose their place first: give small objects last, they have less room.
         size: of the text in pixels.
         on_boxes: labels begin at the upper corner of their box, without a frame, and overlap if there
             is no room. Otherwise they stand over or beside it, framed, and are left out.
 
     Returns:
-        a new picture.
+        the same picture.
     """
     face, pad = font(size), 2 if on_boxes else 4
     high, limits = size + pad + 2, (picture.shape[1], picture.shape[0])
@@ -75,13 +76,21 @@ def write_labels(
             placed.append((place, label))
         elif places and on_boxes:
             below.append((places[0], label))
-    shown = Image.fromarray(picture)
-    draw = ImageDraw.Draw(shown)
     for place, label in (*reversed(below), *placed):
-        draw.rounded_rectangle(place, 3, fill=label.ground, outline=None if on_boxes else "white")
-        middle = place[0] + pad, (place[1] + place[3]) / 2
-        draw.text(middle, label.text, ink_on(label.ground), face, anchor="lm")
-    return np.array(shown)
+        _write(picture, place, label, face, pad, outline=None if on_boxes else "white")
+    return picture
+
+
+def _write(picture: np.ndarray, place: Place, label: Label, face, pad: int, outline) -> None:
+    """Write one label; only its part of the picture is copied."""
+    left, top = (max(0, math.floor(side) - 1) for side in place[:2])
+    part = picture[top : math.ceil(place[3]) + 2, left : math.ceil(place[2]) + 2]
+    shown = Image.fromarray(part)
+    draw = ImageDraw.Draw(shown)
+    x0, y0, x1, y1 = place[0] - left, place[1] - top, place[2] - left, place[3] - top
+    draw.rounded_rectangle((x0, y0, x1, y1), 3, fill=label.ground, outline=outline)
+    draw.text((x0 + pad, (y0 + y1) / 2), label.text, ink_on(label.ground), face, anchor="lm")
+    part[:] = shown
 
 
 def _places(box, wide: float, high: int, on_box: bool, size: tuple[int, int]) -> Iterator[Place]:

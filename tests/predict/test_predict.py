@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,7 +14,6 @@ import pytest
 import torch
 from detectron2.config import instantiate
 from detectron2.engine import DefaultPredictor
-from detectron2.modeling import build_model
 from pycocotools import mask as mask_util
 
 from mrcnn_ext import model_zoo
@@ -19,37 +21,7 @@ from mrcnn_ext.errors import ConfigError, DataError, WeightsError
 from mrcnn_ext.predict import Predictor, find_sources, load_config
 from mrcnn_ext.predict.__main__ import main
 from tests.helpers import timm_cfg
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A config file and weights of a small model that finds something everywhere."""
-    folder = tmp_path_factory.mktemp("model")
-    cfg = timm_cfg("resnet18", fpn=True)
-    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
-    cfg.INPUT.MIN_SIZE_TEST = 96
-    cfg.TEST.DETECTIONS_PER_IMAGE = 5
-    cfg.MODEL.WEIGHTS = str(folder / "model.pth")
-    torch.manual_seed(0)
-    torch.save({"model": build_model(cfg).state_dict()}, cfg.MODEL.WEIGHTS)
-    (folder / "config.yaml").write_text(cfg.dump())
-    return folder / "config.yaml", cfg
-
-
-def _image(seed: int, height: int = 80, width: int = 120) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
-
-
-@pytest.fixture
-def photos(tmp_path):
-    """A folder with sub-folders, two images of one name, and something that is no image."""
-    root = tmp_path / "photos"
-    (root / "more").mkdir(parents=True)
-    cv2.imwrite(str(root / "a.png"), _image(0))
-    cv2.imwrite(str(root / "more" / "a.png"), _image(1, 100, 90))
-    cv2.imwrite(str(root / "b.jpg"), _image(2))
-    (root / "notes.txt").write_text("no image")
-    return root
+from tests.predict.conftest import noise
 
 
 def _run(config, *arguments, threshold="0"):
@@ -60,7 +32,7 @@ def _run(config, *arguments, threshold="0"):
 
 def test_predictor_equals_detectron2s(trained):
     _, cfg = trained
-    image = _image(3)
+    image = noise(3)
     expected = DefaultPredictor(cfg)(image)["instances"]
     got = Predictor(cfg, device="cpu")(image)["instances"]
     assert len(expected) == 5
@@ -76,7 +48,7 @@ def test_lazy_config_equals_its_model(tmp_path):
     model = instantiate(cfg.model).eval()
     torch.save({"model": model.state_dict()}, tmp_path / "model.pth")
     predictor = Predictor(cfg, weights=str(tmp_path / "model.pth"), device="cpu")
-    image = _image(4, 272, 300)  # the test size: no resizing
+    image = noise(4, 272, 300)  # the test size: no resizing
     tensor = torch.from_numpy(image[:, :, ::-1].copy()).permute(2, 0, 1).float()
     with torch.no_grad():
         expected = model([{"image": tensor, "height": 272, "width": 300}])[0]["instances"]
@@ -99,7 +71,7 @@ def test_folder_gives_pictures_and_both_json_files(trained, photos, tmp_path, ca
     assert len(results) == 15
     assert {r["image_id"] for r in results} == {0, 1, 2}
 
-    expected = Predictor(cfg, device="cpu")(_image(0))["instances"]
+    expected = Predictor(cfg, device="cpu")(noise(0))["instances"]
     instances = content["images"][0]["instances"]
     for index, entry in enumerate(instances):
         mask = mask_util.decode(entry["segmentation"])
@@ -147,7 +119,7 @@ def test_video_in_and_out(trained, tmp_path):
     if not video.isOpened():
         pytest.skip("this OpenCV cannot write mp4")
     for seed in range(5):
-        video.write(_image(seed))
+        video.write(noise(seed))
     video.release()
     out = tmp_path / "out"
     assert _run(config, file, "--output", out, "--every", 2) == 0
@@ -182,20 +154,24 @@ def test_interruption_keeps_what_was_done(trained, photos, tmp_path, capsys, mon
     assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 2
 
 
-def test_any_other_end_keeps_what_was_done(trained, photos, tmp_path, capsys, monkeypatch):
+def test_a_full_disk_ends_the_run_and_keeps_what_was_done(
+    trained, photos, tmp_path, capsys, monkeypatch
+):
     config, _ = trained
-    monkeypatch.setattr(cv2, "imwrite", lambda *_: False)  # so OpenCV reports a full disk
-    assert _run(config, photos, "--output", tmp_path / "out") == 1
-    assert "a.png cannot be written; 1 images" in capsys.readouterr().err
+
+    def full(self, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        assert _run(config, photos, "--output", tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert "a.png cannot be written: No space left on device; 1 images" in error
+    assert error.count("\n") == 1
     assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 1
-
-    def fails(self, image):
-        raise RuntimeError("CUDA out of memory")
-
-    monkeypatch.setattr(Predictor, "__call__", fails)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        _run(config, photos, "--output", tmp_path / "other")
-    assert json.loads((tmp_path / "other" / "predictions.json").read_text())["images"] == []
+    assert _run(config, photos, "--output", tmp_path / "out") == 0  # draws the first, does the rest
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]) == 3
+    assert len(list((tmp_path / "out" / "pictures").rglob("*.png"))) == 3
 
 
 def test_own_pictures_are_no_input(trained, photos, tmp_path, capsys):
@@ -245,23 +221,54 @@ def test_unknown_config_and_config_without_weights(photos, tmp_path, capsys):
         Predictor(cfg)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.clear(), "has none of the model's"),
+        (
+            lambda state: [state.pop(k) for k in list(state) if "mask_head" in k],
+            "which would be random: roi_heads.mask_head",
+        ),
+        (
+            lambda state: [state.update({k: v[:4]}) for k, v in state.items() if "cls_score" in k],
+            "the file has 3 classes, the config 8 (MODEL.ROI_HEADS.NUM_CLASSES)",
+        ),
+        (lambda state: [v.fill_(np.nan) for v in state.values() if v.is_floating_point()], "NaN"),
+    ],
+)
+def test_weights_that_do_not_fit_predict_nothing(
+    trained, photos, tmp_path, capsys, change, message
+):
+    config, cfg = trained
+    state = torch.load(cfg.MODEL.WEIGHTS)["model"]
+    change(state)
+    torch.save({"model": state}, tmp_path / "other.pth")
+    arguments = ["--weights", tmp_path / "other.pth", photos, "--output", tmp_path / "out"]
+    assert _run(config, *arguments) == 2
+    error = capsys.readouterr().err
+    assert "other.pth: " in error
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out" / "coco_results.jsonl").exists()
+
+
 def test_config_of_a_data_set_that_is_not_here(trained):
     _, cfg = trained
     cfg = cfg.clone()
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("somebody_elses_data",)
     predictor = Predictor(cfg, device="cpu")
-    assert len(predictor(_image(5))["instances"]) == 5
+    assert len(predictor(noise(5))["instances"]) == 5
     assert predictor.metadata.get("thing_classes") is None
     assert cfg.DATASETS.TRAIN == ("somebody_elses_data",)
 
 
 def test_sources_keep_folders_and_stay_unique(photos, tmp_path, monkeypatch):
     (tmp_path / "other").mkdir()
-    cv2.imwrite(str(tmp_path / "other" / "a.png"), _image(6))
+    cv2.imwrite(str(tmp_path / "other" / "a.png"), noise(6))
     inputs = [str(photos), str(tmp_path / "other" / "a.png"), str(photos / "b.jpg")]
     names = [source.name for source in find_sources(inputs)]
     assert names == ["a.png", "b.jpg", "more/a.png", "a_2.png"]
-    cv2.imwrite(str(tmp_path / "other" / "b.jpg.png"), _image(6))
+    cv2.imwrite(str(tmp_path / "other" / "b.jpg.png"), noise(6))
     inputs = [str(photos / "b.jpg"), str(tmp_path / "other" / "b.jpg.png")]
     pictures = [source.picture_name() for source in find_sources(inputs)]
     assert pictures == ["b.jpg.png", "b.jpg_2.png"]
@@ -278,7 +285,7 @@ def test_exif_orientation_is_followed(trained, tmp_path):
     config, _ = trained
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
-    Image.fromarray(_image(7, 60, 100)).save(tmp_path / "turned.jpg", exif=exif)
+    Image.fromarray(noise(7, 60, 100)).save(tmp_path / "turned.jpg", exif=exif)
     assert _run(config, tmp_path / "turned.jpg", "--output", tmp_path / "out") == 0
     (image,) = json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]
     assert (image["height"], image["width"]) == (100, 60)

@@ -1,0 +1,82 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""The file that predictions are appended to, one line an image, as soon as they are there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..coco.results import result_lines
+from ..errors import DataError
+
+__all__ = ["ResultFile"]
+
+
+class ResultFile:
+    """A file of one json object a line, each with "file", the name of its image.
+
+    Attributes:
+        path: of the file.
+        done: what each line says about its image: name -> its "source".
+        num_instances: predictions in all lines.
+    """
+
+    def __init__(self, path: Path, *, resume: bool) -> None:
+        """Open the file.
+
+        Args:
+            path: is made if need be.
+            resume: keep the lines that are there. A last line that is not whole is cut off.
+
+        Raises:
+            DataError: what is there is not such a file.
+            OSError: it cannot be written.
+        """
+        self.path = path
+        self.done: dict[str, list | None] = {}
+        self.num_instances = 0
+        end = 0
+        for after, line in result_lines(path) if resume and path.exists() else ():
+            if not isinstance(line.get("file"), str) or not isinstance(line.get("results"), list):
+                raise DataError(f"{path}: is not of mrcnn_ext.predict: a line without 'file'.")
+            self.done[line["file"]] = line.get("source")
+            self.num_instances += len(line["results"])
+            end = after
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        os.ftruncate(self._handle, end)
+        self._end = os.lseek(self._handle, end, os.SEEK_SET)
+        if end and os.pread(self._handle, 1, end - 1) != b"\n":
+            self._write(b"\n")
+
+    def append(self, line: dict) -> None:
+        """Write the line of one image; it is there if the process dies right afterwards.
+
+        Raises:
+            OSError: it cannot be written; then nothing of it is.
+        """
+        self._write(json.dumps(line).encode("ascii") + b"\n")
+        self.done[line["file"]] = line.get("source")
+        self.num_instances += len(line["results"])
+
+    def _write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[os.write(self._handle, rest) :]
+        except OSError:
+            os.ftruncate(self._handle, self._end)
+            os.lseek(self._handle, self._end, os.SEEK_SET)
+            raise
+        self._end += len(data)
+
+    def __iter__(self) -> Iterator[dict]:
+        """All lines, in the order in which they were written."""
+        return (line for _, line in result_lines(self.path))
+
+    def close(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
