@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from typing import Any
 
 from detectron2.utils.file_io import PathManager
 
@@ -157,7 +158,7 @@ def _check_images(entries: list, source: str) -> dict:
             raise DataError(f"{source}: images[{index}] has no id.")
         if entry["id"] in images:
             raise DataError(f"{source}: two images have the id {entry['id']}.")
-        size = entry.get("height"), entry.get("width")
+        size: tuple[Any, Any] = (entry.get("height"), entry.get("width"))
         if not all(is_whole(side) and side > 0 for side in size):
             raise DataError(
                 f"{source}: image {describe(entry['id'])} has no height and width: "
