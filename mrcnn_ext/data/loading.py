@@ -62,7 +62,9 @@ def _mend(content: dict, path: str) -> bool:
     return changed
 
 
-def check_when_loaded(names: Iterable[str], *, with_masks: bool) -> None:
+def check_when_loaded(
+    names: Iterable[str], *, with_masks: bool, need_objects: bool = False
+) -> None:
     """Put a look at every entry behind the loading of users' COCO jsons.
 
     Detectron2 ends with a traceback, or trains on less, where an entry cannot be used. Data sets that
@@ -71,6 +73,7 @@ def check_when_loaded(names: Iterable[str], *, with_masks: bool) -> None:
     Args:
         names: of data sets.
         with_masks: all objects of an image must have a mask, or none.
+        need_objects: each data set must have objects to train on.
     """
     for name in names:
         metadata = MetadataCatalog.get(name)
@@ -81,17 +84,32 @@ def check_when_loaded(names: Iterable[str], *, with_masks: bool) -> None:
             continue
         load = getattr(DatasetCatalog[name], _MARK, DatasetCatalog[name])
         DatasetCatalog.pop(name)
-        checked = _checked(name, str(json_file), load, entries=not mended, with_masks=with_masks)
+        checked = _checked(
+            name, str(json_file), load, not mended, with_masks=with_masks, need_objects=need_objects
+        )
         DatasetCatalog.register(name, checked)
 
 
 def _checked(
-    name: str, json_file: str, load: Callable[[], list[dict]], *, entries: bool, with_masks: bool
+    name: str,
+    json_file: str,
+    load: Callable[[], list[dict]],
+    entries: bool,
+    *,
+    with_masks: bool,
+    need_objects: bool,
 ) -> Callable[[], list[dict]]:
     def load_checked() -> list[dict]:
         if entries:
             _check_json(name, json_file)
         dicts = load()
+        if need_objects and not any(_objects(record) for record in dicts):
+            number = sum(len(record["annotations"]) for record in dicts)
+            raise DataError(
+                f"{json_file} ('{name}') has no object to train on: its {len(dicts)} images have "
+                f"{number} annotations that Detectron2 takes, none of them with iscrowd 0. python -m "
+                "mrcnn_ext.data.check says why."
+            )
         if with_masks:
             _check_masks(json_file, dicts)
         return dicts
@@ -119,7 +137,7 @@ def _check_json(name: str, json_file: str) -> None:
 
 def _check_masks(json_file: str, dicts: list[dict]) -> None:
     for record in dicts:
-        objects = [a for a in record["annotations"] if a.get("iscrowd", 0) == 0]
+        objects = _objects(record)
         without = sum("segmentation" not in a for a in objects)
         if 0 < without < len(objects):
             raise DataError(
@@ -127,3 +145,8 @@ def _check_masks(json_file: str, dicts: list[dict]) -> None:
                 f"{len(objects)} objects have no segmentation; training with masks (MODEL.MASK_ON) "
                 "needs one of each. python -m mrcnn_ext.data.check says which annotations."
             )
+
+
+def _objects(record: dict) -> list[dict]:
+    """What Detectron2 trains on."""
+    return [a for a in record["annotations"] if a.get("iscrowd", 0) == 0]

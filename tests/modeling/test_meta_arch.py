@@ -289,8 +289,18 @@ def test_a_bad_annotation_is_one_error_when_training_loads_the_data(two_sets, an
         DatasetCatalog.get(cfg.DATASETS.TRAIN[0])
 
 
+@pytest.mark.parametrize("crowd", [1, None])
+def test_a_training_set_without_objects_is_an_error(two_sets, crowd):
+    cfg = two_sets(AB, AB, annotation={"iscrowd": crowd})
+    build_model(cfg)
+    with pytest.raises(DataError, match=r"first.json \('mrcnn_ext_test_first'\) has no object to"):
+        DatasetCatalog.get(cfg.DATASETS.TRAIN[0])
+    assert len(DatasetCatalog.get(cfg.DATASETS.TEST[0])) == 1
+
+
 def test_what_training_drops_is_said_when_it_loads_the_data(two_sets, caplog):
     cfg = two_sets(AB, AB, annotation={"iscrowd": None})
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     build_model(cfg)
     (record,) = DatasetCatalog.get(cfg.DATASETS.TRAIN[0])
     assert record["annotations"][0]["iscrowd"] is None  # as ever
