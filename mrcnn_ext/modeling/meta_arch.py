@@ -59,7 +59,16 @@ class MrcnnExtRCNN(GeneralizedRCNN):
     def from_config(cls, cfg) -> dict:
         register_datasets(cfg)
         check_config(cfg)
-        check_when_loaded([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+        check_when_loaded(
+            cfg.DATASETS.TRAIN,
+            with_masks=cfg.MODEL.MASK_ON,
+            # Of several, one may be of backgrounds.
+            need_objects=len(cfg.DATASETS.TRAIN) == 1 and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        )
+        check_when_loaded(
+            [name for name in cfg.DATASETS.TEST if name not in cfg.DATASETS.TRAIN],
+            with_masks=False,
+        )
         if cfg.MRCNN_EXT.EVALUATION.ENABLED or cfg.MODEL.KEYPOINT_ON:
             # Here, since most programs that build models do not evaluate them
             from ..evaluation.tool_hooks import add_evaluation_to_tool
