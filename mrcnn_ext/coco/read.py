@@ -10,11 +10,12 @@ import re
 from detectron2.utils.file_io import PathManager
 
 from ..errors import DataError
-from ..messages import describe
+from ..messages import describe, shorten
 from .rle import is_rle_list
 from .values import is_box, is_finite, is_id, is_number, is_whole
 
-__all__ = ["check_entries", "class_names", "read_categories", "read_coco", "read_json"]
+__all__ = ["check_entries", "class_names", "differing_classes", "read_categories"]
+__all__ += ["read_coco", "read_json"]
 
 _LISTS = ("images", "annotations", "categories")
 _CATEGORIES = re.compile(rb'"categories"\s*:\s*(?=\[)')
@@ -104,7 +105,20 @@ def class_names(categories: list) -> list:
     return [c.get("name") for c in known]
 
 
-def check_entries(content: dict, source: str) -> None:
+def differing_classes(first, second) -> str:
+    """How two lists of class names differ; empty if they do not."""
+    if list(first) == list(second):
+        return ""
+    if sorted(first) == sorted(second):
+        place = next(i for i, (a, b) in enumerate(zip(first, second)) if a != b)
+        return f"number {place} (by category id) is {second[place]!r}, and {first[place]!r} there"
+    missing, more = ([n for n in a if n not in b] for a, b in ((first, second), (second, first)))
+    parts = [f"[{shorten(missing)}] are missing"] * bool(missing)
+    parts += [f"[{shorten(more)}] are not there"] * bool(more)
+    return " and ".join(parts) or "some names are there more often than here"
+
+
+def check_entries(content: dict, source: str, *, other_images: bool = False) -> None:
     """Refuse a COCO data set that cannot be evaluated or trained on, at its first unusable entry.
 
     What can be used may still be wrong: ``python -m mrcnn_ext.data.check`` finds all of it.
@@ -112,6 +126,7 @@ def check_entries(content: dict, source: str) -> None:
     Args:
         content: what :func:`read_coco` returned.
         source: name of the file.
+        other_images: pass over annotations of images that are not listed, as pycocotools does.
 
     Raises:
         DataError: names the file, the annotation's and the image's id.
@@ -119,6 +134,8 @@ def check_entries(content: dict, source: str) -> None:
     images = _check_images(content["images"], source)
     known = _check_categories(content["categories"], source)
     for entry in content["annotations"]:
+        if other_images and isinstance(entry, dict) and not _among(entry.get("image_id"), images):
+            continue
         problem = _annotation_problem(entry, images, known)
         if problem:
             raise DataError(f"{source}: {_place(entry, images)}{problem}.")
@@ -140,19 +157,19 @@ def _check_images(entries: list, source: str) -> dict:
             raise DataError(f"{source}: images[{index}] has no id.")
         if entry["id"] in images:
             raise DataError(f"{source}: two images have the id {entry['id']}.")
-        size = entry.get("height"), entry.get("width")
-        if not all(is_whole(side) and side > 0 for side in size):
+        height, width = entry.get("height"), entry.get("width")
+        if not (is_whole(height) and height > 0 and is_whole(width) and width > 0):
             raise DataError(
                 f"{source}: image {describe(entry['id'])} has no height and width: "
-                f"{describe(entry.get('file_name'))} has {describe(size[0])} and "
-                f"{describe(size[1])}, expected two positive whole numbers."
+                f"{describe(entry.get('file_name'))} has {describe(height)} and "
+                f"{describe(width)}, expected two positive whole numbers."
             )
-        if size[0] * size[1] > _MOST_PIXELS:
+        if height * width > _MOST_PIXELS:
             raise DataError(
-                f"{source}: image {describe(entry['id'])} has {describe(size[1])} x "
-                f"{describe(size[0])} pixels, more than 32 bits can count."
+                f"{source}: image {describe(entry['id'])} has {describe(width)} x "
+                f"{describe(height)} pixels, more than 32 bits can count."
             )
-        images[entry["id"]] = size
+        images[entry["id"]] = height, width
     if not images:
         raise DataError(f"{source}: there are no images.")
     if len({isinstance(image_id, str) for image_id in images}) > 1:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import (
     ANCHOR_GENERATOR_REGISTRY,
@@ -15,7 +17,8 @@ from detectron2.modeling import (
 )
 
 from ..coco.peek import first_annotations
-from ..errors import ConfigError
+from ..coco.read import class_names, differing_classes, read_categories
+from ..errors import ConfigError, DataError
 from ..messages import describe, shorten, similar
 from .check_values import check_values
 
@@ -25,9 +28,8 @@ __all__ = ["check_config"]
 def check_config(cfg) -> None:
     """Check ``cfg`` before anything is built: names, values, and what is known of the data sets.
 
-    Only metadata that is known without loading a data set is used: for
-    ``register_coco_instances`` it is known once the json was read, and the class indices themselves
-    are then checked batch by batch.
+    Class names are those of the metadata; of a json that is registered, but was not read yet, those
+    of its categories. Other data sets are not loaded for it.
 
     Args:
         cfg: a config with the ``MRCNN_EXT`` node.
@@ -37,9 +39,20 @@ def check_config(cfg) -> None:
     """
     _check_names(cfg)
     check_values(cfg)
+    first: tuple[str, str, list] | None = None
     for key in ("TRAIN", "TEST"):
         for name in cfg.DATASETS[key]:
-            _check_dataset(cfg, f"DATASETS.{key}", name)
+            place = f"'{name}' (DATASETS.{key})"
+            classes = _check_dataset(cfg, f"DATASETS.{key}", name)
+            if classes and first is None:
+                first = name, place, classes
+            elif classes and first is not None:
+                difference = differing_classes(first[2], classes)
+                if difference:
+                    raise ConfigError(
+                        f"{place} has not the classes of {first[1]}: {difference}. Names and their "
+                        "order (by category id) must be the same."
+                    )
 
 
 def _check_names(cfg) -> None:
@@ -69,7 +82,8 @@ def _check_names(cfg) -> None:
             raise ConfigError(f"{key} is '{name}', which nobody registered; there are: {known}.")
 
 
-def _check_dataset(cfg, key: str, name: str) -> None:
+def _check_dataset(cfg, key: str, name: str) -> list:
+    """Class names, empty if they are not known."""
     if name not in DatasetCatalog:
         near = ", ".join(similar(name, DatasetCatalog.keys()))
         raise ConfigError(
@@ -77,7 +91,7 @@ def _check_dataset(cfg, key: str, name: str) -> None:
             + (f"; similar names: {near}." if near else ".")
         )
     metadata = MetadataCatalog.get(name)
-    classes = metadata.get("thing_classes")
+    classes = metadata.get("thing_classes") or _classes_of_json(key, name, metadata)
     # "Hidden" classes: LVIS's list is only complete after loading; an empty list says nothing.
     if classes and len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
         raise ConfigError(
@@ -93,6 +107,7 @@ def _check_dataset(cfg, key: str, name: str) -> None:
             f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is {count}, but '{name}' ({key}) has "
             f"{len(keypoints)} keypoints: {shorten(keypoints)}."
         )
+    return list(classes or ())
 
 
 def _check_polygons(name: str, metadata) -> None:
@@ -107,3 +122,14 @@ def _check_polygons(name: str, metadata) -> None:
             f"INPUT.MASK_FORMAT is 'polygon', but '{name}' (DATASETS.TRAIN) has masks in run-length "
             f"encoding{which}; expected 'bitmask'."
         )
+
+
+def _classes_of_json(key: str, name: str, metadata) -> list:
+    """Of a data set of ``register_coco_instances``, which fills its metadata when it is loaded."""
+    json_file = metadata.get("json_file")
+    if metadata.get("evaluator_type") != "coco" or not json_file or not os.path.isfile(json_file):
+        return []
+    try:
+        return class_names(read_categories(json_file))
+    except DataError as error:
+        raise ConfigError(f"{key}: '{name}': {error}") from error

@@ -268,7 +268,8 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     # ---------------------------------------------------------------------------------------------
     # Check boxes and classes of every training image before they reach the device. A NaN box or a
     # class out of range is then reported with its file and image id, not as a NaN loss or a CUDA
-    # assertion. Costs microseconds per image, on the CPU.
+    # assertion, and so are objects without the masks or keypoints that a head needs. Costs
+    # microseconds per image, on the CPU.
     _C.CHECK_INPUTS = True
     # Paste predicted masks only when pred_masks is read; the result is Detectron2's. Evaluation and
     # json need no dense masks at all (see docs/mask_postprocessing.md). False pastes them at once, as
@@ -283,8 +284,8 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     # Evaluate COCO-like and LVIS-like data sets with MrcnnExtCOCOEvaluator: the running script's
     # trainer class gets a build_evaluator and a build_hooks that add it and the hooks below. Detectron2
     # itself is not changed. If False, the other keys here have no effect, with one exception:
-    # keypoints that Detectron2's COCOEvaluator raises an error for (several skeletons, or others than
-    # COCO's 17 without TEST.KEYPOINT_OKS_SIGMAS) are always evaluated by MrcnnExtCOCOEvaluator.
+    # keypoints that Detectron2's COCOEvaluator cannot evaluate are always MrcnnExtCOCOEvaluator's:
+    # several skeletons, others than COCO's 17, TEST.KEYPOINT_OKS_SIGMAS that the script keeps from it.
     _C.EVALUATION.ENABLED = False
     # Any of "bbox", "segm", "boundary", "mask_quality", "keypoints", "pck" and of the tasks you
     # registered. Empty: every task whose fields the predictions contain.
@@ -307,10 +308,12 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     # same.
     _C.EVALUATION.BACKEND = "auto"
     # Every TEST.EVAL_PERIOD iterations, also compute the model's losses on DATASETS.TEST; they are
-    # written as "validation/loss_mask" ... beside the training losses.
+    # written as "validation/loss_mask" ... beside the training losses. Sets without annotations are
+    # left out with a warning.
     _C.EVALUATION.VALIDATION_LOSS = False
     # Keep the weights of the best evaluation so far as model_best.pth. This metric decides, for example
-    # "segm/AP" or "boundary/AP" (with several data sets: "NAME/segm/AP"). "": keep none.
+    # "segm/AP" or "boundary/AP" (with several data sets: "NAME/segm/AP"). "": keep none. One that does
+    # not exist is an error at the first evaluation.
     _C.EVALUATION.BEST_METRIC = ""
     # "max", or "min" for a BEST_METRIC that is a loss.
     _C.EVALUATION.BEST_MODE = "max"

@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable
 
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
 
 from .._moved import moved_names
 from ..coco.read import read_coco
 from ..errors import DataError
 from ..skeletons import SkeletonSet
+from .loading import load_mended
 
 __all__ = ["load_coco_pose", "register_coco", "register_coco_pose", "replace_dataset"]
 
@@ -50,11 +50,11 @@ def register_coco(
     def load() -> list[dict]:
         skeletons = _describe(MetadataCatalog.get(name), known or _read_classes(path))
         if skeletons is None:
-            return load_coco_json(path, root, name)
+            return load_mended(path, root, name)
         return load_coco_pose(path, root, skeletons, name)
 
     metadata = replace_dataset(name, load)
-    metadata.set(evaluator_type="coco", json_file=path, image_root=root)
+    metadata.set(evaluator_type="coco", json_file=path, image_root=root, mrcnn_ext_mended=True)
     if known is not None:
         _describe(metadata, known)
 
@@ -87,7 +87,7 @@ def register_coco_pose(
         raise DataError(f"{path}: no category has 'keypoints', a list of their names.")
     _check_categories(path, categories, found)
     metadata = replace_dataset(name, lambda: load_coco_pose(path, root, found, name))
-    metadata.set(evaluator_type="coco", json_file=path, image_root=root)
+    metadata.set(evaluator_type="coco", json_file=path, image_root=root, mrcnn_ext_mended=True)
     _describe(metadata, (categories, found))
 
 
@@ -176,7 +176,7 @@ def load_coco_pose(
         DataError: an annotation has labelled keypoints, but not as many as its class; names file,
             image and category.
     """
-    dicts = load_coco_json(os.fspath(json_file), os.fspath(image_root), name)
+    dicts = load_mended(os.fspath(json_file), os.fspath(image_root), name)
     slots = [skeletons.slots(class_id) for class_id in range(skeletons.num_classes)]
     for record in dicts:
         for annotation in record["annotations"]:

@@ -4,18 +4,24 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
 from detectron2.engine import hooks
+from detectron2.evaluation.testing import flatten_results_dict
 
+from ..errors import ConfigError
 from ..files import write_json
+from ..messages import similar
 
 __all__ = ["BestCheckpointer"]
 
 
 class BestCheckpointer(hooks.BestCheckpointer):
     """Detectron2's hook, which also writes the best value to model_best.json.
+
+    A metric that does not exist is a ConfigError at the first evaluation.
 
     Detectron2's forgets it when training stops: the first evaluation after ``--resume`` then
     replaces model_best.pth, however bad it is.
@@ -32,11 +38,30 @@ class BestCheckpointer(hooks.BestCheckpointer):
             self._logger.info(f"No {self._file()} to go on from.")
 
     def _best_checking(self) -> None:
+        self._check_metric()
         before = self.best_iter
         super()._best_checking()
         if self.best_iter != before:
             best = {"metric": self._val_metric, "value": self.best_metric}
             write_json(self._file(), {**best, "iteration": self.best_iter})
+
+    def _check_metric(self) -> None:
+        """A metric that no evaluation has would leave training without a best checkpoint.
+
+        Raises:
+            ConfigError: names those that there are.
+        """
+        if self._val_metric in self.trainer.storage.latest():
+            return
+        results = flatten_results_dict(getattr(self.trainer, "_last_eval_results", None) or {})
+        # A model that finds nothing at all yet has fewer results, all of them NaN.
+        if any(math.isfinite(value) for value in results.values()):
+            near = similar(self._val_metric, results)
+            raise ConfigError(
+                f"MRCNN_EXT.EVALUATION.BEST_METRIC is '{self._val_metric}', which the evaluation does "
+                + (f"not have; similar: {', '.join(near)}; " if near else "not have; ")
+                + f"there are: {', '.join(results)}."
+            )
 
     def _file(self) -> Path:
         return Path(os.fspath(self._checkpointer.save_dir)) / f"{self._file_prefix}.json"

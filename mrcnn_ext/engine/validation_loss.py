@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from detectron2.data import (
+    DatasetCatalog,
     DatasetMapper,
     build_detection_test_loader,
     detection_utils,
@@ -77,20 +78,45 @@ class ValidationLossHook(HookBase):
 def build_validation_loader(cfg, dataset_names: str | tuple[str, ...]) -> Iterable[list[dict]]:
     """Build a loader of ``dataset_names`` with test-time image sizes and training annotations.
 
-    Images without annotations are left out if training leaves them out.
+    Images without annotations are left out if training leaves them out. A data set without any is
+    left out with a warning; if there is no other, the loader is an empty list.
     """
     names = (dataset_names,) if isinstance(dataset_names, str) else tuple(dataset_names)
-    dicts = get_detection_dataset_dicts(
-        names,
-        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
-        if cfg.MODEL.KEYPOINT_ON
-        else 0,
-        proposal_files=cfg.DATASETS.PROPOSAL_FILES_TEST if cfg.MODEL.LOAD_PROPOSALS else None,
-    )
+    dicts, skipped = [], []
+    files = cfg.DATASETS.PROPOSAL_FILES_TEST if cfg.MODEL.LOAD_PROPOSALS else [None] * len(names)
+    for name, file in zip(names, files):
+        found = _annotated_dicts(cfg, name, file)
+        dicts += found
+        if not found:
+            skipped.append(name)
+    if skipped and comm.is_main_process():
+        logger.warning(
+            f"No annotation of {', '.join(map(repr, skipped))} can be trained on: the validation loss "
+            + ("leaves it out." if dicts else "is not computed.")
+        )
+    if not dicts:
+        return []
     augmentations = detection_utils.build_augmentation(cfg, is_train=False)
     mapper = DatasetMapper(cfg, True, augmentations=augmentations)
     return build_detection_test_loader(dicts, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
+
+
+def _annotated_dicts(cfg, name: str, proposal_file: str | None) -> list[dict]:
+    """Detectron2's dicts of a data set; none if no image has an object that training takes."""
+    dicts = DatasetCatalog.get(name)
+    if not any(a.get("iscrowd", 0) == 0 for d in dicts for a in d.get("annotations", ())):
+        return []
+    try:
+        return get_detection_dataset_dicts(
+            name,
+            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+            if cfg.MODEL.KEYPOINT_ON
+            else 0,
+            proposal_files=[proposal_file] if proposal_file else None,
+        )
+    except AssertionError:  # too few keypoints in every image
+        return []
 
 
 def validation_losses(
@@ -122,8 +148,6 @@ def validation_losses(
     everywhere = comm.gather((dict(sums), images), dst=0)
     total = sum(count for _, count in everywhere)
     if not total:
-        if comm.is_main_process():
-            logger.warning("There is no annotated image to compute a validation loss of.")
         return {}
     names = sorted({name for part, _ in everywhere for name in part})
     means = {name: sum(part.get(name, 0.0) for part, _ in everywhere) / total for name in names}

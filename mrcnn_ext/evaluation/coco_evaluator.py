@@ -15,6 +15,7 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 
 from ..coco.index import GroundTruth
+from ..coco.read import check_entries, read_coco
 from ..errors import DataError
 from ..skeletons import SkeletonSet
 from .class_keypoints import cut_annotations
@@ -80,11 +81,16 @@ class MrcnnExtCOCOEvaluator(COCOEvaluator):
                 max_dets_per_image=settings.max_dets,
                 use_fast_impl=False,
             )
-        except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+            file = metadata.get("json_file", dataset_name)
+            if metadata.get("json_file") and isinstance(error, (KeyError, TypeError)):
+                check_entries(read_coco(file, annotated=False), str(file))  # says which entry
             raise DataError(
-                f"{metadata.get('json_file', dataset_name)}: is no COCO ground truth "
-                f"({type(error).__name__}: {error})."
+                f"{file}: is no COCO ground truth ({type(error).__name__}: {error})."
             ) from error
+        if self._do_evaluation and metadata.get("evaluator_type") != "lvis":
+            source = str(metadata.get("json_file", dataset_name))
+            check_entries(self._coco_api.dataset, source, other_images=True)
         self._settings = settings.for_dataset(metadata, list(self._coco_api.cats.values()))
         self._skeletons = SkeletonSet.from_metadata(metadata)
         if self._skeletons is not None and self._skeletons.class_skeletons:

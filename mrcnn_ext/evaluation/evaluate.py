@@ -46,6 +46,10 @@ def evaluate_records(
     if not records:
         logger.warning("There are no predictions to evaluate.")
         return OrderedDict((task.name, task.nothing()) for task in tasks)
+    if not ground_truth.objects:
+        logger.warning(
+            f"{ground_truth.source} has no annotation to evaluate with: no number exists."
+        )
     detections = Detections(records, ground_truth, source)
     for task in tasks:
         task.check(detections)

@@ -45,7 +45,7 @@ def add_evaluation_to_tool(cfg) -> list[type]:
         Its trainer classes: subclasses of DefaultTrainer that its main module defines.
     """
     enabled = cfg.MRCNN_EXT.EVALUATION.ENABLED
-    if not enabled and not any(_stock_fails(cfg, name) for name in cfg.DATASETS.TEST):
+    if not enabled and not any(_may_fail(cfg, name) for name in cfg.DATASETS.TEST):
         return []
     found = _trainer_classes()
     if not found and enabled:
@@ -63,18 +63,34 @@ def add_evaluation_to_tool(cfg) -> list[type]:
     return found
 
 
-def _stock_fails(cfg, dataset_name: str) -> bool:
-    """Whether Detectron2's COCOEvaluator cannot evaluate a data set's keypoints.
-
-    It knows one skeleton only, and its sigmas, if they are not COCO's, from the config alone.
-    """
+def _may_fail(cfg, dataset_name: str) -> bool:
+    """Whether a script's COCOEvaluator may not know a data set's keypoints; see `_stock_fails`."""
     if not cfg.MODEL.KEYPOINT_ON:
         return False
     skeletons = SkeletonSet.from_metadata(MetadataCatalog.get(dataset_name))
     if skeletons is None:
         return False
-    sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS or COCO_PERSON_SIGMAS
-    return len(skeletons.skeletons) > 1 or skeletons.num_keypoints != len(sigmas)
+    number = skeletons.num_keypoints
+    own_sigmas = bool(cfg.TEST.KEYPOINT_OKS_SIGMAS)
+    return own_sigmas or len(skeletons.skeletons) > 1 or number != len(COCO_PERSON_SIGMAS)
+
+
+def _stock_fails(cfg, dataset_name: str, evaluator) -> bool:
+    """Whether Detectron2's COCOEvaluator evaluates keypoints wrongly, or ends with an error.
+
+    It knows one skeleton only. Its sigmas are COCO's unless the script gives it others: those of
+    TEST.KEYPOINT_OKS_SIGMAS do not reach it by themselves.
+    """
+    if not _may_fail(cfg, dataset_name):
+        return False
+    skeletons = SkeletonSet.from_metadata(MetadataCatalog.get(dataset_name))
+    assert skeletons is not None
+    given = getattr(evaluator, "_kpt_oks_sigmas", None)
+    number = len(COCO_PERSON_SIGMAS if given is None or not len(given) else given)
+    if len(skeletons.skeletons) > 1 or number != skeletons.num_keypoints:
+        return True
+    asked = tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS)
+    return bool(asked) and asked != COCO_PERSON_SIGMAS and (given is None or not len(given))
 
 
 def _trainer_classes() -> list[type]:
@@ -99,11 +115,12 @@ def _wrap(trainer_class) -> None:
         if cfg.MRCNN_EXT.EVALUATION.ENABLED and evaluator_type in _COCO_TYPES:
             return build_coco_evaluator(cfg, dataset_name, *args, **kwargs)
         evaluator = own_evaluator(cls, cfg, dataset_name, *args, **kwargs)
-        panoptic = evaluator_type == "coco_panoptic_seg"
-        if (cfg.MRCNN_EXT.EVALUATION.ENABLED and panoptic) or _stock_fails(cfg, dataset_name):
-            ours = functools.partial(build_coco_evaluator, cfg, dataset_name, *args, **kwargs)
-            return _with_coco_replaced(evaluator, ours)
-        return evaluator
+        everywhere = cfg.MRCNN_EXT.EVALUATION.ENABLED and evaluator_type == "coco_panoptic_seg"
+        return _with_coco_replaced(
+            evaluator,
+            lambda member: everywhere or _stock_fails(cfg, dataset_name, member),
+            functools.partial(build_coco_evaluator, cfg, dataset_name, *args, **kwargs),
+        )
 
     @functools.wraps(own_hooks)
     def build_hooks(self):
@@ -122,14 +139,15 @@ def _wrap(trainer_class) -> None:
     setattr(trainer_class, _MARK, True)
 
 
-def _with_coco_replaced(evaluator, build: Callable[[], MrcnnExtCOCOEvaluator]):
-    """Ours in the place of Detectron2's COCOEvaluator, also among others."""
-    if type(evaluator) is COCOEvaluator:
-        return build()
-    members = getattr(evaluator, "_evaluators", ())
-    if not any(type(e) is COCOEvaluator for e in members):
+def _with_coco_replaced(
+    evaluator, wanted: Callable[[object], bool], build: Callable[[], MrcnnExtCOCOEvaluator]
+):
+    """Ours in the place of Detectron2's COCOEvaluator where it is wanted, also among others."""
+    members = getattr(evaluator, "_evaluators", None) or [evaluator]
+    kept = [build() if type(e) is COCOEvaluator and wanted(e) else e for e in members]
+    if all(a is b for a, b in zip(kept, members)):
         return evaluator
-    return DatasetEvaluators([build() if type(e) is COCOEvaluator else e for e in members])
+    return kept[0] if len(members) == 1 and members[0] is evaluator else DatasetEvaluators(kept)
 
 
 def build_coco_evaluator(
@@ -177,6 +195,16 @@ def build_evaluation_hooks(trainer: DefaultTrainer) -> list:
     cfg = trainer.cfg
     keys = cfg.MRCNN_EXT.EVALUATION
     hooks: list = []
+    if keys.VALIDATION_LOSS and not cfg.DATASETS.TEST and comm.is_main_process():
+        logger.warning(
+            "MRCNN_EXT.EVALUATION.VALIDATION_LOSS is True, but DATASETS.TEST is empty: there is no "
+            "validation loss."
+        )
+    if keys.BEST_METRIC and not cfg.DATASETS.TEST and comm.is_main_process():
+        logger.warning(
+            f"MRCNN_EXT.EVALUATION.BEST_METRIC is '{keys.BEST_METRIC}', but DATASETS.TEST is empty: "
+            "no checkpoint is the best."
+        )
     if keys.VALIDATION_LOSS and cfg.DATASETS.TEST:
         hooks.append(
             ValidationLossHook(

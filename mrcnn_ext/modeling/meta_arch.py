@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Dict, List, Optional  # noqa: UP035  (TorchScript knows no other names)
 
 import torch
@@ -13,6 +14,7 @@ from detectron2.structures import Instances
 from ..checkpoint import CheckedWeights, check_complete, compare_weights
 from ..config.check import check_config
 from ..data import register_datasets
+from ..data.loading import check_when_loaded
 from ..errors import DataError
 from ..structures import DeferredMaskInstances, DeferredMasks
 from .scripting import inherited
@@ -30,24 +32,34 @@ class MrcnnExtRCNN(GeneralizedRCNN):
     """
 
     @configurable
-    def __init__(self, *, check_inputs: bool = True, defer_masks: bool = True, **kwargs) -> None:
+    def __init__(
+        self,
+        *,
+        check_inputs: bool = True,
+        defer_masks: bool = True,
+        from_yaml: bool = False,
+        **kwargs,
+    ) -> None:
         """
         Args:
             check_inputs: check training instances while they are on the CPU; see
                 :func:`check_training_inputs`.
             defer_masks: return DeferredMaskInstances, whose masks are pasted into the image when
                 they are read.
+            from_yaml: messages name yaml keys; else arguments of the model, as a LazyConfig has them.
             kwargs: as for GeneralizedRCNN.
         """
         super().__init__(**kwargs)
         self.check_inputs = check_inputs
         self.defer_masks = defer_masks
         self.checked_weights: Optional[CheckedWeights] = None  # noqa: UP045
+        self._terms = YAML_TERMS if from_yaml else MODEL_TERMS
 
     @classmethod
     def from_config(cls, cfg) -> dict:
         register_datasets(cfg)
         check_config(cfg)
+        check_when_loaded([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
         if cfg.MRCNN_EXT.EVALUATION.ENABLED or cfg.MODEL.KEYPOINT_ON:
             from ..evaluation.tool_hooks import add_evaluation_to_tool
 
@@ -56,6 +68,7 @@ class MrcnnExtRCNN(GeneralizedRCNN):
             **super().from_config(cfg),
             "check_inputs": cfg.MRCNN_EXT.CHECK_INPUTS,
             "defer_masks": cfg.MRCNN_EXT.DEFER_MASKS,
+            "from_yaml": True,
         }
 
     def load_state_dict(self, *args, **kwargs):
@@ -80,7 +93,14 @@ class MrcnnExtRCNN(GeneralizedRCNN):
         if not torch.jit.is_scripting() and self.training:
             self.checked_weights = None  # fine-tuning: what was missing is trained now
             if self.check_inputs:
-                check_training_inputs(batched_inputs, getattr(self.roi_heads, "num_classes", None))
+                heads = self.roi_heads
+                fields = [
+                    f"gt_{kind}s"
+                    for kind in ("mask", "keypoint")
+                    if getattr(heads, f"{kind}_on", False)
+                ]
+                classes = getattr(heads, "num_classes", None)
+                check_training_inputs(batched_inputs, classes, fields, self._terms)
         return self._stock_forward(batched_inputs)
 
     def inference(
@@ -130,43 +150,77 @@ def _postprocess(results: Instances, inputs: dict) -> Instances:
     return final
 
 
-def check_training_inputs(batched_inputs: list[dict], num_classes: int | None) -> None:
-    """Check boxes and classes of a batch from the data loader.
+# What messages call the settings that a field of the ground truth depends on.
+YAML_TERMS = {
+    "num_classes": "MODEL.ROI_HEADS.NUM_CLASSES",
+    "gt_masks": "MODEL.MASK_ON is True",
+    "gt_keypoints": "MODEL.KEYPOINT_ON is True",
+}
+MODEL_TERMS = {
+    "num_classes": "model.roi_heads.num_classes",
+    "gt_masks": "model.roi_heads has a mask_head, and dataloader.train.mapper use_instance_mask",
+    "gt_keypoints": "model.roi_heads has a keypoint_head, and dataloader.train.mapper use_keypoint",
+}
+_JSON_KEYS = {"gt_masks": "segmentation", "gt_keypoints": "keypoints"}
 
-    Instances on a GPU are not checked: that would wait for the device.
+
+def check_training_inputs(
+    batched_inputs: list[dict],
+    num_classes: int | None,
+    fields: Sequence[str] = (),
+    terms: Mapping[str, str] = YAML_TERMS,
+) -> None:
+    """Check boxes, classes and fields of a batch from the data loader.
+
+    Instances on a GPU are not checked for values: that would wait for the device.
 
     Args:
         batched_inputs: Detectron2's list of dicts, with "instances".
         num_classes: classes of the RoI heads; None skips the check of classes.
+        fields: which instances must have, where there are any: "gt_masks", "gt_keypoints".
+        terms: what messages call the settings behind "num_classes" and the fields.
 
     Raises:
-        DataError: there is no ground truth, a box is not finite or a class is out of range; names
-            the image's file and id.
+        DataError: there is no ground truth, a field is missing, a box is not finite or a class is out
+            of range; names the image's file and id.
     """
     for inputs in batched_inputs:
         instances = inputs.get("instances")
         if instances is None:
             raise DataError(f"{_describe(inputs)}: no 'instances', which training needs.")
-        boxes = instances.gt_boxes.tensor
-        if boxes.device.type != "cpu":
-            continue
-        finite = torch.isfinite(boxes).all(dim=1)
-        if not bool(finite.all()):
-            index = int((~finite).nonzero()[0])
-            raise DataError(
-                f"{_describe(inputs)}: ground-truth box {index} is {boxes[index].tolist()}, expected "
-                "four finite numbers. python -m mrcnn_ext.data.check finds all such boxes."
-            )
-        classes = instances.gt_classes
-        if num_classes is None or classes.numel() == 0:
-            continue
-        low, high = int(classes.min()), int(classes.max())
-        if low < 0 or high >= num_classes:
-            raise DataError(
-                f"{_describe(inputs)}: ground-truth class {low if low < 0 else high} is outside "
-                f"0 … {num_classes - 1}; set MODEL.ROI_HEADS.NUM_CLASSES to the number of classes of "
-                "the data set."
-            )
+        for name in fields:
+            if len(instances) and not instances.has(name):
+                raise DataError(
+                    f"{_describe(inputs)}: its {len(instances)} instances have no '{name}', that is, "
+                    f"the first annotation has no '{_JSON_KEYS.get(name, name)}', but {terms[name]}. "
+                    "python -m mrcnn_ext.data.check finds all such annotations."
+                )
+        _check_values(inputs, instances, num_classes, terms)
+
+
+def _check_values(
+    inputs: dict, instances: Instances, num_classes: int | None, terms: Mapping[str, str]
+) -> None:
+    boxes = instances.gt_boxes.tensor
+    if boxes.device.type != "cpu":
+        return
+    finite = torch.isfinite(boxes).all(dim=1)
+    if not bool(finite.all()):
+        index = int((~finite).nonzero()[0])
+        raise DataError(
+            f"{_describe(inputs)}: ground-truth box {index} is {boxes[index].tolist()}, expected "
+            "four finite numbers. python -m mrcnn_ext.data.check finds all such boxes."
+        )
+    classes = instances.gt_classes
+    if num_classes is None or classes.numel() == 0:
+        return
+    low, high = int(classes.min()), int(classes.max())
+    if low < 0 or high >= num_classes:
+        raise DataError(
+            f"{_describe(inputs)}: ground-truth class {low if low < 0 else high} is outside "
+            f"0 … {num_classes - 1}; set {terms['num_classes']} to the number of classes of the data "
+            "set."
+        )
 
 
 def _describe(inputs: dict) -> str:

@@ -109,6 +109,8 @@ def _print_summary(page: Path) -> None:
         table.add_row(escape(entry["name"]), *values, str(entry["detections"]))
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
+    for note in content["notes"]:
+        console.print(note, markup=False)
     console.print(str(page), markup=False)
 
 

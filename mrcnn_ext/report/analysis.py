@@ -27,7 +27,7 @@ from .calibration import (
 )
 from .error_kinds import ErrorKinds, classify_errors
 
-__all__ = ["Analysis", "analyse", "choose_task", "count_instances"]
+__all__ = ["Analysis", "analyse", "choose_task", "count_instances", "why_boxes"]
 
 TASKS = {task.name: task for task in (BOX_AP, MASK_AP)}
 
@@ -113,6 +113,27 @@ def choose_task(truth: GroundTruth, results: Sequence[Detections], task: str | N
     for result in results:
         TASKS[task].check(result)
     return task
+
+
+def why_boxes(truth: GroundTruth, results: Sequence[Detections]) -> str | None:
+    """Why boxes are compared although there are masks: what lacks one. None if there are none."""
+    lacking = [e for e in truth.objects if not e["annotation"].get("segmentation")]
+    some = len(lacking) < len(truth.objects) or any(
+        "segmentation" in e["record"] for r in results for e in r.entries
+    )
+    if not some:
+        return None
+    if lacking:
+        text = f"{len(lacking)} of {len(truth.objects)} objects have no mask"
+        return f"{text}, the first: {truth.describe(lacking[0])}"
+    for result in results:
+        without = [e["record"] for e in result.entries if "segmentation" not in e["record"]]
+        if without:
+            text = (
+                f"{result.source}: {len(without)} of {len(result.entries)} predictions have no mask"
+            )
+            return f"{text}, the first is for image id {without[0]['image_id']!r}"
+    return None
 
 
 def count_instances(truth: GroundTruth) -> np.ndarray:

@@ -14,7 +14,7 @@ from ..errors import ConfigError, DataError
 from ..evaluation.settings import EvaluationSettings
 from ..files import write_json
 from ..page import staged_folder
-from .analysis import Analysis, analyse, choose_task
+from .analysis import Analysis, analyse, choose_task, why_boxes
 from .examples import make_examples
 from .page import write_page
 
@@ -70,7 +70,9 @@ def make_report(
     for index, (name, source) in enumerate(results.items()):
         tell("reading", index + 1, len(results) + 1)
         found.append(read_detections(name, source, truth))
-    task = choose_task(truth, found, task)
+    asked, task = task, choose_task(truth, found, task)
+    reason = why_boxes(truth, found) if asked is None and task == "bbox" else None
+    notes = [f"Boxes are compared, not masks: {reason}."] if reason else []
     if task == "segm" or (truth.has_masks and any(r.has_masks for r in found)):
         for entry in truth.objects:
             truth.rle(entry)  # raises for a damaged one
@@ -84,7 +86,8 @@ def make_report(
                 score_threshold=score_threshold, settings=settings,
             )
         )  # fmt: skip
-    drawn = make_examples(truth, analyses, examples, task, tell)
+    drawn, problems = make_examples(truth, analyses, examples, task, tell)
+    notes += [f"Drawn on a plain ground: {problem}" for problem in problems]
     tell("writing", 0, 1)
     content = {
         "format": "mrcnn_ext report 1: scores in 0 to 1, null where there is no instance",
@@ -94,12 +97,13 @@ def make_report(
         "max_dets": max_dets,
         "images": len(truth.images),
         "instances": truth.num_instances,
+        "notes": notes,
         "results": [a.as_json(truth.class_names) for a in analyses],
     }
     with staged_folder(Path(out)) as folder:
         write_json(folder / "report.json", content)
         write_page(folder, truth, analyses, drawn, task=task, max_dets=max_dets, title=title,
-                   given_threshold=score_threshold)  # fmt: skip
+                   given_threshold=score_threshold, notes=notes)  # fmt: skip
     return Path(out) / "report.html"
 
 

@@ -64,27 +64,45 @@ class Example:
 
 def make_examples(
     truth: GroundTruth, analyses: list[Analysis], number: int, task: str, progress=None
-) -> list[Example]:
+) -> tuple[list[Example], list[str]]:
     """Draw the worst and the best images.
 
+    Returns:
+        the examples, and what is wrong with images that cannot be read or have another size: those
+        are drawn on a plain ground.
+
     Raises:
-        DataError: an image cannot be read or has another size; names file and id.
+        DataError: this is so for every one of them; names the first one's file and id.
     """
     low, high = choose_examples([a.image_counts for a in analyses], number)
     chosen = [("worst", n, image) for n, image in enumerate(low, 1)]
     chosen += [("best", n, image) for n, image in enumerate(high, 1)]
+    pictures, problems = {}, []
+    for image in dict.fromkeys([*low, *high]):
+        try:
+            pictures[image] = _read(truth, image)
+        except DataError as error:
+            problems.append(str(error))
+            if len(problems) == len({*low, *high}):
+                raise
+            pictures[image] = _blank(truth.size(image))
     examples = []
     for index, (rank, place, image) in enumerate(chosen):
         if progress is not None:
             progress("drawing", index, len(chosen))
-        examples.append(_example(truth, analyses, rank, place, image, task))
-    return examples
+        examples.append(_example(truth, analyses, rank, place, image, task, pictures[image]))
+    return examples, problems
 
 
 def _example(
-    truth: GroundTruth, analyses: list[Analysis], rank: str, place: int, number: int, task: str
+    truth: GroundTruth,
+    analyses: list[Analysis],
+    rank: str,
+    place: int,
+    number: int,
+    task: str,
+    image: np.ndarray,
 ) -> Example:
-    image = _read(truth, number)
     wanted = [entry for entry in truth.objects if entry["image_id"] == number]
     with_masks = truth.has_masks and task == "segm"
     items = [
@@ -146,12 +164,7 @@ def _judged(truth: GroundTruth, analysis: Analysis, number: int, task: str) -> l
 def _read(truth: GroundTruth, number: int) -> np.ndarray:
     image_id, size, file = truth.image_ids[number - 1], truth.size(number), truth.image_file(number)
     if file is None:
-        if size[0] * size[1] > _MOST_PIXELS:
-            raise DataError(
-                f"{truth.source}: image {image_id} has {size[1]} x {size[0]} pixels, too many to draw; "
-                "--examples 0 leaves the pictures out."
-            )
-        return np.full((*size, 3), _BLANK, dtype=np.uint8)
+        return _blank(size)
     try:
         image = read_image(str(file), "RGB")
     except Exception as error:  # Pillow raises many kinds
@@ -162,3 +175,12 @@ def _read(truth: GroundTruth, number: int) -> np.ndarray:
             f"{size}."
         )
     return image
+
+
+def _blank(size: tuple[int, int]) -> np.ndarray:
+    if size[0] * size[1] > _MOST_PIXELS:
+        raise DataError(
+            f"an image of {size[1]} x {size[0]} pixels is too large to draw; --examples 0 leaves the "
+            "pictures out."
+        )
+    return np.full((*size, 3), _BLANK, dtype=np.uint8)

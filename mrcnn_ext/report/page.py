@@ -39,8 +39,13 @@ def write_page(
     max_dets: int,
     title: str | None,
     given_threshold: float | None,
+    notes: list[str],
 ) -> None:
-    """Write ``report.html`` and ``report_pictures/`` to ``folder``."""
+    """Write ``report.html`` and ``report_pictures/`` to ``folder``.
+
+    Args:
+        notes: sentences on what is not as one may expect.
+    """
     (folder / _FOLDER).mkdir()
     text = render_page(
         Path(__file__).parent / "template" / "report.html",
@@ -49,6 +54,7 @@ def write_page(
         task=_TASKS[task],
         max_dets=max_dets,
         given_threshold=given_threshold,
+        notes=notes,
         analyses=analyses,
         cards=_cards(analyses),
         plots=_plots(folder, truth, analyses),

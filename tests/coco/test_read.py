@@ -10,7 +10,7 @@ import os
 import pytest
 
 from mrcnn_ext.coco.index import load_ground_truth
-from mrcnn_ext.coco.read import read_categories, read_coco, read_json
+from mrcnn_ext.coco.read import check_entries, read_categories, read_coco, read_json
 from mrcnn_ext.errors import DataError
 
 CONTENT = {
@@ -154,6 +154,10 @@ def test_null_crowds_unannotated_sets_and_short_polygons_beside_others_are_usabl
     file.write_text(json.dumps(content))
     (entry,) = load_ground_truth(file).objects
     assert entry["iscrowd"] == 0
+    content["annotations"].append({"id": 8, "image_id": 50})
+    check_entries(content, "truth.json", other_images=True)
+    with pytest.raises(DataError, match="annotation 8: its image_id"):
+        check_entries(content, "truth.json")
     del content["annotations"]
     file.write_text(json.dumps(content))
     assert read_coco(file, annotated=False) == {**content, "annotations": []}

@@ -179,6 +179,11 @@ def _rle_lists(annotation):
             "'1.png' is listed 2 times, as the images 1, 9",
         ),
         (_each(_rle), set(), ""),
+        (
+            _each(lambda a: a.update(id=f"b3-{a['id']}")),
+            {(W, "annotation-id-text")},
+            "all 6 annotations have texts as ids: Detectron2's COCOEvaluator",
+        ),
         (_each(_rle_lists), {(E, "rle-list")}, "MRCNN_EXT.DATA.DATASETS"),
     ],
 )

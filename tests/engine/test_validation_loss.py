@@ -10,6 +10,8 @@ import types
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
@@ -20,6 +22,7 @@ from mrcnn_ext.engine import (
     build_validation_loader,
     validation_losses,
 )
+from mrcnn_ext.errors import ConfigError
 from tests.helpers import random_inputs, timm_cfg, train_step
 
 
@@ -152,3 +155,72 @@ def test_the_best_checkpoint_is_known_after_a_resume(tmp_path):
     assert saved == [1, 2, 5]
     run(0, [1.0])  # a new training in the same folder
     assert saved == [1, 2, 5, 0]
+
+
+@pytest.mark.parametrize(
+    ("metric", "results", "words"),
+    [
+        (
+            "seg/AP",
+            {"bbox": {"AP": 1.0}, "segm": {"AP": 2.0}},
+            "similar: segm/AP; there are: bbox/",
+        ),
+        (
+            "segm/AP",
+            {"a": {"segm": {"AP": 1.0}}, "b": {"segm": {"AP": 2.0}}},
+            "a/segm/AP, b/segm/AP",
+        ),
+        ("segm/AP", {"segm": {"AP": 1.0}}, None),
+        ("segm/AP", {"bbox": {"AP": float("nan")}}, None),  # nothing was found yet
+        ("segm/AP", {}, None),  # the test sets have no annotations
+    ],
+)
+def test_a_best_metric_that_does_not_exist(tmp_path, metric, results, words):
+    saved = []
+    checkpointer = types.SimpleNamespace(
+        save_dir=str(tmp_path), save=lambda name, iteration: saved.append(iteration)
+    )
+    hook = BestCheckpointer(1, checkpointer, metric)
+    hook.trainer = types.SimpleNamespace(iter=0, start_iter=0, max_iter=9)
+    hook.trainer._last_eval_results = results
+    with EventStorage() as storage:
+        hook.trainer.storage = storage
+        storage.put_scalars(**flatten_results_dict(results), smoothing_hint=False)
+        if words is None:
+            hook.after_step()
+            return
+        with pytest.raises(ConfigError, match=rf"BEST_METRIC is '{metric}'.*{words}"):
+            hook.after_step()
+    assert saved == []
+
+
+@pytest.mark.parametrize("filter_empty", [True, False])
+def test_test_sets_without_annotations_are_left_out_with_one_warning(
+    cfg, model, caplog, filter_empty
+):
+    names = ["mrcnn_ext_test_no_key", "mrcnn_ext_test_crowds"]
+    image = {"file_name": "none.jpg", "image_id": 1, "height": 9, "width": 9}
+    crowd = {"iscrowd": 1, "bbox": [1, 1, 2, 2], "bbox_mode": 1, "category_id": 0}
+    DatasetCatalog.register(names[0], lambda: [dict(image, annotations=[])])
+    DatasetCatalog.register(names[1], lambda: [dict(image, annotations=[crowd])])
+    shapes.configure_builtin_shapes(num_train=2, num_val=2, image_size=96)
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = filter_empty
+    try:
+        some = build_validation_loader(cfg, ("mrcnn_ext_shapes_val", *names))
+        assert len(list(some)) == 2
+        assert caplog.text.count("the validation loss leaves it out") == 1
+        assert all(name in caplog.text for name in names)
+        caplog.clear()
+        hook = ValidationLossHook(1, model, lambda: build_validation_loader(cfg, tuple(names)))
+        hook.trainer = types.SimpleNamespace(iter=0, max_iter=4)
+        with EventStorage() as hook.trainer.storage:
+            for hook.trainer.iter in range(3):
+                hook.after_step()
+            assert hook.trainer.storage.latest() == {}
+        assert caplog.text.count("WARNING") == 1
+        assert "the validation loss is not computed" in caplog.text
+    finally:
+        shapes.configure_builtin_shapes()
+        for name in names:
+            DatasetCatalog.pop(name)

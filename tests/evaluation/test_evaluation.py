@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -396,6 +398,33 @@ def test_bad_arguments_are_named(registered, tmp_path):
     with open(json_file, "w") as file:
         file.write('{"images": [')
     with pytest.raises(DataError, match="is no COCO ground truth"):
+        MrcnnExtCOCOEvaluator(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda c: c["annotations"][2].update(area=None),
+            "annotation .*: area None is not a number",
+        ),
+        (lambda c: c["annotations"][2].update(bbox="box"), "annotation .*: bbox 'box' is not x, y"),
+        (
+            lambda c: c["annotations"][2].update(category_id=77),
+            "annotation .* category_id 77 is not",
+        ),
+        (lambda c: c["annotations"][2].pop("image_id"), "annotation .*: its image_id is not among"),
+        (lambda c: c["images"][0].pop("height"), "image .* has no height and width"),
+        (lambda c: c["categories"][0].pop("id"), "expected categories with an id each"),
+    ],
+)
+def test_a_bad_entry_of_the_ground_truth_is_named(registered, change, message):
+    dataset = make_case(5)[0]
+    name = registered(dataset)
+    change(dataset)
+    file = MetadataCatalog.get(name).json_file
+    Path(file).write_text(json.dumps(dataset))
+    with pytest.raises(DataError, match=f"{re.escape(file)}: .*{message}"):
         MrcnnExtCOCOEvaluator(name)
 
 

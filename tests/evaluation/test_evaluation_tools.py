@@ -175,20 +175,24 @@ def test_only_the_scripts_own_class_gets_it_and_only_once(main_module):
 
 
 @pytest.mark.parametrize(
-    ("name", "sigmas", "keypoints", "expected"),
+    ("name", "sigmas", "given", "keypoints", "expected"),
     [
-        ("mrcnn_ext_shapes_pose_val", [], True, MrcnnExtCOCOEvaluator),  # two skeletons
-        ("mrcnn_ext_shapes_pose_val", [0.05] * 17, True, MrcnnExtCOCOEvaluator),
-        ("mrcnn_ext_shapes_val", [], True, MrcnnExtCOCOEvaluator),  # 11 keypoints without sigmas
-        ("mrcnn_ext_shapes_val", [0.05] * 11, True, COCOEvaluator),
-        ("mrcnn_ext_shapes_val", [], False, COCOEvaluator),
+        ("mrcnn_ext_shapes_pose_val", [], [], True, MrcnnExtCOCOEvaluator),  # two skeletons
+        ("mrcnn_ext_shapes_pose_val", [0.05] * 17, [], True, MrcnnExtCOCOEvaluator),
+        ("mrcnn_ext_shapes_val", [], [], True, MrcnnExtCOCOEvaluator),  # 11 keypoints, no sigmas
+        # train_net.py gives its evaluator none of TEST.KEYPOINT_OKS_SIGMAS
+        ("mrcnn_ext_shapes_val", [0.05] * 11, [], True, MrcnnExtCOCOEvaluator),
+        ("mrcnn_ext_shapes_val", [0.05] * 11, [0.05] * 11, True, COCOEvaluator),
+        ("mrcnn_ext_shapes_val", [], [0.05] * 11, True, COCOEvaluator),
+        ("mrcnn_ext_shapes_val", [], [], False, COCOEvaluator),
+        ("mrcnn_ext_shapes_val", [0.05] * 11, [], False, COCOEvaluator),
     ],
 )
 def test_keypoints_that_the_stock_evaluator_cannot_do_are_ours(
-    main_module, tmp_path, name, sigmas, keypoints, expected
+    main_module, tmp_path, name, sigmas, given, keypoints, expected
 ):
     def own(cls, cfg, dataset_name, output_folder=None):
-        return COCOEvaluator(dataset_name, output_dir=str(tmp_path))
+        return COCOEvaluator(dataset_name, output_dir=str(tmp_path), kpt_oks_sigmas=given)
 
     trainer = main_module(build_evaluator=classmethod(own))
     cfg = small_cfg()
@@ -208,7 +212,7 @@ def test_an_evaluator_of_the_scripts_own_stays(main_module):
     assert trainer.build_evaluator(cfg, "mrcnn_ext_shapes_pose_val") == "theirs"
 
 
-def test_hooks_come_before_the_writers(main_module, tmp_path):
+def test_hooks_come_before_the_writers(main_module, caplog):
     writer = d2_hooks.PeriodicWriter([])
     theirs = [d2_hooks.IterationTimer(), writer]
     trainer = main_module(build_hooks=lambda self: list(theirs))
@@ -225,6 +229,12 @@ def test_hooks_come_before_the_writers(main_module, tmp_path):
     keys.ENABLED = True
     names = [type(hook).__name__ for hook in instance.build_hooks()]
     assert names == ["IterationTimer", "ValidationLossHook", "BestCheckpointer", "PeriodicWriter"]
+    assert not caplog.text
+    cfg.DATASETS.TEST = ()
+    names = [type(hook).__name__ for hook in instance.build_hooks()]
+    assert names == ["IterationTimer", "BestCheckpointer", "PeriodicWriter"]
+    assert caplog.text.count("VALIDATION_LOSS is True, but DATASETS.TEST is empty") == 1
+    assert caplog.text.count("BEST_METRIC is 'segm/AP', but DATASETS.TEST is empty") == 1
     keys.BEST_MODE = "most"
     with pytest.raises(ConfigError, match="BEST_MODE is 'most'; expected 'max' or 'min'"):
         instance.build_hooks()

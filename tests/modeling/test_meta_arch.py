@@ -4,16 +4,21 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.modeling import GeneralizedRCNN, build_model
-from detectron2.structures import Boxes
+from detectron2.structures import Boxes, Instances
 
+from mrcnn_ext import model_zoo
 from mrcnn_ext.data import shapes
 from mrcnn_ext.errors import ConfigError, DataError
+from mrcnn_ext.modeling.meta_arch import MODEL_TERMS, YAML_TERMS, check_training_inputs
 from tests.helpers import random_inputs, timm_cfg, train_step
 
 
@@ -128,6 +133,10 @@ def _no_instances(batch):
     del batch[0]["instances"]
 
 
+def _no_masks(batch):
+    batch[1]["instances"].remove("gt_masks")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -135,6 +144,11 @@ def _no_instances(batch):
         (_class_out_of_range, r"noise_0.jpg \(id 0\): ground-truth class 8 is outside 0 … 7"),
         (_negative_class, "class -1 is outside"),
         (_no_instances, "no 'instances', which training needs"),
+        (
+            _no_masks,
+            r"noise_1.jpg \(id 1\): its 2 instances have no 'gt_masks'.*'segmentation', but "
+            "MODEL.MASK_ON is True",
+        ),
     ],
 )
 def test_bad_training_input_names_the_image(damage, message):
@@ -156,3 +170,129 @@ def test_the_check_can_be_switched_off():
         pytest.fail("checked although CHECK_INPUTS is off")
     except (AssertionError, FloatingPointError, RuntimeError, ValueError):
         pass  # Detectron2's own way of saying so
+
+
+def test_an_image_without_objects_needs_no_masks():
+    cfg = timm_cfg("resnet18", fpn=True)
+    batch = random_inputs(cfg)
+    batch[0]["instances"] = Instances((96, 96))
+    batch[0]["instances"].gt_boxes = Boxes(torch.zeros(0, 4))
+    batch[0]["instances"].gt_classes = torch.zeros(0, dtype=torch.int64)
+    assert "gt_masks" not in batch[0]["instances"].get_fields()
+    train_step(build_model(cfg), batch)
+
+
+def test_missing_keypoints_name_the_image_in_the_terms_of_either_config():
+    instances = Instances(
+        (9, 9), gt_boxes=Boxes(torch.ones(3, 4)), gt_classes=torch.zeros(3).long()
+    )
+    batch = [{"file_name": "a.jpg", "image_id": 7, "instances": instances}]
+    for terms, words in ((YAML_TERMS, "MODEL.KEYPOINT_ON is True"), (MODEL_TERMS, "keypoint_head")):
+        with pytest.raises(DataError, match=rf"a.jpg \(id 7\): its 3 .* 'gt_keypoints'.*{words}"):
+            check_training_inputs(batch, 2, ["gt_keypoints"], terms)
+    instances.gt_classes[1] = 2
+    with pytest.raises(
+        DataError, match=r"set model\.roi_heads\.num_classes to the number of classes"
+    ):
+        check_training_inputs(batch, 2, terms=MODEL_TERMS)
+
+
+def test_a_lazy_config_gets_its_own_terms():
+    config = model_zoo.get_config("Shapes/mask_rcnn_Lite0_FPN.py")
+    config.model.roi_heads.num_classes = 2
+    model = instantiate(config.model)
+    batch = random_inputs(timm_cfg("resnet18", fpn=True))
+    with pytest.raises(DataError) as error:
+        train_step(model, batch)
+    assert "model.roi_heads.num_classes" in str(error.value)
+    assert "MODEL." not in str(error.value)
+
+
+# ------------------------------------------------------------ jsons that are registered, not loaded
+
+
+@pytest.fixture
+def two_sets(tmp_path):
+    """Names of two data sets of register_coco_instances, and a function that writes their jsons."""
+    names = ["mrcnn_ext_test_first", "mrcnn_ext_test_second"]
+
+    def write(*class_lists, annotation=()):
+        for name, classes in zip(names, class_lists):
+            content = {
+                "images": [{"id": 1, "file_name": "a.jpg", "height": 9, "width": 9}],
+                "categories": [{"id": i, "name": n} for i, n in classes],
+                "annotations": [
+                    {"id": 5, "image_id": 1, "category_id": classes[0][0], "bbox": [1, 1, 3, 3],
+                     "iscrowd": 0, "area": 9, **dict(annotation)}
+                ],
+            }  # fmt: skip
+            (tmp_path / f"{name}.json").write_text(json.dumps(content))
+            if name not in DatasetCatalog:
+                register_coco_instances(name, {}, str(tmp_path / f"{name}.json"), str(tmp_path))
+        cfg = timm_cfg("resnet18", fpn=True)
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (names[0],), (names[1],)
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
+        return cfg
+
+    yield write
+    for name in names:
+        if name in DatasetCatalog:
+            DatasetCatalog.pop(name)
+            MetadataCatalog.pop(name)
+
+
+AB = [(1, "a"), (2, "b")]
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        (AB, None),
+        ([(2, "b"), (1, "a")], None),
+        ([(7, "a"), (9, "b")], None),  # names, not ids, decide
+        ([(1, "b"), (2, "a")], r"DATASETS.TEST\) has not the classes of .*number 0 .* is 'b'"),
+        ([(1, "a"), (2, "c")], r"has not the classes of .*\[b\] are missing and \[c\] are not"),
+        ([(1, "a")], "NUM_CLASSES is 2, but 'mrcnn_ext_test_second' .* has 1 classes: a"),
+        ([(None, "a"), (2, "b")], "NUM_CLASSES is 2, .* has 1 classes: b"),
+    ],
+)
+def test_class_names_of_train_and_test_are_compared(two_sets, second, words):
+    cfg = two_sets(AB, second)
+    if words is None:
+        build_model(cfg)
+        return
+    with pytest.raises(ConfigError, match=words):
+        build_model(cfg)
+
+
+def test_more_classes_in_the_config_than_in_the_json_is_said_at_the_start(two_sets):
+    cfg = two_sets(AB, AB)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 80
+    with pytest.raises(ConfigError, match=r"NUM_CLASSES is 80, but .* has 2 classes: a, b"):
+        build_model(cfg)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "words"),
+    [
+        ({"bbox": None}, "bbox None is not x, y"),
+        ({"category_id": 7}, "its category_id 7 is not a category"),
+        ({"segmentation": [[1, 1, 3, 3]]}, "no polygon has three points"),
+        ({"area": "9"}, "area '9' is not a number"),
+    ],
+)
+def test_a_bad_annotation_is_one_error_when_training_loads_the_data(two_sets, annotation, words):
+    cfg = two_sets(AB, AB, annotation=annotation)
+    build_model(cfg)
+    build_model(cfg)
+    with pytest.raises(DataError, match=rf"first.json: image 1, annotation 5: {words}"):
+        DatasetCatalog.get(cfg.DATASETS.TRAIN[0])
+
+
+def test_what_training_drops_is_said_when_it_loads_the_data(two_sets, caplog):
+    cfg = two_sets(AB, AB, annotation={"iscrowd": None})
+    build_model(cfg)
+    (record,) = DatasetCatalog.get(cfg.DATASETS.TRAIN[0])
+    assert record["annotations"][0]["iscrowd"] is None  # as ever
+    assert caplog.text.count("drops 1 annotations whose iscrowd is null") == 1
+    assert "image 1, annotation 5 of" in caplog.text

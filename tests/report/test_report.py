@@ -393,6 +393,50 @@ def test_wrong_images(shapes, files, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_unreadable_picture_is_named_and_the_others_are_drawn(shapes, files, tmp_path, capsys):
+    content = json.loads(shapes.read_text())
+    for image in content["images"]:
+        pixels = np.full((image["height"], image["width"], 3), 90, np.uint8)
+        cv2.imwrite(str(tmp_path / image["file_name"]), pixels)
+    broken = content["images"][0]
+    (tmp_path / broken["file_name"]).write_text("no picture")
+    arguments = ["--annotations", str(shapes), "--images", str(tmp_path), "--examples", "50"]
+    arguments += ["--results", f"run={files['one']}", "--out", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    (note,) = json.loads((tmp_path / "out" / "report.json").read_text())["notes"]
+    assert note.startswith(f"Drawn on a plain ground: image {broken['id']}: ")
+    assert "cannot be read" in note
+    assert note in capsys.readouterr().out
+    assert "Drawn on a plain ground" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("where", ["truth", "results", None])
+def test_it_says_why_boxes_are_compared(shapes, files, tmp_path, where):
+    content, results = json.loads(shapes.read_text()), json.loads(files["one"].read_text())
+    if where == "truth":
+        for annotation in content["annotations"][3:5]:
+            del annotation["segmentation"]
+    elif where == "results":
+        del results[2]["segmentation"]
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    arguments = {"annotations": tmp_path / "truth.json", "out": tmp_path / "out"}
+    make_report(results={"run": tmp_path / "results.json"}, **arguments)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    if where is None:
+        assert (report["task"], report["notes"]) == ("segm", [])
+        return
+    (note,) = report["notes"]
+    assert report["task"] == "bbox"
+    first = content["annotations"][3]
+    place = f"image {first['image_id']}, annotation {first['id']}"
+    number, total = (2, len(content["annotations"])) if where == "truth" else (1, len(results))
+    assert f"{number} of {total} {'objects' if where == 'truth' else 'predictions'}" in note
+    assert (place if where == "truth" else f"image id {results[2]['image_id']}") in note
+    make_report(results={"run": tmp_path / "results.json"}, task="bbox", **arguments)
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["notes"] == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

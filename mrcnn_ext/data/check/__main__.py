@@ -127,8 +127,11 @@ def _check(target: CocoFiles, data: dict, cfg, decode: bool, between: list[Probl
             metadata=target.metadata,
             progress=progress,
         )
-    if any(p.kind == "config-no-annotations" for p in problems):  # which says more
+    kinds = {p.kind for p in problems}
+    if "config-no-annotations" in kinds:  # which says more
         problems = [p for p in problems if p.kind != "annotations-none"]
+    if cfg is not None:  # which knows the evaluator
+        problems = [p for p in problems if p.kind != "annotation-id-text"]
     return {
         "name": target.name,
         "json_file": target.json_file,

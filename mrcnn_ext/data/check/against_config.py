@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from ...coco.read import class_names
 from ...coco.rle import is_rle_list
 from ...messages import describe, shorten
-from ...skeletons import SkeletonSet
 from .patterns import count_text
 from .problem import Problem
 
@@ -126,12 +125,12 @@ def _evaluator(data: dict, cfg) -> Iterator[Problem]:
         return
     texts = [a for a in data["annotations"] if isinstance(a, dict) and isinstance(a.get("id"), str)]
     if texts:
-        text = (
-            f"{count_text(len(texts), len(data['annotations']), 'annotations')} have texts as ids, the "
-            f"first {describe(texts[0]['id'])}: Detectron2's COCOEvaluator ends with an error at the "
-            "first object that is found; set MRCNN_EXT.EVALUATION.ENABLED: True, or number them from 1"
+        yield _error(
+            "config-annotation-ids",
+            f"{count_text(len(texts), len(data['annotations']), 'annotations')} have texts as ids, but "
+            "MRCNN_EXT.EVALUATION.ENABLED is not True: Detectron2's COCOEvaluator ends with an error "
+            f"at the first object that is found (the first id: {describe(texts[0]['id'])})",
         )
-        yield _error("config-annotation-ids", text)
 
 
 def _masks(instances: list[dict], cfg, trains: bool) -> Iterator[Problem]:
@@ -153,8 +152,8 @@ def _masks(instances: list[dict], cfg, trains: bool) -> Iterator[Problem]:
 
 def _keypoints(data: dict, instances: list[dict], cfg, tests: bool, metadata) -> Iterator[Problem]:
     counts = {len(category["keypoints"]) for category in _keypoint_categories(data)}
-    skeletons = None if metadata is None else SkeletonSet.from_metadata(metadata)
-    if skeletons is not None and skeletons.class_skeletons:
+    skeletons = None if metadata is None else metadata.get("mrcnn_ext_skeletons")
+    if skeletons is not None:
         counts = {skeletons.num_keypoints}
     annotated = [a["keypoints"] for a in instances if isinstance(a.get("keypoints"), list)]
     counts |= {len(k) // 3 for k in annotated if k and not counts}
@@ -171,7 +170,8 @@ def _keypoints(data: dict, instances: list[dict], cfg, tests: bool, metadata) ->
         )
     own = cfg.get("MRCNN_EXT")
     # This package's evaluator takes the data set's; MrcnnExtRCNN puts it where Detectron2's fails.
-    ours = cfg.MODEL.META_ARCHITECTURE == "MrcnnExtRCNN" and skeletons is not None
+    named = metadata is not None and metadata.get("keypoint_names")
+    ours = cfg.MODEL.META_ARCHITECTURE == "MrcnnExtRCNN" and named
     ours = own is not None and (ours or own.EVALUATION.ENABLED)
     if ours and not len(cfg.TEST.KEYPOINT_OKS_SIGMAS):
         return

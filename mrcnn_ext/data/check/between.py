@@ -7,12 +7,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ...coco.read import class_names
-from ...messages import describe, shorten
+from ...coco.read import class_names, differing_classes
+from ...messages import describe
 from .patterns import count_text
 from .problem import Problem
 
-__all__ = ["DatasetSummary", "compare_datasets", "differing_classes"]
+__all__ = ["DatasetSummary", "compare_datasets"]
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,3 @@ def compare_datasets(
             f"first: {describe(path, 200)}, there image {describe(first.files[path])}"
         )
         yield Problem("warning", "image-shared", second.files[path], None, text)
-
-
-def differing_classes(first, second) -> str:
-    """How two lists of class names differ; empty if they do not."""
-    if list(first) == list(second):
-        return ""
-    if sorted(first) == sorted(second):
-        place = next(i for i, (a, b) in enumerate(zip(first, second)) if a != b)
-        return f"number {place} (by category id) is {second[place]!r}, and {first[place]!r} there"
-    missing, more = ([n for n in a if n not in b] for a, b in ((first, second), (second, first)))
-    parts = [f"[{shorten(missing)}] are missing"] * bool(missing)
-    parts += [f"[{shorten(more)}] are not there"] * bool(more)
-    return " and ".join(parts) or "some names are there more often than here"

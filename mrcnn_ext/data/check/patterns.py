@@ -6,13 +6,18 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pycocotools import mask as mask_util
 
 from ...coco.rle import rle_areas, rle_box, to_rle
 from ...coco.values import is_box, is_finite, is_id
 from ...messages import describe, shorten
 from .problem import Problem
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeGuard  # typing has it from Python 3.10 on
 
 __all__ = ["count_text", "find_patterns", "hole_findings"]
 
@@ -45,6 +50,7 @@ def find_patterns(data: dict, sizes: Sizes) -> Iterator[Problem]:
     yield from _normalised(annotations)
     yield from _listed_twice(data["images"])
     yield from _annotated_twice(annotations)
+    yield from _text_ids(annotations)
 
 
 def count_text(number: int, total: int, what: str) -> str:
@@ -110,8 +116,9 @@ def _corners(annotations: list[dict], sizes: Sizes) -> Iterator[Problem]:
             )
             yield Problem("error", "box-corners", *_ids(corners[0]), text)
             return
-    fits = [(a, sizes.get(_image_id(a))) for a in boxed]
-    fits = [(a, size) for a, size in fits if size is not None]
+    fits: list[tuple[dict, tuple[int, int]]] = [
+        (a, sizes[_image_id(a)]) for a in boxed if sizes.get(_image_id(a)) is not None
+    ]
     inside = [a for a, size in fits if _corners_inside(a["bbox"], size)]
     beyond = [a for a, size in fits if _reaches_beyond(a["bbox"], size)]
     if len(beyond) >= _FEW and len(inside) == len(fits) and len(beyond) > (1 - _MOST) * len(fits):
@@ -201,7 +208,7 @@ def _normalised(annotations: list[dict]) -> Iterator[Problem]:
             yield Problem(severity, f"normalised-{kind}", *_ids(small[0]), text)
 
 
-def _is_flat(values) -> bool:
+def _is_flat(values) -> TypeGuard[list[float]]:
     return isinstance(values, list) and bool(values) and all(map(is_finite, values))
 
 
@@ -217,11 +224,11 @@ def hole_findings(polygons: list, size: tuple[int, int]) -> Iterator[tuple[str, 
     points = [np.reshape(np.asarray(p, dtype=float), (-1, 2)) for p in polygons]
     low, high = (np.array([f(p, axis=0) for p in points]) for f in (np.min, np.max))
     # within[i, j]: the box of polygon i lies within that of j
-    within = (low[:, None] >= low[None]).all(-1) & (high[:, None] <= high[None]).all(-1)
-    np.fill_diagonal(within, False)
+    within = ((low[:, None] >= low[None]) & (high[:, None] <= high[None])).all(axis=-1)
+    within &= ~np.eye(len(points), dtype=bool)
     for inner, outer in np.argwhere(within):
         rles = [to_rle([polygons[i]], *size) for i in (inner, outer)]
-        inner_area, outer_area, both = rle_areas([*rles, _intersection(rles)])
+        inner_area, outer_area, both = rle_areas([*rles, mask_util.merge(rles, intersect=True)])
         if inner_area and both >= 0.98 * inner_area and inner_area < 0.98 * outer_area:
             text = (
                 f"polygon {inner + 1} lies within polygon {outer + 1} of the same object; COCO fills "
@@ -229,12 +236,6 @@ def hole_findings(polygons: list, size: tuple[int, int]) -> Iterator[tuple[str, 
             )
             yield "warning", "polygon-inside", text
             return
-
-
-def _intersection(rles: list[dict]) -> dict:
-    from pycocotools import mask as mask_util
-
-    return mask_util.merge(rles, intersect=True)
 
 
 # -------------------------------------------------------------------------------------- duplicates
@@ -264,10 +265,21 @@ def _annotated_twice(annotations: list[dict]) -> Iterator[Problem]:
             yield Problem("warning", "annotation-twice", *_ids(annotation), text)
 
 
+def _text_ids(annotations: list[dict]) -> Iterator[Problem]:
+    texts = [a for a in annotations if isinstance(a.get("id"), str)]
+    if texts:
+        text = (
+            f"{count_text(len(texts), len(annotations), 'annotations')} have texts as ids: "
+            "Detectron2's COCOEvaluator ends with an error at the first object that is found; set "
+            "MRCNN_EXT.EVALUATION.ENABLED: True, or number them from 1"
+        )
+        yield Problem("warning", "annotation-id-text", *_ids(texts[0]), text)
+
+
 def _image_id(annotation: dict):
     value = annotation.get("image_id")
     return value if is_id(value) else None
 
 
-def _ids(annotation: dict) -> tuple:
+def _ids(annotation: dict) -> tuple[Any, Any]:
     return annotation.get("image_id"), annotation.get("id")
