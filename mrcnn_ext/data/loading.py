@@ -62,46 +62,91 @@ def _mend(content: dict, path: str) -> bool:
     return changed
 
 
-def check_when_loaded(names: Iterable[str]) -> None:
-    """Put a look at every entry before the loading of jsons that a user registered.
+def check_when_loaded(
+    names: Iterable[str], *, with_masks: bool, need_objects: bool = False
+) -> None:
+    """Put a look at every entry behind the loading of users' COCO jsons.
 
-    These are the data sets of ``register_coco_instances`` that were not loaded yet. Detectron2 ends
-    with a traceback, or trains on less, where an entry cannot be used. Calling it again changes
-    nothing.
+    Detectron2 ends with a traceback, or trains on less, where an entry cannot be used. Data sets that
+    are built in, or were loaded by ``register_coco_instances`` before, are left as they are.
 
     Args:
         names: of data sets.
+        with_masks: all objects of an image must have a mask, or none.
+        need_objects: each data set must have objects to train on.
     """
     for name in names:
         metadata = MetadataCatalog.get(name)
-        json_file, load = metadata.get("json_file"), DatasetCatalog[name]
-        known = metadata.get("thing_classes") is not None  # built in, loaded, or checked already
+        mended = metadata.get("mrcnn_ext_mended", False)
+        known = metadata.get("thing_classes") is not None and not mended
+        json_file = metadata.get("json_file")
         if known or not json_file or metadata.get("evaluator_type") != "coco":
             continue
-        if not getattr(load, _MARK, False):
-            DatasetCatalog.pop(name)
-            DatasetCatalog.register(name, _checked(name, str(json_file), load))
+        load = getattr(DatasetCatalog[name], _MARK, DatasetCatalog[name])
+        DatasetCatalog.pop(name)
+        checked = _checked(
+            name, str(json_file), load, not mended, with_masks=with_masks, need_objects=need_objects
+        )
+        DatasetCatalog.register(name, checked)
 
 
-def _checked(name: str, json_file: str, load: Callable[[], list[dict]]) -> Callable:
+def _checked(
+    name: str,
+    json_file: str,
+    load: Callable[[], list[dict]],
+    entries: bool,
+    *,
+    with_masks: bool,
+    need_objects: bool,
+) -> Callable[[], list[dict]]:
     def load_checked() -> list[dict]:
-        content = read_coco(json_file, annotated=False)
-        check_entries(content, json_file, other_images=True)
-        dropped = [
-            a for a in content["annotations"] if a.get("iscrowd", 0) is None or _lists(a)
-        ]  # fmt: skip
-        if dropped:
-            logger.warning(
-                f"'{name}': training drops {len(dropped)} annotations whose iscrowd is null or whose "
-                f"mask is a list of RLE (the first: image {dropped[0]['image_id']!r}, annotation "
-                f"{dropped[0].get('id')!r} of {json_file}). Name the json in MRCNN_EXT.DATA.DATASETS, "
-                "which takes them."
+        if entries:
+            _check_json(name, json_file)
+        dicts = load()
+        if need_objects and not any(_objects(record) for record in dicts):
+            number = sum(len(record["annotations"]) for record in dicts)
+            raise DataError(
+                f"{json_file} ('{name}') has no object to train on: its {len(dicts)} images have "
+                f"{number} annotations that Detectron2 takes, none of them with iscrowd 0. python -m "
+                "mrcnn_ext.data.check says why."
             )
-        return load()
+        if with_masks:
+            _check_masks(json_file, dicts)
+        return dicts
 
-    setattr(load_checked, _MARK, True)
+    setattr(load_checked, _MARK, load)
     return load_checked
 
 
-def _lists(annotation: dict) -> bool:
-    return is_rle_list(annotation.get("segmentation"))
+def _check_json(name: str, json_file: str) -> None:
+    content = read_coco(json_file, annotated=False)
+    check_entries(content, json_file, other_images=True)
+    dropped = [
+        a
+        for a in content["annotations"]
+        if a.get("iscrowd", 0) is None or is_rle_list(a.get("segmentation"))
+    ]
+    if dropped:
+        logger.warning(
+            f"'{name}': training drops {len(dropped)} annotations whose iscrowd is null or whose mask "
+            f"is a list of RLE (the first: image {dropped[0].get('image_id')!r}, annotation "
+            f"{dropped[0].get('id')!r} of {json_file}). Name the json in MRCNN_EXT.DATA.DATASETS, "
+            "which takes them."
+        )
+
+
+def _check_masks(json_file: str, dicts: list[dict]) -> None:
+    for record in dicts:
+        objects = _objects(record)
+        without = sum("segmentation" not in a for a in objects)
+        if 0 < without < len(objects):
+            raise DataError(
+                f"{json_file}: image {record['image_id']!r} ({record['file_name']}): {without} of its "
+                f"{len(objects)} objects have no segmentation; training with masks (MODEL.MASK_ON) "
+                "needs one of each. python -m mrcnn_ext.data.check says which annotations."
+            )
+
+
+def _objects(record: dict) -> list[dict]:
+    """What Detectron2 trains on."""
+    return [a for a in record["annotations"] if a.get("iscrowd", 0) == 0]

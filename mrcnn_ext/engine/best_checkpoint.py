@@ -27,6 +27,8 @@ class BestCheckpointer(hooks.BestCheckpointer):
     replaces model_best.pth, however bad it is.
     """
 
+    _failed = False  # the error was raised; Detectron2's trainer calls after_train even so
+
     def before_train(self) -> None:
         if self.trainer.start_iter == 0:
             return  # a new training
@@ -51,11 +53,12 @@ class BestCheckpointer(hooks.BestCheckpointer):
         Raises:
             ConfigError: names those that there are.
         """
-        if self._val_metric in self.trainer.storage.latest():
+        if self._failed or self._val_metric in self.trainer.storage.latest():
             return
         results = flatten_results_dict(getattr(self.trainer, "_last_eval_results", None) or {})
         # A model that finds nothing at all yet has fewer results, all of them NaN.
         if any(math.isfinite(value) for value in results.values()):
+            self._failed = True
             near = similar(self._val_metric, results)
             raise ConfigError(
                 f"MRCNN_EXT.EVALUATION.BEST_METRIC is '{self._val_metric}', which the evaluation does "

@@ -59,7 +59,16 @@ class MrcnnExtRCNN(GeneralizedRCNN):
     def from_config(cls, cfg) -> dict:
         register_datasets(cfg)
         check_config(cfg)
-        check_when_loaded([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+        check_when_loaded(
+            cfg.DATASETS.TRAIN,
+            with_masks=cfg.MODEL.MASK_ON,
+            # Of several, one may be of backgrounds.
+            need_objects=len(cfg.DATASETS.TRAIN) == 1 and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        )
+        check_when_loaded(
+            [name for name in cfg.DATASETS.TEST if name not in cfg.DATASETS.TRAIN],
+            with_masks=False,
+        )
         if cfg.MRCNN_EXT.EVALUATION.ENABLED or cfg.MODEL.KEYPOINT_ON:
             from ..evaluation.tool_hooks import add_evaluation_to_tool
 
@@ -93,14 +102,7 @@ class MrcnnExtRCNN(GeneralizedRCNN):
         if not torch.jit.is_scripting() and self.training:
             self.checked_weights = None  # fine-tuning: what was missing is trained now
             if self.check_inputs:
-                heads = self.roi_heads
-                fields = [
-                    f"gt_{kind}s"
-                    for kind in ("mask", "keypoint")
-                    if getattr(heads, f"{kind}_on", False)
-                ]
-                classes = getattr(heads, "num_classes", None)
-                check_training_inputs(batched_inputs, classes, fields, self._terms)
+                _check_batch(batched_inputs, self.roi_heads, self._terms)
         return self._stock_forward(batched_inputs)
 
     def inference(
@@ -162,6 +164,15 @@ MODEL_TERMS = {
     "gt_keypoints": "model.roi_heads has a keypoint_head, and dataloader.train.mapper use_keypoint",
 }
 _JSON_KEYS = {"gt_masks": "segmentation", "gt_keypoints": "keypoints"}
+
+
+def _check_batch(
+    batched_inputs: list[dict], roi_heads: torch.nn.Module, terms: Mapping[str, str]
+) -> None:
+    """:func:`check_training_inputs` for what the RoI heads need."""
+    kinds = [kind for kind in ("mask", "keypoint") if getattr(roi_heads, f"{kind}_on", False)]
+    classes = getattr(roi_heads, "num_classes", None)
+    check_training_inputs(batched_inputs, classes, [f"gt_{kind}s" for kind in kinds], terms)
 
 
 def check_training_inputs(

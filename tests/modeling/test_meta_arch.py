@@ -16,7 +16,7 @@ from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.structures import Boxes, Instances
 
 from mrcnn_ext import model_zoo
-from mrcnn_ext.data import shapes
+from mrcnn_ext.data import register_coco, shapes
 from mrcnn_ext.errors import ConfigError, DataError
 from mrcnn_ext.modeling.meta_arch import MODEL_TERMS, YAML_TERMS, check_training_inputs
 from tests.helpers import random_inputs, timm_cfg, train_step
@@ -289,10 +289,43 @@ def test_a_bad_annotation_is_one_error_when_training_loads_the_data(two_sets, an
         DatasetCatalog.get(cfg.DATASETS.TRAIN[0])
 
 
+@pytest.mark.parametrize("crowd", [1, None])
+def test_a_training_set_without_objects_is_an_error(two_sets, crowd):
+    cfg = two_sets(AB, AB, annotation={"iscrowd": crowd})
+    build_model(cfg)
+    with pytest.raises(DataError, match=r"first.json \('mrcnn_ext_test_first'\) has no object to"):
+        DatasetCatalog.get(cfg.DATASETS.TRAIN[0])
+    assert len(DatasetCatalog.get(cfg.DATASETS.TEST[0])) == 1
+
+
 def test_what_training_drops_is_said_when_it_loads_the_data(two_sets, caplog):
     cfg = two_sets(AB, AB, annotation={"iscrowd": None})
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     build_model(cfg)
     (record,) = DatasetCatalog.get(cfg.DATASETS.TRAIN[0])
     assert record["annotations"][0]["iscrowd"] is None  # as ever
     assert caplog.text.count("drops 1 annotations whose iscrowd is null") == 1
     assert "image 1, annotation 5 of" in caplog.text
+
+
+@pytest.mark.parametrize("registered_by", ["detectron2", "mrcnn_ext"])
+@pytest.mark.parametrize("masks", [True, False])
+def test_an_image_with_masks_of_some_objects_only_is_an_error(
+    two_sets, tmp_path, masks, registered_by
+):
+    cfg = two_sets(AB, AB)
+    name, file = cfg.DATASETS.TRAIN[0], tmp_path / "mrcnn_ext_test_first.json"
+    content = json.loads(file.read_text())
+    content["annotations"].append(
+        {**content["annotations"][0], "id": 6, "segmentation": [[1, 1, 4, 1, 4, 4]]}
+    )
+    file.write_text(json.dumps(content))
+    if registered_by == "mrcnn_ext":
+        register_coco(name, file, tmp_path)
+    for cfg.MODEL.MASK_ON in (not masks, masks):
+        build_model(cfg)
+    if not masks:
+        assert len(DatasetCatalog.get(name)[0]["annotations"]) == 2
+        return
+    with pytest.raises(DataError, match=r"image 1 \(.*a.jpg\): 1 of its 2 objects have no segment"):
+        DatasetCatalog.get(name)

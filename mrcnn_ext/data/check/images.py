@@ -76,21 +76,23 @@ def _image(image, root: str, decode: bool, turned: list[tuple]) -> Iterator[Find
         yield "error", "image-file-name", f"file_name is {name!r}, not the name of a file"
         return
     path = os.path.join(root, name)
-    wrong = picture_problem(path)
-    if wrong is not None:
-        # Of several pages, the first may be meant.
-        yield "warning" if " pages, " in wrong else "error", "image-content", f"{path} {wrong}"
     try:
-        height, width, orientation = _read(path, decode and wrong is None)
+        height, width, orientation, odd = _read(path, decode)
     except FileNotFoundError:
         yield "error", "image-missing", f"there is no file {path}"
         return
     except Exception as error:  # decoders raise about anything on damaged files
+        wrong = picture_problem(path)
         if wrong is not None:
-            return
-        text = f"{path} cannot be read: {type(error).__name__}: {error}"
-        yield "error", "image-unreadable", text
+            yield "error", "image-content", f"{path} {wrong}"
+        else:
+            text = f"{path} cannot be read: {type(error).__name__}: {error}"
+            yield "error", "image-unreadable", text
         return
+    wrong = picture_problem(path) if odd else None
+    if wrong is not None:
+        # Of several pages, the first may be meant.
+        yield "warning" if " pages, " in wrong else "error", "image-content", f"{path} {wrong}"
     if size is not None and size != (height, width):
         exchanged = orientation >= 5 and size == (width, height)
         text = f"{path} is {width}x{height} pixels, the json says {size[1]}x{size[0]}"
@@ -101,10 +103,12 @@ def _image(image, root: str, decode: bool, turned: list[tuple]) -> Iterator[Find
         turned.append((image.get("id"), orientation))
 
 
-def _read(path: str, decode: bool) -> tuple[int, int, int]:
-    """Height, width as Detectron2's ``read_image`` gets them, and the EXIF orientation."""
+def _read(path: str, decode: bool) -> tuple[int, int, int, bool]:
+    """Height, width as Detectron2's ``read_image`` gets them, the EXIF orientation, and whether
+    :func:`picture_problem` may have something to say."""
     with PathManager.open(path, "rb") as file, Image.open(file) as image:
         width, height = image.size
+        odd = image.format == "TIFF" or image.mode.startswith(("I", "F"))
         if decode:
             image.draft(None, (1, 1))  # a jpeg is read to its end, but not all pixels are computed
             image.load()
@@ -114,7 +118,8 @@ def _read(path: str, decode: bool) -> tuple[int, int, int]:
             orientation = 1
     if not isinstance(orientation, int) or not 1 <= orientation <= 8:
         orientation = 1
-    return (width, height, orientation) if orientation >= 5 else (height, width, orientation)
+    size = (width, height) if orientation >= 5 else (height, width)
+    return *size, orientation, odd
 
 
 def image_size(image: dict) -> tuple[int, int] | None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as mask_util
@@ -15,9 +15,6 @@ from ...coco.rle import rle_areas, rle_box, to_rle
 from ...coco.values import is_box, is_finite, is_id
 from ...messages import describe, shorten
 from .problem import Problem
-
-if TYPE_CHECKING:
-    from typing_extensions import TypeGuard  # typing has it from Python 3.10 on
 
 __all__ = ["count_text", "find_patterns", "hole_findings"]
 
@@ -189,12 +186,12 @@ def _normalised(annotations: list[dict]) -> Iterator[Problem]:
         if is_box(a.get("bbox")):
             kinds["boxes"].append((a, max(map(abs, a["bbox"])) <= _UNIT and a["bbox"][2] < 1))
         polygons = a.get("segmentation")
-        if isinstance(polygons, list) and polygons and all(map(_is_flat, polygons)):
-            kinds["polygons"].append((a, all(max(map(abs, p)) <= _UNIT for p in polygons)))
+        if isinstance(polygons, list) and polygons and all(isinstance(p, list) for p in polygons):
+            kinds["polygons"].append((a, all(p and _are_fractions(p) for p in polygons)))
         points = a.get("keypoints")
-        if _is_flat(points) and any(points):
+        if isinstance(points, list) and any(points):
             places = [v for i, v in enumerate(points) if i % 3 != 2]
-            kinds["keypoints"].append((a, 0 < max(map(abs, places)) <= _UNIT))
+            kinds["keypoints"].append((a, any(places) and _are_fractions(places)))
     for kind, judged in kinds.items():
         small = [a for a, is_small in judged if is_small]
         most = len(small) >= _MOST * len(judged)
@@ -208,8 +205,8 @@ def _normalised(annotations: list[dict]) -> Iterator[Problem]:
             yield Problem(severity, f"normalised-{kind}", *_ids(small[0]), text)
 
 
-def _is_flat(values) -> TypeGuard[list[float]]:
-    return isinstance(values, list) and bool(values) and all(map(is_finite, values))
+def _are_fractions(values: list) -> bool:
+    return all(is_finite(value) and abs(value) <= _UNIT for value in values)
 
 
 def hole_findings(polygons: list, size: tuple[int, int]) -> Iterator[tuple[str, str, str]]:
