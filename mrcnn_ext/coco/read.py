@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from typing import Any
 
 from detectron2.utils.file_io import PathManager
 
@@ -158,19 +157,19 @@ def _check_images(entries: list, source: str) -> dict:
             raise DataError(f"{source}: images[{index}] has no id.")
         if entry["id"] in images:
             raise DataError(f"{source}: two images have the id {entry['id']}.")
-        size: tuple[Any, Any] = (entry.get("height"), entry.get("width"))
-        if not all(is_whole(side) and side > 0 for side in size):
+        height, width = entry.get("height"), entry.get("width")
+        if not (is_whole(height) and height > 0 and is_whole(width) and width > 0):
             raise DataError(
                 f"{source}: image {describe(entry['id'])} has no height and width: "
-                f"{describe(entry.get('file_name'))} has {describe(size[0])} and "
-                f"{describe(size[1])}, expected two positive whole numbers."
+                f"{describe(entry.get('file_name'))} has {describe(height)} and "
+                f"{describe(width)}, expected two positive whole numbers."
             )
-        if size[0] * size[1] > _MOST_PIXELS:
+        if height * width > _MOST_PIXELS:
             raise DataError(
-                f"{source}: image {describe(entry['id'])} has {describe(size[1])} x "
-                f"{describe(size[0])} pixels, more than 32 bits can count."
+                f"{source}: image {describe(entry['id'])} has {describe(width)} x "
+                f"{describe(height)} pixels, more than 32 bits can count."
             )
-        images[entry["id"]] = size
+        images[entry["id"]] = height, width
     if not images:
         raise DataError(f"{source}: there are no images.")
     if len({isinstance(image_id, str) for image_id in images}) > 1:

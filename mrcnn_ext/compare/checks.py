@@ -13,6 +13,7 @@ from torch import nn
 from ..config.check import check_config
 from ..config.load import default_config
 from ..errors import ConfigError
+from ..evaluation.check_keys import check_evaluation
 from ..files import write_json
 from .kind import HeadKind
 from .plan import Plan, Variant, flat
@@ -53,6 +54,7 @@ def check_plan(plan: Plan) -> None:
     _check_names(plan)
     base = plan.base_config(plan.iterations)
     check_config(base)
+    check_evaluation(base)
     if len(base.DATASETS.TEST) != 1:
         raise ConfigError(
             f"DATASETS.TEST is {base.DATASETS.TEST}; a comparison evaluates on exactly one data set."
@@ -162,6 +164,7 @@ def _built(cfg, what: str, kind: HeadKind) -> nn.Module:
         )
     try:
         check_config(cfg)
+        check_evaluation(cfg)
         with torch.random.fork_rng():
             return build_model(cfg)
     except Exception as error:  # a head of anyone's may raise anything

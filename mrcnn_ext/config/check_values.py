@@ -15,12 +15,9 @@ from detectron2.modeling import (
 from fvcore.common.config import CfgNode
 
 from ..errors import ConfigError
-from ..evaluation.matching import choose_backend
-from ..evaluation.tasks import TASKS
-from ..messages import shorten
 from .defaults import add_mrcnn_ext_config
 
-__all__ = ["check_values"]
+__all__ = ["check_values", "unexpected"]
 
 # Factors of losses: 0 or more. Lists have several.
 _WEIGHTS = (
@@ -76,9 +73,7 @@ _HEADS = {
     "ROI_KEYPOINT_HEAD": ("KEYPOINT_ON", ROI_KEYPOINT_HEAD_REGISTRY),
 }
 _POOLERS = ("ROIAlign", "ROIAlignV2", "ROIPool", "ROIAlignRotated")
-_GROUPS = 32  # of Detectron2's "GN"
-_NEEDS = {"segm": "MASK_ON", "boundary": "MASK_ON", "mask_quality": "MASK_ON"}
-_NEEDS |= {"keypoints": "KEYPOINT_ON", "pck": "KEYPOINT_ON"}
+_GROUPS = 32
 
 
 def check_values(cfg) -> None:
@@ -92,14 +87,13 @@ def check_values(cfg) -> None:
     """
     _check_numbers(cfg)
     _check_classes(cfg)
-    _check_evaluation(cfg.MRCNN_EXT.EVALUATION, cfg)
     for node, (switch, registry) in _HEADS.items():
         if switch is None or cfg.MODEL[switch]:
             _check_head(cfg, node, registry)
     _check_features(cfg)
     _check_group_norm(cfg)
     if cfg.INPUT.MASK_FORMAT not in ("polygon", "bitmask"):
-        raise _unexpected("INPUT.MASK_FORMAT", cfg.INPUT.MASK_FORMAT, "'polygon' or 'bitmask'")
+        raise unexpected("INPUT.MASK_FORMAT", cfg.INPUT.MASK_FORMAT, "'polygon' or 'bitmask'")
 
 
 def _value(cfg, key: str):
@@ -108,7 +102,8 @@ def _value(cfg, key: str):
     return cfg
 
 
-def _unexpected(key: str, value, expected: str) -> ConfigError:
+def unexpected(key: str, value, expected: str) -> ConfigError:
+    """The error for a value of a key."""
     return ConfigError(f"{key} is {value!r}; expected {expected}.")
 
 
@@ -117,25 +112,25 @@ def _numbers(cfg, key: str, expected: str) -> Iterable[float]:
     values = value if isinstance(value, (list, tuple)) else [value]
     for item in values:
         if isinstance(item, bool) or not isinstance(item, (int, float)) or not math.isfinite(item):
-            raise _unexpected(key, value, expected)
+            raise unexpected(key, value, expected)
     return values
 
 
 def _check_numbers(cfg) -> None:
     for key in _WEIGHTS:
         if any(item < 0 for item in _numbers(cfg, key, "0 or more")):
-            raise _unexpected(key, _value(cfg, key), "0 or more")
+            raise unexpected(key, _value(cfg, key), "0 or more")
     for key in _RATES:
         if any(not 0 <= item <= 1 for item in _numbers(cfg, key, "0 to 1")):
-            raise _unexpected(key, _value(cfg, key), "0 to 1")
+            raise unexpected(key, _value(cfg, key), "0 to 1")
     for key in _FINITE:
         _numbers(cfg, key, "a finite number")
     for key, least in _LEAST.items():
         if _value(cfg, key) < least:
-            raise _unexpected(key, _value(cfg, key), f"{least} or more")
+            raise unexpected(key, _value(cfg, key), f"{least} or more")
     node = cfg.MRCNN_EXT.MASK_HEAD
     if not node.LOSSES:
-        raise _unexpected("MRCNN_EXT.MASK_HEAD.LOSSES", [], "one loss or more")
+        raise unexpected("MRCNN_EXT.MASK_HEAD.LOSSES", [], "one loss or more")
     if len(node.LOSSES) != len(node.LOSS_WEIGHTS):
         raise ConfigError(
             f"MRCNN_EXT.MASK_HEAD.LOSS_WEIGHTS has {len(node.LOSS_WEIGHTS)} numbers; expected one for "
@@ -147,35 +142,7 @@ def _check_classes(cfg) -> None:
     key, number = "MRCNN_EXT.MASK_HEAD.TRAIN_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES
     for item in _value(cfg, key):
         if isinstance(item, bool) or not isinstance(item, int) or not 0 <= item < number:
-            raise _unexpected(key, list(_value(cfg, key)), f"whole numbers from 0 to {number - 1}")
-
-
-def _check_evaluation(keys, cfg) -> None:
-    node = "MRCNN_EXT.EVALUATION"
-    for name in keys.TASKS:
-        if name not in TASKS:
-            expected = f"some of {shorten(sorted(TASKS), 20)}"
-            raise _unexpected(f"{node}.TASKS", list(keys.TASKS), expected)
-        switch = _NEEDS.get(name)
-        if switch is not None and not cfg.MODEL[switch]:
-            raise ConfigError(
-                f"{node}.TASKS names '{name}', but MODEL.{switch} is False, so there is nothing to "
-                "evaluate."
-            )
-    if not 0 < keys.BOUNDARY_DILATION < 1:
-        expected = "a fraction of the image's diagonal, for example 0.02"
-        raise _unexpected(f"{node}.BOUNDARY_DILATION", keys.BOUNDARY_DILATION, expected)
-    if keys.BEST_MODE not in ("max", "min"):
-        raise _unexpected(f"{node}.BEST_MODE", keys.BEST_MODE, "'max' or 'min'")
-    if len(keys.PCK_REFERENCE) not in (0, 2):
-        expected = "the names of two keypoints, or none"
-        raise _unexpected(f"{node}.PCK_REFERENCE", list(keys.PCK_REFERENCE), expected)
-    if keys.BEST_METRIC and "/" not in keys.BEST_METRIC:
-        raise _unexpected(f"{node}.BEST_METRIC", keys.BEST_METRIC, "TASK/METRIC, such as 'segm/AP'")
-    try:
-        choose_backend(keys.BACKEND)
-    except ConfigError as error:
-        raise ConfigError(f"{node}.BACKEND: {error}") from error
+            raise unexpected(key, list(_value(cfg, key)), f"whole numbers from 0 to {number - 1}")
 
 
 def _check_head(cfg, node: str, registry) -> None:
@@ -187,21 +154,21 @@ def _check_head(cfg, node: str, registry) -> None:
     if _pools(cfg):
         if head.POOLER_TYPE and module.startswith("detectron2.projects.point_rend"):
             expected = f"'', since {head.NAME} takes feature maps"
-            raise _unexpected(f"MODEL.{node}.POOLER_TYPE", head.POOLER_TYPE, expected)
+            raise unexpected(f"MODEL.{node}.POOLER_TYPE", head.POOLER_TYPE, expected)
         if head.POOLER_TYPE == "" and stock:
             raise ConfigError(
                 f"MODEL.{node}.POOLER_TYPE is '', but {head.NAME} takes pooled features; expected "
                 f"one of {', '.join(_POOLERS)}."
             )
         if head.POOLER_TYPE not in (*_POOLERS, ""):
-            raise _unexpected(
+            raise unexpected(
                 f"MODEL.{node}.POOLER_TYPE", head.POOLER_TYPE, f"one of {', '.join(_POOLERS)}"
             )
     if head.POOLER_RESOLUTION < 1:
-        raise _unexpected(f"MODEL.{node}.POOLER_RESOLUTION", head.POOLER_RESOLUTION, "1 or more")
+        raise unexpected(f"MODEL.{node}.POOLER_RESOLUTION", head.POOLER_RESOLUTION, "1 or more")
     if head.POOLER_SAMPLING_RATIO < 0:
         expected = "0 (by the size of the box) or more"
-        raise _unexpected(
+        raise unexpected(
             f"MODEL.{node}.POOLER_SAMPLING_RATIO", head.POOLER_SAMPLING_RATIO, expected
         )
     if stock and node in _OWN_SWITCHES:
@@ -241,7 +208,7 @@ def _feature_maps(cfg) -> set[str] | None:
         return None  # which the backbone says
     levels = [int(item[3:]) for item in inputs if item[:3] == "res" and item[3:].isdigit()]
     if not levels or len(levels) < len(inputs):
-        raise _unexpected("MODEL.FPN.IN_FEATURES", inputs, "names such as 'res2'")
+        raise unexpected("MODEL.FPN.IN_FEATURES", inputs, "names such as 'res2'")
     return {f"p{level}" for level in (*levels, max(levels) + 1)}
 
 
@@ -257,7 +224,7 @@ def _check_features(cfg) -> None:
 
 def _check_known(key: str, names: list, known: set[str]) -> None:
     if not names or any(name not in known for name in names):
-        raise _unexpected(key, names, f"some of {', '.join(sorted(known))}")
+        raise unexpected(key, names, f"some of {', '.join(sorted(known))}")
 
 
 def _check_group_norm(cfg) -> None:

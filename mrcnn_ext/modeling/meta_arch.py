@@ -16,6 +16,7 @@ from ..config.check import check_config
 from ..data import register_datasets
 from ..data.loading import check_when_loaded
 from ..errors import DataError
+from ..evaluation.check_keys import check_evaluation
 from ..structures import DeferredMaskInstances, DeferredMasks
 from .scripting import inherited
 
@@ -59,6 +60,7 @@ class MrcnnExtRCNN(GeneralizedRCNN):
     def from_config(cls, cfg) -> dict:
         register_datasets(cfg)
         check_config(cfg)
+        check_evaluation(cfg)
         check_when_loaded(
             cfg.DATASETS.TRAIN,
             with_masks=cfg.MODEL.MASK_ON,

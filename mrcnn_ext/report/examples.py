@@ -164,11 +164,6 @@ def _judged(truth: GroundTruth, analysis: Analysis, number: int, task: str) -> l
 def _read(truth: GroundTruth, number: int) -> np.ndarray:
     image_id, size, file = truth.image_ids[number - 1], truth.size(number), truth.image_file(number)
     if file is None:
-        if size[0] * size[1] > _MOST_PIXELS:
-            raise DataError(
-                f"{truth.source}: image {image_id} has {size[1]} x {size[0]} pixels, too many to draw; "
-                "--examples 0 leaves the pictures out."
-            )
         return _blank(size)
     try:
         image = read_image(str(file), "RGB")
@@ -183,4 +178,9 @@ def _read(truth: GroundTruth, number: int) -> np.ndarray:
 
 
 def _blank(size: tuple[int, int]) -> np.ndarray:
+    if size[0] * size[1] > _MOST_PIXELS:
+        raise DataError(
+            f"an image of {size[1]} x {size[0]} pixels is too large to draw; --examples 0 leaves the "
+            "pictures out."
+        )
     return np.full((*size, 3), _BLANK, dtype=np.uint8)

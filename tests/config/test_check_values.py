@@ -17,6 +17,7 @@ from mrcnn_ext.config.check import check_config
 from mrcnn_ext.config.check_values import check_values
 from mrcnn_ext.config.load import list_configs, load_config
 from mrcnn_ext.errors import ConfigError
+from mrcnn_ext.evaluation.check_keys import check_evaluation
 from tests.helpers import timm_cfg
 
 MASK, KEYPOINT = "MODEL.ROI_MASK_HEAD", "MODEL.ROI_KEYPOINT_HEAD"
@@ -38,7 +39,9 @@ def _cfg(*overrides):
 
 @pytest.mark.parametrize("name", [n for n in list_configs() if n.endswith(".yaml")])
 def test_configs_of_this_package_pass(name):
-    check_values(load_config(name))
+    cfg = load_config(name)
+    check_values(cfg)
+    check_evaluation(cfg)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +198,9 @@ def test_found_when_the_model_is_built(overrides, message):
     ],
 )
 def test_what_works_is_not_refused(overrides):
-    check_values(_cfg(*overrides))
+    cfg = _cfg(*overrides)
+    check_values(cfg)
+    check_evaluation(cfg)
 
 
 def test_polygons_are_asked_of_a_json_with_rle(tmp_path):
