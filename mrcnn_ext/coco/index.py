@@ -11,7 +11,7 @@ from pathlib import Path
 from pycocotools.coco import COCO
 
 from ..errors import DataError
-from ..messages import shorten
+from ..messages import describe, shorten
 from .read import check_entries, read_coco
 from .rle import rle_areas, rle_box, to_rle
 
@@ -68,6 +68,7 @@ class GroundTruth:
         self.source = source or "the ground truth"
         self.name = name or Path(self.source).name
         self.image_root = None if image_root is None else Path(image_root)
+        self._whole_paths = image_root == ""  # a registered data set's file names may be these
         content = content.dataset if isinstance(content, COCO) else content
         self.known_images = {image["id"]: image for image in content["images"]}
         chosen = self.known_images if image_ids is None else list(image_ids)
@@ -153,10 +154,23 @@ class GroundTruth:
         return image["height"], image["width"]
 
     def image_file(self, image_number: int) -> Path | None:
-        """The file of an image; None without an ``image_root``."""
+        """The file of an image; None without an ``image_root``.
+
+        Raises:
+            DataError: its file_name is not that of a file below ``image_root``; names the image.
+        """
         if self.image_root is None:
             return None
-        return self.image_root / str(self.images[image_number - 1].get("file_name"))
+        name = self.images[image_number - 1].get("file_name")
+        file = self.image_root / str(name)
+        root = os.path.join(os.path.abspath(self.image_root), "")
+        inside = self._whole_paths or os.path.abspath(file).startswith(root)
+        if not isinstance(name, str) or "\0" in name or not inside:
+            raise DataError(
+                f"{self.source}: image {self.image_ids[image_number - 1]!r:.60} has the file_name "
+                f"{describe(name)}, expected a file below the folder of images {self.image_root}."
+            )
+        return file
 
     def describe(self, entry: dict) -> str:
         """Where an object is, for messages: file, image and annotation."""

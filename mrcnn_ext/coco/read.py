@@ -19,6 +19,8 @@ __all__ = ["check_entries", "class_names", "read_categories", "read_coco", "read
 _LISTS = ("images", "annotations", "categories")
 _CATEGORIES = re.compile(rb'"categories"\s*:\s*(?=\[)')
 _CATEGORY_BYTES = 16 << 20
+_HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
+_MOST_PIXELS = 2**32 - 1  # as runs of RLE count them
 _MIXED = ": segmentation mixes RLE and polygons"
 _BOX = "four finite numbers: x, y, width and height, which are not negative"
 
@@ -31,7 +33,14 @@ def read_json(path: str | os.PathLike):
     """
     try:
         with PathManager.open(os.fspath(path), "rb") as file:  # json finds the encoding
-            return json.load(file)
+            text = file.read()
+        content = json.loads(text)
+        if _HALF_PAIR.search(text):  # of UTF-16; most often there are both halves
+            json.dumps(content, ensure_ascii=False).encode()
+        return content
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise DataError(f"{path}: a text in it has {half}, which is no character.") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:  # of json and of unicode; nested too deeply
@@ -137,6 +146,11 @@ def _check_images(entries: list, source: str) -> dict:
                 f"{source}: image {describe(entry['id'])} has no height and width: "
                 f"{describe(entry.get('file_name'))} has {describe(size[0])} and "
                 f"{describe(size[1])}, expected two positive whole numbers."
+            )
+        if size[0] * size[1] > _MOST_PIXELS:
+            raise DataError(
+                f"{source}: image {describe(entry['id'])} has {describe(size[1])} x "
+                f"{describe(size[0])} pixels, more than 32 bits can count."
             )
         images[entry["id"]] = size
     if not images:

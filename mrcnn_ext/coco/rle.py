@@ -21,7 +21,9 @@ __all__ += ["rle_runs", "text_rle", "to_rle"]
 
 _CHARACTERS = 7  # of one number: 35 bits; pycocotools keeps 32
 _MOST_PIXELS = 2**32 - 1
-_FAR = 1e6  # pixels; drawing a polygon costs memory in proportion to the length of its outline
+_FAR = 1e6  # pixels
+_OUTLINE = 4e6  # pixels, in any image; drawing a polygon takes 100 bytes for each of its outline
+_MOST_DECODED = 2**28  # pixels of a part of an image
 _MASKS_PER_CALL = 255  # of pycocotools' area: it counts them in eight bits
 
 
@@ -77,6 +79,13 @@ def _drawn(polygons: Sequence, height: int, width: int) -> dict:
             raise ValueError("its polygons are not flat lists of numbers [x1, y1, x2, y2, ...]")
         if not (np.abs(polygon) < _FAR).all():
             raise ValueError(f"a polygon has coordinates that are NaN or beyond {_FAR:g} pixels")
+        points = polygon[: len(polygon) // 2 * 2].reshape(-1, 2)
+        steps = np.abs(points - np.roll(points, 1, axis=0)).max(axis=1)
+        if steps.sum() > _OUTLINE + 4 * height * width:
+            raise ValueError(
+                f"a polygon's outline is {steps.sum():.3g} pixels long, too long for an image of "
+                f"{width} x {height}"
+            )
     if not kept:
         return encode_mask(np.zeros((height, width), dtype=np.uint8))
     rles = mask_util.frPyObjects([polygon.tolist() for polygon in kept], height, width)
@@ -233,7 +242,7 @@ def mask_crop(rle: dict) -> tuple[int, int, np.ndarray]:
         An empty mask gives an array without elements.
 
     Raises:
-        ValueError: see :func:`rle_runs`.
+        ValueError: see :func:`rle_runs`; or the part is larger than any picture that Pillow reads.
     """
     height = rle["size"][0]
     runs = rle_runs(rle)
@@ -243,6 +252,8 @@ def mask_crop(rle: dict) -> tuple[int, int, np.ndarray]:
         return 0, 0, np.zeros((0, 0), dtype=np.uint8)
     x0 = int(ends[filled[0] - 1]) // height
     x1 = int(ends[filled[-1]] - 1) // height + 1
+    if (x1 - x0) * height > _MOST_DECODED:
+        raise ValueError(f"it covers {x1 - x0} x {height} pixels, too many to decode")
     bounds = np.clip(np.concatenate([[0], ends]), x0 * height, x1 * height)
     values = np.arange(len(runs)) % 2
     columns = np.repeat(values.astype(np.uint8), np.diff(bounds)).reshape(x1 - x0, height)

@@ -134,6 +134,8 @@ def _check_numbers(cfg) -> None:
         if _value(cfg, key) < least:
             raise _unexpected(key, _value(cfg, key), f"{least} or more")
     node = cfg.MRCNN_EXT.MASK_HEAD
+    if not node.LOSSES:
+        raise _unexpected("MRCNN_EXT.MASK_HEAD.LOSSES", [], "one loss or more")
     if len(node.LOSSES) != len(node.LOSS_WEIGHTS):
         raise ConfigError(
             f"MRCNN_EXT.MASK_HEAD.LOSS_WEIGHTS has {len(node.LOSS_WEIGHTS)} numbers; expected one for "
@@ -180,8 +182,12 @@ def _check_head(cfg, node: str, registry) -> None:
     head = cfg.MODEL[node]
     if not head.NAME:  # C4 has no box head
         return
-    stock = registry.get(head.NAME).__module__.startswith("detectron2.")
+    module = registry.get(head.NAME).__module__
+    stock = module.startswith("detectron2.modeling.")
     if _pools(cfg):
+        if head.POOLER_TYPE and module.startswith("detectron2.projects.point_rend"):
+            expected = f"'', since {head.NAME} takes feature maps"
+            raise _unexpected(f"MODEL.{node}.POOLER_TYPE", head.POOLER_TYPE, expected)
         if head.POOLER_TYPE == "" and stock:
             raise ConfigError(
                 f"MODEL.{node}.POOLER_TYPE is '', but {head.NAME} takes pooled features; expected "
@@ -231,6 +237,8 @@ def _feature_maps(cfg) -> set[str] | None:
     inputs = list(model.FPN.IN_FEATURES)
     if name == "build_resnet_fpn_backbone":
         _check_known("MODEL.FPN.IN_FEATURES", inputs, set(model.RESNETS.OUT_FEATURES))
+    elif not set(inputs) <= set(cfg.MRCNN_EXT.TIMM.OUT_FEATURES):
+        return None  # which the backbone says
     levels = [int(item[3:]) for item in inputs if item[:3] == "res" and item[3:].isdigit()]
     if not levels or len(levels) < len(inputs):
         raise _unexpected("MODEL.FPN.IN_FEATURES", inputs, "names such as 'res2'")
@@ -274,7 +282,8 @@ def _normed(cfg) -> Iterator[tuple[str, str, list[int]]]:
         yield f"{key}.NORM", f"{key}.CONV_DIM", [model.ROI_BOX_HEAD.CONV_DIM]
     head = model.ROI_MASK_HEAD
     # The mask heads of this package take other groups for other widths.
-    if model.MASK_ON and ROI_MASK_HEAD_REGISTRY.get(head.NAME).__module__.startswith("detectron2."):
+    module = ROI_MASK_HEAD_REGISTRY.get(head.NAME).__module__ if model.MASK_ON else ""
+    if module.startswith("detectron2.modeling."):
         yield "MODEL.ROI_MASK_HEAD.NORM", "MODEL.ROI_MASK_HEAD.CONV_DIM", [head.CONV_DIM]
     if model.KEYPOINT_ON:
         widths = list(model.ROI_KEYPOINT_HEAD.CONV_DIMS)

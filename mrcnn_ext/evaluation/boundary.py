@@ -11,6 +11,7 @@ import numpy as np
 from pycocotools import mask as mask_util
 
 from ..coco.rle import mask_crop
+from ..errors import DataError
 
 __all__ = [
     "Boundary",
@@ -56,7 +57,10 @@ def boundary_of_rle(rle: dict, dilation: int) -> Boundary:
     Raises:
         ValueError: the RLE is damaged.
     """
-    x0, y0, mask = mask_crop(rle)
+    try:
+        x0, y0, mask = mask_crop(rle)
+    except ValueError as error:
+        raise DataError(f"a mask has no boundary: {error}.") from error
     if mask.size and min(mask.shape) > 2 * dilation:  # else no pixel is far enough from the zeros
         inner = cv2.erode(
             mask, _SQUARE, iterations=dilation, borderType=cv2.BORDER_CONSTANT, borderValue=0

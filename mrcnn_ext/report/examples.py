@@ -31,6 +31,7 @@ LEGEND = [
 ]
 _MANY = 40  # instances above which the truth is not labelled
 _BLANK = 236
+_MOST_PIXELS = 2 * 89_478_485  # above which Pillow does not read a picture, either
 
 
 @dataclass
@@ -145,6 +146,11 @@ def _judged(truth: GroundTruth, analysis: Analysis, number: int, task: str) -> l
 def _read(truth: GroundTruth, number: int) -> np.ndarray:
     image_id, size, file = truth.image_ids[number - 1], truth.size(number), truth.image_file(number)
     if file is None:
+        if size[0] * size[1] > _MOST_PIXELS:
+            raise DataError(
+                f"{truth.source}: image {image_id} has {size[1]} x {size[0]} pixels, too many to draw; "
+                "--examples 0 leaves the pictures out."
+            )
         return np.full((*size, 3), _BLANK, dtype=np.uint8)
     try:
         image = read_image(str(file), "RGB")

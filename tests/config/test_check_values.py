@@ -99,7 +99,16 @@ def test_configs_of_this_package_pass(name):
             "MODEL.RPN.IN_FEATURES is ['res4']; expected some of",
         ),
         (["MODEL.RPN.IN_FEATURES", []], "MODEL.RPN.IN_FEATURES is []; expected some of p2"),
-        (["MODEL.FPN.IN_FEATURES", ["p2"]], "MODEL.FPN.IN_FEATURES is ['p2']; expected names"),
+        (["MODEL.FPN.IN_FEATURES", ["p2"]], "MODEL.FPN.IN_FEATURES is ['p2'], but MRCNN_EXT.TIMM"),
+        (["MODEL.FPN.IN_FEATURES", ["res9"]], "MODEL.FPN.IN_FEATURES is ['res9'], but MRCNN_EXT"),
+        (
+            [*FCN, f"{OWN}.LOSSES", [], f"{OWN}.LOSS_WEIGHTS", []],
+            f"{OWN}.LOSSES is []; expected one",
+        ),
+        (
+            [f"{MASK}.NAME", "PointRendMaskHead"],
+            f"{MASK}.POOLER_TYPE is 'ROIAlignV2'; expected '', since PointRendMaskHead takes",
+        ),
         (
             ["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.FPN.IN_FEATURES", ["res9"]],
             "MODEL.FPN.IN_FEATURES is ['res9']; expected some of res4",
@@ -182,6 +191,7 @@ def test_found_when_the_model_is_built(overrides, message):
             ["x"],
         ],
         ["MODEL.FPN.NORM", "GN", "MODEL.FPN.OUT_CHANNELS", 64],
+        [f"{MASK}.NAME", "PointRendMaskHead", f"{MASK}.POOLER_TYPE", ""],
     ],
 )
 def test_what_works_is_not_refused(overrides):
