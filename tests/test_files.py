@@ -8,7 +8,14 @@ import json
 import pytest
 
 from mrcnn_ext.errors import DataError
-from mrcnn_ext.files import only_process, replaced_file, write_json, write_text
+from mrcnn_ext.files import (
+    check_writable,
+    only_process,
+    remove_leftovers,
+    replaced_file,
+    write_json,
+    write_text,
+)
 
 
 def test_a_file_is_replaced_when_the_block_ends(tmp_path):
@@ -47,3 +54,37 @@ def test_text_is_written_whole_into_a_folder_that_is_made(tmp_path):
         write_text(file, text)
         assert file.read_text(encoding="utf-8") == text
     assert [path.name for path in file.parent.iterdir()] == ["results.md"]
+
+
+def test_a_lock_leaves_no_file_and_one_that_was_left_holds_nobody_back(tmp_path):
+    with only_process(tmp_path / "run"):
+        assert [file.name for file in (tmp_path / "run").iterdir()] == [".lock"]
+    assert not list((tmp_path / "run").iterdir())
+    (tmp_path / "run" / ".lock").write_text("")  # of a process that was killed
+    with only_process(tmp_path / "run"), pytest.raises(DataError, match="another process"):
+        only_process(tmp_path / "run").__enter__()
+
+
+def test_a_folder_is_tried_by_writing(tmp_path):
+    check_writable(tmp_path / "new" / "folder")
+    assert not list((tmp_path / "new" / "folder").iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"nothing can be written to .*file: File exists"):
+        check_writable(tmp_path / "file")
+    with pytest.raises(DataError, match=r"nothing can be written to .*below: Not a directory"):
+        check_writable(tmp_path / "file" / "below")
+    with pytest.raises(DataError, match=r"null"):
+        check_writable("a\0b")
+
+
+def test_leftovers_of_killed_processes_are_deleted_and_nothing_else(tmp_path):
+    write_json(tmp_path / "a.json", 1)
+    (tmp_path / ".hidden").write_text("")
+    with replaced_file(tmp_path / ("long" * 60 + ".json")) as temporary:
+        left = temporary.with_name(f"{temporary.stem}2{temporary.suffix}")  # of a killed process
+        left.write_text("half")
+        assert len(temporary.name) < 100
+    (tmp_path / ("long" * 60 + ".json")).unlink()
+    assert len(list(tmp_path.iterdir())) == 3
+    remove_leftovers(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".hidden", "a.json"]

@@ -30,6 +30,7 @@ A folder that is searched through may hold FOLDER; the pictures drawn there are 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 import warnings
@@ -77,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     args = _parser().parse_args(argv)
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # a broken video is said in one line
     with StopSignals() as signals, ExitStack() as stack:
         try:
             predictor, sources, writer = _prepare(args, stack)
