@@ -132,7 +132,7 @@ def _resize_and_find(maps: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
             weights_x = _matrix(sizes[:, 0], maps.shape[3], x, min(x + step_x, width))
             values = rows @ weights_x.transpose(1, 2)[:, None]
             found, best = _highest_of_tile(values, x, y, sizes)
-            if value is None:
+            if pixel is None or value is None:
                 pixel, value = found, best
                 continue
             # Of equal pixels the first one, row by row; a NaN stays.
