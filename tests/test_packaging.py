@@ -18,6 +18,8 @@ import mrcnn_ext
 from mrcnn_ext import model_zoo
 from tests.helpers import REPO, run_python
 
+pytestmark = pytest.mark.slow  # compiles the kernels once more
+
 
 def _path_without(program: str) -> str:
     folders = os.environ["PATH"].split(os.pathsep)

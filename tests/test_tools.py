@@ -73,6 +73,7 @@ def test_train_net_trains_evaluates_and_saves(trained):
     assert "MRCNN_EXT" in (output / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_train_net_evaluates_only(trained):
     output, text = trained
     again = _ok(
@@ -82,6 +83,7 @@ def test_train_net_evaluates_only(trained):
     assert _copypasted(again) == _copypasted(text)
 
 
+@pytest.mark.slow
 def test_train_net_resumes(trained, tmp_path):
     # In a copy: the other tests evaluate the model of two steps.
     output = shutil.copytree(trained[0], tmp_path / "copy")
@@ -90,6 +92,7 @@ def test_train_net_resumes(trained, tmp_path):
     assert (output / "model_0000002.pth").is_file()
 
 
+@pytest.mark.slow
 def test_data_sets_named_in_the_config(trained, tmp_path):
     """A plain COCO json trains and evaluates by keys alone, with the numbers of a registered set."""
     entries = []
@@ -169,6 +172,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_spawned_processes_know_the_plugin(trained, tmp_path):
     """What --num-gpus 2 does, over gloo: both Detectron2 lines evaluate and train that way."""
     output, text = trained
@@ -210,6 +214,7 @@ LAZY_TINY = [
 ]
 
 
+@pytest.mark.slow
 def test_lazyconfig_train_net_trains_and_evaluates(tmp_path):
     # A user's own config on top of ours: a smaller data set, by the function that the docs name.
     (tmp_path / "mine.py").write_text(
@@ -259,6 +264,7 @@ def test_own_script_with_add_config(tmp_path):
     assert (tmp_path / "model_final.pth").is_file()
 
 
+@pytest.mark.slow
 def test_model_analysis_and_data_visualisation_tools_run(tmp_path):
     """The other tools take the same configs."""
     command = ["-W", "ignore", tool("analyze_model.py"), "--tasks", "parameter"]

@@ -232,12 +232,14 @@ def test_prediction_needs_no_data_set(coco, tmp_path, monkeypatch):
     cfg = _cfg((NAME, coco[0], tmp_path), train=())
     cfg.DATASETS.TEST = (NAME,)
     monkeypatch.setattr("mrcnn_ext.predict.predictor.build_model", lambda cfg: torch.nn.Module())
-    monkeypatch.setattr("mrcnn_ext.predict.predictor._check_weights", lambda weights: None)
-    assert Predictor(cfg, device="cpu").metadata.thing_classes == ["dog", "cat"]
+    monkeypatch.setattr("mrcnn_ext.predict.predictor.load_weights", lambda *_, **__: None)
+    assert Predictor(cfg, weights=coco[0], device="cpu").metadata.thing_classes == ["dog", "cat"]
     cfg.MRCNN_EXT.DATA.DATASETS = [[NAME + "_absent", "no.json", "images"]]
     cfg.DATASETS.TEST = (NAME + "_absent",)
     assert isinstance(cfg, CfgNode)
     monkeypatch.undo()
-    monkeypatch.setattr("mrcnn_ext.predict.predictor._check_weights", lambda weights: None)
-    predictor = Predictor(cfg, device="cpu")  # the model itself is built without the json, too
+    monkeypatch.setattr("mrcnn_ext.predict.predictor.load_weights", lambda *_, **__: None)
+    predictor = Predictor(
+        cfg, weights=coco[0], device="cpu"
+    )  # the model itself is built without the json, too
     assert predictor.metadata.get("thing_classes") is None

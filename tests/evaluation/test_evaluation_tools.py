@@ -38,6 +38,7 @@ def trained(tmp_path_factory):
     return output, _ok(_train_net(output, opts=[*ON, *opts]))
 
 
+@pytest.mark.slow
 def test_train_net_writes_all_metrics_and_the_best_weights(trained):
     output, text = trained
     for task in ("bbox", "segm", "boundary", "mask_quality"):
@@ -60,6 +61,7 @@ def _eval_only(trained, output, *arguments, opts=ON):
     return _ok(_train_net(output, "--eval-only", *arguments, opts=[*weights, *opts]))
 
 
+@pytest.mark.slow
 def test_eval_only_and_test_time_augmentation(trained, tmp_path):
     aug = ["TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "(64,)"]
     text = _eval_only(trained, tmp_path, opts=[*ON, *aug])
@@ -98,6 +100,7 @@ def test_several_skeletons_train_and_evaluate_without_any_key(tmp_path):
     assert "copypaste: Task: pck" in text
 
 
+@pytest.mark.slow
 def test_lazyconfig_takes_the_evaluator(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from detectron2.config import LazyCall as L, LazyConfig\n"

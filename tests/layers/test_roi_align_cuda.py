@@ -272,6 +272,7 @@ def library(tmp_path_factory):
         return build_kernels.build_cuda(tmp_path_factory.mktemp("cuda"))
 
 
+@pytest.mark.slow
 def test_the_library_has_code_for_each_architecture(library):
     cuobjdump = find_cuobjdump()
     if not cuobjdump:
@@ -283,6 +284,7 @@ def test_the_library_has_code_for_each_architecture(library):
     assert "sm_90" in listed
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.version.cuda, reason="this torch has no CUDA")
 def test_the_library_can_be_loaded(library):
     code = (
