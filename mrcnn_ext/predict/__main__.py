@@ -63,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--score-threshold", type=float, default=0.5, help="leave out what scores less")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--every", type=int, default=1, metavar="N", help="of a video take every Nth frame")
+    add("--batch-size", type=int, metavar="N",
+        help="images that go through the model at once, where as many of one size follow each other "
+        "(default: 1, on a GPU 4)")  # fmt: skip
     add("--no-pictures", action="store_true", help="write the json files only")
     add("--classes", help="names, separated by commas, where the data set is not registered here")
     add("--ids-from", metavar="JSON",
@@ -105,6 +108,7 @@ def _predict(
             writer,
             score_threshold=args.score_threshold,
             every=args.every,
+            batch_size=args.batch_size or (4 if predictor.device.startswith("cuda") else 1),
             pictures=None if args.no_pictures else args.output / "pictures",
             signals=signals,
         )
@@ -113,7 +117,7 @@ def _predict(
     except OSError as error:  # the disk is full, say
         code, ended_by = 1, f"predict: {error}"
     finally:  # whatever happened, what was predicted is not lost
-        seconds = (time.monotonic() - start) / max(1, writer.num_images - before)
+        images, seconds = writer.num_images - before, time.monotonic() - start
         signals.ignore()
         try:
             writer.close()
@@ -121,10 +125,14 @@ def _predict(
             code, ended_by = code or 1, ended_by or f"predict: {error}"
     if ended_by:
         return _end(f"{ended_by}; {writer.summary()}; the same command does the rest", code)
-    print(one_line(f"{writer.summary()}; {seconds:.2f} s an image"))
+    print(one_line(writer.summary() + (_throughput(images, seconds) if images else "")))
     if skipped:
         _end(f"{skipped} of {len(sources)} inputs could not be read or predicted, see above", 1)
     return 1 if skipped else 0
+
+
+def _throughput(images: int, seconds: float) -> str:
+    return f"; {images / seconds:.3g} images a second, {seconds / images:.2g} s each"
 
 
 def _end(message: str, code: int) -> int:
@@ -143,8 +151,10 @@ def _prepare(
     """Check everything before the model is loaded; the output folder is held until ``stack`` ends."""
     if not 0 <= args.score_threshold <= 1:
         raise ConfigError(f"--score-threshold is {args.score_threshold}; expected 0 to 1.")
-    if args.every < 1:
-        raise ConfigError(f"--every is {args.every}; expected 1 or more.")
+    for name in ("every", "batch_size"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}; expected 1 or more.")
     sources = _without_own_pictures(find_sources(args.inputs), args.output)
     import_all(args.imports)
     cfg = load_config(args.config_file, args.opts)

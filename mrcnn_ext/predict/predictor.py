@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from detectron2.config import instantiate
@@ -25,6 +27,7 @@ class Predictor:
     The data sets of a config need not exist here; without them only the class names are unknown.
 
     Attributes:
+        device: "cpu" or "cuda…", where the model is.
         model: in evaluation mode.
         metadata: of the first data set of the config, test sets first, that is registered here and
             says its classes' names; without names if there is none.
@@ -50,7 +53,7 @@ class Predictor:
             WeightsError: no weights are named, they cannot be read or could run code, a part of the
                 model is missing or has another shape there, or they are NaN.
         """
-        self._device = _device(device)
+        self.device = _device(device)
         lazy = not hasattr(cfg, "MODEL")
         weights = named_weights(cfg, weights)
         (self._from_lazy if lazy else self._from_yaml)(cfg)
@@ -60,7 +63,7 @@ class Predictor:
     def _from_yaml(self, cfg) -> None:
         cfg = cfg.clone()
         cfg.defrost()
-        cfg.MODEL.DEVICE = self._device
+        cfg.MODEL.DEVICE = self.device
         if "MRCNN_EXT" in cfg:
             register_datasets(cfg, skip_missing=True)
         self.metadata = _metadata([*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN])
@@ -75,14 +78,13 @@ class Predictor:
         )
 
     def _from_lazy(self, cfg) -> None:
-        self.model = instantiate(cfg.model).to(self._device)
+        self.model = instantiate(cfg.model).to(self.device)
         mapper = cfg.dataloader.test.mapper
         self.input_format = mapper.image_format
         self._augmentation = T.AugmentationList([instantiate(a) for a in mapper.augmentations])
         names = cfg.dataloader.test.dataset.names
         self.metadata = _metadata([names] if isinstance(names, str) else list(names))
 
-    @torch.no_grad()
     def __call__(self, image: np.ndarray) -> dict:
         """
         Args:
@@ -91,13 +93,28 @@ class Predictor:
         Returns:
             what the model gives for one image: {"instances": Instances} of size (H, W).
         """
+        return self.predict_batch([image])[0]
+
+    @torch.no_grad()
+    def predict_batch(self, images: Sequence[np.ndarray]) -> list[dict]:
+        """
+        Args:
+            images: as for a call. Where their sizes differ, the model pads them to a common one, which
+                changes predictions a little.
+
+        Returns:
+            of each what a call returns.
+        """
+        return self.model([self._input(image) for image in images])
+
+    def _input(self, image: np.ndarray) -> dict:
         height, width = image.shape[:2]
         if self.input_format == "RGB":
             image = image[:, :, ::-1]
         inputs = T.AugInput(image)
         self._augmentation(inputs)
         tensor = torch.as_tensor(inputs.image.astype("float32").transpose(2, 0, 1))
-        return self.model([{"image": tensor, "height": height, "width": width}])[0]
+        return {"image": tensor, "height": height, "width": width}
 
 
 def _device(device: str | None) -> str:

@@ -1,42 +1,35 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 """Predict on images and videos: results go to a writer, pictures to a folder.
 
-A fault of one image (it cannot be read or drawn, the model fails on it) leaves that image out. What
-was done before, by an earlier call, is not done again.
+Three threads work at once: one decodes, this one runs the model, one draws and writes. A fault of
+one image (it cannot be read or drawn, the model fails on it) leaves that image out. What was done
+before, by an earlier call, is not done again.
 """
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
-import cv2
 import numpy as np
-from detectron2.data.detection_utils import read_image
+import torch
 from detectron2.structures import Instances
 from rich.console import Console
 from rich.markup import escape
 
 from ..command_line import image_progress
-from ..data.pictures import picture_problem
 from ..errors import DataError
-from ..files import replaced_file
 from ..visualization.instances import draw_instances
+from .ahead import Behind, ahead
+from .picture_file import VideoFile, WriteError, write_picture
 from .predictor import Predictor
+from .reading import Frame, read_frames
 from .signals import StopSignals
 from .sources import Source
 from .writer import PredictionWriter
 
 __all__ = ["one_line", "predict_sources"]
-
-# Errors of one name, not of the disk
-_OF_A_NAME = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EILSEQ)
-_LEAST_ROOM = 1 << 16  # bytes; OpenCV does not say that a video could not be written
 
 
 def predict_sources(
@@ -46,6 +39,7 @@ def predict_sources(
     *,
     score_threshold: float = 0.5,
     every: int = 1,
+    batch_size: int = 1,
     pictures: Path | None = None,
     signals: StopSignals | None = None,
 ) -> int:
@@ -54,11 +48,13 @@ def predict_sources(
     Args:
         predictor: the model.
         sources: images and videos. One with any fault is reported and left out.
-        writer: gets the instances of each image.
+        writer: gets the instances of each image, from another thread.
         score_threshold: instances that score less are left out.
         every: take every Nth frame of a video.
+        batch_size: images that go through the model at once, where as many of one size follow each
+            other.
         pictures: the folder to draw into; None draws nothing.
-        signals: lines are written without being interrupted by these.
+        signals: are looked at between images. What was predicted by then is written.
 
     Returns:
         how many sources have a fault.
@@ -67,24 +63,32 @@ def predict_sources(
         OSError: a prediction or a picture cannot be written.
     """
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    run = _Run(predictor, writer, score_threshold, every, pictures, signals, console)
-    skipped = 0
+    faulty: set[str] = set()
+    output = _Output(writer)
     with image_progress(console) as progress:
         task = progress.add_task("predicting", total=sum(s.count(every) for s in sources))
-        for source in sources:
+
+        def done(result: tuple[Frame, str | None]) -> None:
+            frame, fault = result
+            if fault is not None:
+                faulty.add(str(frame.source.path))
+                console.print(f"left out: {one_line(fault)}", markup=False)
             # Cut in the middle: the end of a path says more.
-            name = escape(one_line(source.name)[-40:])
-            progress.update(task, description=f"{name:<40}")
-            faults = 0
-            for fault in run.source(source):
-                progress.advance(task)
-                if fault:
-                    faults += 1
-                    console.print(f"left out: {one_line(fault)}", markup=False)
-                if signals is not None:
-                    signals.check()
-            skipped += faults > 0
-    return skipped
+            name = escape(one_line(frame.source.name)[-40:])
+            advance = 0 if frame.source.is_video and frame.is_last else 1
+            progress.update(task, advance=advance, description=f"{name:<40}")
+
+        frames = read_frames(sources, writer.results.done, every=every, pictures=pictures)
+        try:
+            with Behind(done) as behind, closing(ahead(frames, _size)) as read:
+                for batch in _batches(read, batch_size):
+                    for frame, result in zip(batch, _predict(predictor, batch, score_threshold)):
+                        behind.submit(output.finish, frame, result, size=frame.size)
+                    if signals is not None:
+                        signals.check()
+        finally:
+            output.close()
+    return len(faulty)
 
 
 def one_line(text: object) -> str:
@@ -92,178 +96,128 @@ def one_line(text: object) -> str:
     return " ".join(str(text).encode("utf-8", "backslashreplace").decode().split())
 
 
-class _WriteError(OSError):
-    """Of the disk: there is no sense in going on."""
+def _size(frame: Frame) -> int:
+    return frame.size
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What is the same for all sources. Its generators yield once per image: None, or its fault."""
+def _batches(frames: Iterable[Frame], batch_size: int) -> Iterator[list[Frame]]:
+    """Frames with images of one size together, others by themselves; their order stays."""
+    batch: list[Frame] = []
+    for frame in frames:
+        first = batch[0].image if batch else None
+        fits = first is not None and frame.image is not None and first.shape == frame.image.shape
+        if batch and not (fits and len(batch) < batch_size):
+            yield batch
+            batch = []
+        batch.append(frame)
+        if len(batch) >= batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
-    predictor: Predictor
-    writer: PredictionWriter
-    score_threshold: float
-    every: int
-    pictures: Path | None
-    signals: StopSignals | None
-    console: Console
 
-    def source(self, source: Source) -> Iterator[str | None]:
-        problem = source.name_problem()
-        if problem is not None:
-            yield f"{source.path}: {problem}."
-            return
+def _predict(
+    predictor: Predictor, batch: list[Frame], score_threshold: float
+) -> list[Instances | Exception | None]:
+    """The instances of each frame, on the CPU; an error of the model; None if there is no image."""
+    images = [frame.image for frame in batch if frame.image is not None]
+    if len(images) > 1:
         try:
-            yield from self._video(source) if source.is_video else self._image(source)
+            outputs = predictor.predict_batch(images)
+        except Exception:  # of memory, say: which image is it, and do the others fit by themselves?
+            outputs = None
+        if outputs is not None:
+            return [_kept(output["instances"], score_threshold) for output in outputs]
+    results: list[Instances | Exception | None] = []
+    for frame in batch:
+        try:
+            output = None if frame.image is None else predictor(frame.image)["instances"]
+            results.append(None if output is None else _kept(output, score_threshold))
         except Exception as error:
-            yield self._fault(str(source.path), error)
+            results.append(error)
+    return results
 
-    def _fault(self, name: str, error: Exception) -> str:
-        """One line about an error; raises it again if it is not of one image."""
-        if isinstance(error, _WriteError):
-            raise error
-        if isinstance(error, DataError):
-            return str(error)
-        text = str(error).strip().partition("\n")[0]
-        return f"{name}: {type(error).__name__}: {text}"
 
-    def _image(self, source: Source) -> Iterator[None]:
-        file = None if self.pictures is None else self.pictures / source.picture_name()
-        done = source.name in self.writer.results.done
-        if done and (file is None or file.exists()):
-            yield
-            return
-        problem = picture_problem(source.path)
-        if problem is not None:
-            raise DataError(f"{source.path}: {problem}.")
-        stamp = source.stamp()
+def _kept(instances: Instances, score_threshold: float) -> Instances:
+    return instances[instances.scores >= score_threshold].to("cpu")
+
+
+class _Output:
+    """Writes the lines, pictures and videos of frames; all in one thread, in their order."""
+
+    def __init__(self, writer: PredictionWriter) -> None:
+        self._writer = writer
+        self._video: VideoFile | None = None
+
+    @torch.no_grad()
+    def finish(
+        self, frame: Frame, result: Instances | Exception | None
+    ) -> tuple[Frame, str | None]:
+        """Write a frame's results; returns it and why it is left out.
+
+        Raises:
+            WriteError: nothing can be written any more.
+        """
+        fault: Exception | None = frame.fault
         try:
-            image = read_image(str(source.path), "BGR")  # turned as its EXIF data say
-        except Exception as error:  # Pillow raises many kinds
-            raise DataError(f"{source.path}: {error}") from error
-        line, picture = self._predict(source.name, image, stamp)
-        if not done:
-            self._append(line)
-        if file is not None and picture is not None:
-            _write_picture(file, picture)
-        yield
-
-    def _video(self, source: Source) -> Iterator[str | None]:
-        stamp = source.stamp()
-        output, index = None, -1
-        file = None if self.pictures is None else self.pictures / source.picture_name()
-        if file is not None and file.exists() and self._is_complete(source):
-            file = None
-        capture = cv2.VideoCapture(str(source.path))
-        try:
-            while True:
-                index += 1
-                # grab() alone skips a frame without decoding it.
-                if not capture.grab():
-                    break
-                name = f"{source.name}#{index}"
-                done = name in self.writer.results.done
-                if index % self.every:
-                    continue
-                if done and file is None:
-                    yield None
-                    continue
-                ok, image = capture.retrieve()
-                if not ok:
-                    raise DataError(f"{source.path}: frame {index} cannot be decoded.")
-                try:
-                    line, picture = self._predict(name, image, stamp, file is not None)
-                except Exception as error:
-                    yield self._fault(name, error)
-                    continue
-                if not done:
-                    self._append(line)
-                if picture is not None and file is not None:
-                    if output is None:
-                        rate = (capture.get(cv2.CAP_PROP_FPS) or 25.0) / self.every
-                        output = _Video(file, rate, picture.shape)
-                    output.write(picture)
-                yield None
-            if index == 0:
-                raise DataError(f"{source.path}: no frame of it can be decoded.")
-        finally:
-            capture.release()
-            if output is not None:
-                output.close()
-
-    def _is_complete(self, source: Source) -> bool:
-        """Whether a video was done, to its end, by an earlier call."""
-        done = self.writer.results.done
-        capture, index = cv2.VideoCapture(str(source.path)), 0
-        try:
-            while capture.grab():
-                if index % self.every == 0 and f"{source.name}#{index}" not in done:
-                    return False
-                index += 1
-        finally:
-            capture.release()
-        return True
-
-    def _predict(
-        self, name: str, image: np.ndarray, stamp: list[int], draw: bool = True
-    ) -> tuple[dict, np.ndarray | None]:
-        """The line of an image and its picture, BGR; nothing is written."""
-        instances = self.predictor(image)["instances"].to("cpu")
-        instances = instances[instances.scores >= self.score_threshold]
-        line = self.writer.line(name, instances, stamp)
-        if self.pictures is None or not draw:
-            return line, None
-        fields = dict(instances._fields)  # get_fields() would make masks dense
-        if "pred_masks" in fields:
-            fields["pred_masks"] = [record["segmentation"] for record in line["results"]]
-        rgb = np.ascontiguousarray(image[:, :, ::-1])
-        shown = Instances(instances.image_size, **fields)
-        picture = draw_instances(rgb, shown, self.writer.metadata)
-        return line, np.ascontiguousarray(picture[:, :, ::-1])
-
-    def _append(self, line: dict) -> None:
-        try:
-            with self.signals.held() if self.signals is not None else nullcontext():
-                self.writer.append(line)
-        except OSError as error:
-            raise _WriteError(
-                f"{self.writer.results.path} cannot be written: {error.strerror or error}"
-            ) from error
-
-
-def _write_picture(file: Path, picture: np.ndarray) -> None:
-    _, encoded = cv2.imencode(".png", picture)
-    try:
-        with replaced_file(file) as temporary:
-            temporary.write_bytes(encoded.tobytes())
-    except OSError as error:
-        message = f"{file} cannot be written: {error.strerror or error}"
-        raise (DataError if error.errno in _OF_A_NAME else _WriteError)(message) from error
-
-
-class _Video:
-    """A video file that is replaced by a new one."""
-
-    def __init__(self, file: Path, rate: float, shape: tuple[int, ...]) -> None:
-        self._file = file
-        self._temporary = file.with_name(f".{file.stem[:40]}.part.mp4")  # OpenCV goes by the suffix
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _WriteError(f"{file} cannot be written: {error.strerror}") from error
-        code = cv2.VideoWriter.fourcc(*"mp4v")
-        self._writer = cv2.VideoWriter(str(self._temporary), code, rate, (shape[1], shape[0]))
-        if not self._writer.isOpened():
-            raise DataError(
-                f"{file} cannot be written: this OpenCV has no mp4 encoder (--no-pictures)."
-            )
-
-    def write(self, picture: np.ndarray) -> None:
-        self._writer.write(picture)
+            if isinstance(result, Exception):
+                raise result
+            if result is not None:
+                self._write(frame, result)
+        except WriteError:
+            raise
+        except Exception as error:
+            fault = error
+        if frame.is_last:
+            self.close()
+        return frame, None if fault is None else _text(frame, fault)
 
     def close(self) -> None:
-        self._writer.release()
-        if shutil.disk_usage(self._file.parent).free < _LEAST_ROOM:
-            self._temporary.unlink(missing_ok=True)
-            raise _WriteError(f"{self._file} cannot be written: {os.strerror(errno.ENOSPC)}")
-        os.replace(self._temporary, self._file)
+        """End the video that is being written.
+
+        Raises:
+            WriteError: the disk is full.
+        """
+        video, self._video = self._video, None
+        if video is not None:
+            video.close()
+
+    def _write(self, frame: Frame, instances: Instances) -> None:
+        line = self._writer.line(frame.name, instances, list(frame.stamp))
+        picture = None
+        if frame.picture is not None:
+            picture = _draw(frame, instances, line, self._writer.metadata)
+        if frame.name not in self._writer.results.done:
+            try:
+                self._writer.append(line)
+            except OSError as error:
+                path = self._writer.results.path
+                raise WriteError(f"{path} cannot be written: {error.strerror or error}") from error
+        if picture is None or frame.picture is None:
+            return
+        if not frame.source.is_video:
+            write_picture(frame.picture, picture)
+            return
+        if self._video is None:
+            self._video = VideoFile(frame.picture, frame.rate, picture.shape)
+        self._video.write(picture)
+
+
+def _draw(frame: Frame, instances: Instances, line: dict, metadata) -> np.ndarray:
+    """The picture, BGR."""
+    fields = dict(instances._fields)  # get_fields() would make masks dense
+    if "pred_masks" in fields:
+        fields["pred_masks"] = [record["segmentation"] for record in line["results"]]
+    assert frame.image is not None
+    rgb = np.ascontiguousarray(frame.image[:, :, ::-1])
+    picture = draw_instances(rgb, Instances(instances.image_size, **fields), metadata)
+    return np.ascontiguousarray(picture[:, :, ::-1])
+
+
+def _text(frame: Frame, fault: Exception) -> str:
+    """One line about a fault."""
+    if isinstance(fault, DataError):
+        return str(fault)
+    name = frame.source.path if frame.is_last else frame.name  # else of a video
+    return f"{name}: {type(fault).__name__}: {str(fault).strip().partition(chr(10))[0]}"

@@ -83,6 +83,41 @@ def test_folder_gives_pictures_and_both_json_files(trained, photos, tmp_path, ca
     assert not list(out.glob(".*"))
 
 
+def test_images_of_one_size_go_through_the_model_together(trained, tmp_path, monkeypatch, capsys):
+    config, _ = trained
+    folder, sizes = tmp_path / "in", [80, 80, 80, 64, 80, 80, 80]
+    folder.mkdir()
+    for index, height in enumerate(sizes):
+        cv2.imwrite(str(folder / f"{index}.png"), noise(index, height))
+    assert _run(config, folder, "--output", tmp_path / "one", "--no-pictures") == 0
+    original, batches = Predictor.predict_batch, []
+
+    def some_fail(self, images):
+        batches.append(len(images))
+        if len(images) == 3:
+            raise MemoryError
+        return original(self, images)
+
+    monkeypatch.setattr(Predictor, "predict_batch", some_fail)
+    arguments = [folder, "--output", tmp_path / "many", "--no-pictures", "--batch-size"]
+    assert _run(config, *arguments, 2) == 0
+    assert batches == [2, 1, 1, 2, 1]
+    assert "7 images, 35 instances" in capsys.readouterr().out
+    batches.clear()
+    assert (
+        _run(config, *arguments, 3, "--restart") == 0
+    )  # what fails as a batch is tried one by one
+    assert batches == [3, 1, 1, 1, 1, 3, 1, 1, 1]
+    one, many = (
+        json.loads((tmp_path / name / "predictions.json").read_text())["images"]
+        for name in ("one", "many")
+    )
+    assert [image["file"] for image in one] == [image["file"] for image in many]
+    for a, b in zip(one, many):
+        for left, right in zip(a["instances"], b["instances"]):
+            assert left["bbox_xywh"] == pytest.approx(right["bbox_xywh"], abs=1e-2)
+
+
 def test_unreadable_images_are_named_and_left_out(trained, photos, tmp_path, capsys):
     config, _ = trained
     (photos / "broken.jpg").write_bytes((photos / "b.jpg").read_bytes()[:200])
@@ -189,6 +224,7 @@ def test_own_pictures_are_no_input(trained, photos, tmp_path, capsys):
         (["nothing.jpg"], "INPUT 'nothing.jpg': no such file"),
         (["*.jpeg"], "no such file, folder or match"),
         (["--every", "0", "PHOTOS"], "--every is 0"),
+        (["--batch-size", "0", "PHOTOS"], "--batch-size is 0"),
         (["--device", "gpu", "PHOTOS"], "--device 'gpu'"),
         (["--weights", "none.pth", "PHOTOS"], "there is no file 'none.pth'"),
         (["--weights", "BROKEN", "PHOTOS"], "broken.py: cannot be read as a checkpoint"),

@@ -1,0 +1,85 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Write pictures and videos, whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..errors import DataError
+from ..files import replaced_file
+
+__all__ = ["VideoFile", "WriteError", "write_picture"]
+
+# Errors of one name, not of the disk
+_OF_A_NAME = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EILSEQ)
+_LEAST_ROOM = 1 << 16  # bytes; OpenCV does not say that a video could not be written
+
+
+class WriteError(OSError):
+    """Of the disk: there is no sense in going on."""
+
+
+def write_picture(file: Path, picture: np.ndarray) -> None:
+    """Write a PNG.
+
+    Raises:
+        DataError: no file can have this name.
+        WriteError: nothing can be written.
+    """
+    _, encoded = cv2.imencode(".png", picture)
+    try:
+        with replaced_file(file) as temporary:
+            temporary.write_bytes(encoded.tobytes())
+    except OSError as error:
+        message = f"{file} cannot be written: {error.strerror or error}"
+        raise (DataError if error.errno in _OF_A_NAME else WriteError)(message) from error
+
+
+class VideoFile:
+    """A video file that is replaced by a new one when that is closed."""
+
+    def __init__(self, file: Path, rate: float, shape: tuple[int, ...]) -> None:
+        """
+        Args:
+            file: its name ends with .mp4.
+            rate: frames a second.
+            shape: (height, width, …) of each frame.
+
+        Raises:
+            DataError: OpenCV cannot write videos here.
+            WriteError: the folder cannot be made.
+        """
+        self.file = file
+        self._temporary = file.with_name(f".{file.stem[:40]}.part.mp4")  # OpenCV goes by the suffix
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WriteError(f"{file} cannot be written: {error.strerror}") from error
+        code = cv2.VideoWriter.fourcc(*"mp4v")
+        self._writer = cv2.VideoWriter(str(self._temporary), code, rate, (shape[1], shape[0]))
+        if not self._writer.isOpened():
+            raise DataError(
+                f"{file} cannot be written: this OpenCV has no mp4 encoder (--no-pictures)."
+            )
+
+    def write(self, picture: np.ndarray) -> None:
+        """Add a frame, BGR."""
+        self._writer.write(picture)
+
+    def close(self) -> None:
+        """Put the file in its place.
+
+        Raises:
+            WriteError: the disk is full.
+        """
+        self._writer.release()
+        if shutil.disk_usage(self.file.parent).free < _LEAST_ROOM:
+            self._temporary.unlink(missing_ok=True)
+            raise WriteError(f"{self.file} cannot be written: {os.strerror(errno.ENOSPC)}")
+        os.replace(self._temporary, self.file)
