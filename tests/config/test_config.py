@@ -115,15 +115,20 @@ print(json.dumps({
     "first",
     [
         "import detectron2",
-        "import mrcnn_ext",
-        "import mrcnn_ext.d2_env",
-        "import mrcnn_ext.config",
         "import mrcnn_ext.modeling.backbone.timm_backbone",
-        "from detectron2.config import get_cfg; get_cfg()",
-        "import detectron2.data.datasets",
-        "from detectron2.engine import DefaultTrainer",
-        "import mrcnn_ext.d2_env as h; h.setup_environment(); h.setup_environment()",
-        "from mrcnn_ext.data.shapes import ShapesSpec",
+        *(
+            pytest.param(first, marks=pytest.mark.slow)  # some seconds each
+            for first in (
+                "import mrcnn_ext",
+                "import mrcnn_ext.d2_env",
+                "import mrcnn_ext.config",
+                "from detectron2.config import get_cfg; get_cfg()",
+                "import detectron2.data.datasets",
+                "from detectron2.engine import DefaultTrainer",
+                "import mrcnn_ext.d2_env as h; h.setup_environment(); h.setup_environment()",
+                "from mrcnn_ext.data.shapes import ShapesSpec",
+            )
+        ),
     ],
 )
 def test_hook_works_whatever_is_imported_first(first):
@@ -151,7 +156,7 @@ def build_other_backbone(cfg, input_shape):
 """
 
 
-@pytest.mark.parametrize("ours_first", [True, False])
+@pytest.mark.parametrize("ours_first", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_another_plugin_works_beside_this_one(tmp_path, ours_first):
     call = "import mrcnn_ext.d2_env as ours; ours.setup_environment()"
     (tmp_path / "other_plugin.py").write_text(_OTHER % ("pass" if ours_first else call))
@@ -164,7 +169,7 @@ def test_another_plugin_works_beside_this_one(tmp_path, ours_first):
     assert report["backbone"]
 
 
-@pytest.mark.parametrize("module", ["no_such_plugin", "json"])
+@pytest.mark.parametrize("module", ["json", pytest.param("no_such_plugin", marks=pytest.mark.slow)])
 def test_a_second_hook_that_is_none_is_named(module):
     result = run_python(
         ["-W", "ignore", "-c", "import detectron2"], env={**HOOK, "MRCNN_EXT_ENV_MODULES": module}
@@ -188,6 +193,7 @@ print(json.dumps(dumps))
 """
 
 
+@pytest.mark.slow
 def test_stock_configs_load_with_the_hook_as_without():
     same_hash = {"PYTHONHASHSEED": "0"}
     with_hook = _report(_STOCK, same_hash)

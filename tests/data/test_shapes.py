@@ -322,6 +322,7 @@ def test_interrupted_generation_leaves_nothing_behind(tmp_path, monkeypatch):
     assert generate_shapes(spec, tmp_path).is_file()
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_make_the_set_once(tmp_path):
     code = (
         "import sys, os\n"

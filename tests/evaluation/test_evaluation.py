@@ -459,6 +459,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_two_processes(registered, tmp_path):
     import pickle
 
