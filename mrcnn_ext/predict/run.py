@@ -26,9 +26,9 @@ from ..command_line import image_progress
 from ..data.pictures import picture_problem
 from ..errors import DataError
 from ..files import replaced_file
+from ..stop_signals import StopSignals
 from ..visualization.instances import draw_instances
 from .predictor import Predictor
-from .signals import StopSignals
 from .sources import Source
 from .writer import PredictionWriter
 
