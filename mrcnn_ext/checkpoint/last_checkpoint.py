@@ -128,12 +128,13 @@ def _examine(
     file: Path, like: Mapping[str, torch.Tensor] | None, parts: Iterable[str]
 ) -> tuple[str | None, int]:
     try:
-        if zipfile.is_zipfile(file):
-            # torch does not compare checksums: zeros in the midst of a file would be weights.
-            with zipfile.ZipFile(file) as opened:
-                torn = opened.testzip()
-            if torn is not None:
-                return f"is damaged: the checksum of its entry '{torn}' is wrong", -1
+        if not zipfile.is_zipfile(file):
+            return "is damaged: it is no whole zip file, as torch.save writes it", -1
+        # torch does not compare checksums: zeros in the midst of a file would be weights.
+        with zipfile.ZipFile(file) as opened:
+            torn = opened.testzip()
+        if torn is not None:
+            return f"is damaged: the checksum of its entry '{torn}' is wrong", -1
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # reading a damaged file can raise anything
         return why_not(error), -1
