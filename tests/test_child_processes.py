@@ -53,13 +53,17 @@ def _wait(condition, seconds: float = 60):
         time.sleep(0.02)
 
 
-def _runs(process: int) -> bool:
-    """A zombie does not: in a container, nobody may take notice of its end."""
+def _state(process: int) -> str:
     try:
         status = Path(f"/proc/{process}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return status.rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
+    return status.rpartition(")")[2].split()[0]
+
+
+def _runs(process: int) -> bool:
+    """A zombie does not: in a container, nobody may take notice of its end."""
+    return _state(process) not in "ZX"
 
 
 def _processes(file: Path) -> list[int]:
@@ -86,6 +90,7 @@ with only_process({str(tmp_path / "held")!r}):
     child, worker = _processes(tmp_path / "pids")
     assert _processes(tmp_path / "child") == [child]
     os.kill(child, signal.SIGSTOP)  # so that it cannot notice yet
+    _wait(lambda: _state(child) == "T")
     process.kill()
     process.wait()
     assert _is_held(tmp_path / "held")
