@@ -1,7 +1,13 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 """Weights: load them safely, check that they fit the model, take timm's."""
 
-from .check_weights import CheckedWeights, check_complete, compare_weights, describe_loaded
+from .check_weights import (
+    CheckedWeights,
+    check_complete,
+    compare_weights,
+    describe_loaded,
+    describe_new,
+)
 from .last_checkpoint import (
     LastCheckpoint,
     checkpoint_problem,
@@ -21,6 +27,7 @@ __all__ = [
     "checkpoint_problem",
     "compare_weights",
     "describe_loaded",
+    "describe_new",
     "last_checkpoint",
     "load_weights",
     "prune_checkpoints",
