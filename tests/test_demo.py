@@ -245,6 +245,12 @@ def _of(folder) -> list[int]:
     return found
 
 
+def _signal(processes: list[int], number: int) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, number)
+
+
 @pytest.mark.slow
 @needs_tools
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
@@ -273,12 +279,10 @@ def test_real_trainings_end_and_go_on(tmp_path, command, name):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
     running = _of(out)
-    for number in running:
-        os.kill(number, signal.SIGSTOP)  # else they could be done when the second has started
+    _signal(running, signal.SIGSTOP)  # else they could be done when the second has started
     assert len(running) >= 4  # the command, its training, two workers
     second = run_python(arguments)
-    for number in running:
-        os.kill(number, signal.SIGCONT)
+    _signal(running, signal.SIGCONT)
     assert second.returncode == 1
     assert "another process is at work in" in second.stderr
     logs = {file: file.read_bytes() for file in (*out.glob("**/*.log"), *out.glob("**/output.txt"))}
