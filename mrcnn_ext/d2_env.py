@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib
 import os
 
+from .child_processes import end_with_parent
+
 __all__ = ["setup_environment"]
 
 _CHAIN_VARIABLE = "MRCNN_EXT_ENV_MODULES"
@@ -27,6 +29,7 @@ def setup_environment() -> None:
         ImportError: a module in ``MRCNN_EXT_ENV_MODULES`` does not exist or has no
             ``setup_environment``.
     """
+    end_with_parent()
     # detectron2.config can be imported by now; mrcnn_ext may be half imported (it imports detectron2
     # first of all), in which case its registrations follow when that import goes on.
     from detectron2.config import defaults

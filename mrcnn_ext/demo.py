@@ -4,10 +4,11 @@
     python -m mrcnn_ext.demo [--output output/demo] [--iterations 1500]
 
 Detectron2's own, unmodified train_net.py trains and evaluates; this script starts it, shows its
-progress and draws the results. An interrupted demo resumes from its last checkpoint; --fresh starts
-again.
+progress and draws the results. An interrupted demo resumes from its last checkpoint that is whole;
+--fresh starts again. Ending the demo ends its training, too. One process works in the output folder.
 
-Exit code 0: done; 1: it failed, the message says where and what to do; 130: interrupted.
+Exit code 0: done; 1: it failed, the message says where and what to do; 130, 143, 129: ended by
+SIGINT, SIGTERM, SIGHUP.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -35,15 +37,27 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from .checkpoint import last_checkpoint, prune_checkpoints
+from .child_processes import end_children, start_child
 from .coco.results import read_records
 from .config.load import get_config_file, load_config
 from .config.schedule import short_schedule
 from .data import register_datasets
 from .errors import ConfigError, DataError
+from .files import (
+    LOCK,
+    drop_torn_line,
+    only_process,
+    remove_leftovers,
+    temporary_folder,
+    write_text,
+)
+from .stop_signals import StopSignals, exit_code
 from .visualization import contact_sheet, draw_comparison, plot_training_curves
 
 __all__ = ["main"]
 
+_KEPT = 2  # checkpoints: one to go on from if the last is damaged
 _CONFIG = "Shapes/mask_rcnn_Lite0_FPN.yaml"
 _ITERATION = re.compile(r"\biter: (\d+)\s+total_loss: (\S+)")
 _INFERENCE = re.compile(r"Inference done (\d+)/(\d+)")
@@ -68,8 +82,17 @@ def find_tool(name: str, folder: str | None = None) -> Path:
     return path
 
 
-def train(args: argparse.Namespace, config_file: str, console) -> None:
+def train(
+    args: argparse.Namespace,
+    config_file: str,
+    console,
+    signals: StopSignals | None = None,
+    temporary: Path | None = None,
+) -> None:
     """Run train_net.py to its end, with a progress bar; its output goes to OUTPUT/train.log.
+
+    Args:
+        temporary: its folder for temporary files; None: the system's.
 
     Raises:
         DemoError: train_net.py failed; quotes the end of its output.
@@ -82,43 +105,58 @@ def train(args: argparse.Namespace, config_file: str, console) -> None:
     command += ["--config-file", config_file, *overrides]
     typed = [_shown(part) if os.path.isabs(part) else part for part in command]
     env = {**os.environ, "DETECTRON2_ENV_MODULE": "mrcnn_ext.d2_env", "PYTHONUNBUFFERED": "1"}
+    if temporary is not None:
+        env["TMPDIR"] = str(temporary)
     console.print("[bold]1. Training and evaluation[/], with Detectron2's own tool:")
     console.print(f"  DETECTRON2_ENV_MODULE=mrcnn_ext.d2_env {shlex.join(typed)}", markup=False)
     log = args.output / "train.log"
     total = load_config(config_file, overrides).SOLVER.MAX_ITER
-    process = subprocess.Popen(
-        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
-    )
+    signals = signals or StopSignals()
+    process = None
     try:
+        with signals.held():  # a process that is started is in ``process``
+            process = start_child(
+                command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                text=True, bufsize=1, errors="replace",
+            )  # fmt: skip
         with open(log, "a", encoding="utf-8") as file:
-            _follow(process, file, total, console)
+            _follow(process, file, total, console, signals)
+            process.wait()
     finally:
-        if process.poll() is None:
-            process.terminate()
-    if process.wait():
+        with signals.held():
+            if process is not None:
+                end_children([process])
+    if process.returncode:
         tail = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-12:])
         raise DemoError(f"train_net.py failed; the end of {log}:\n{tail}")
 
 
-def _follow(process: subprocess.Popen, log, total: int, console) -> None:
+def _follow(process: subprocess.Popen, log, total: int, console, signals: StopSignals) -> None:
     columns = (
         TextColumn("{task.description:<46}"),
         BarColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("starting (the first time, the data set is made)", total=total)
-        assert process.stdout is not None
-        for line in process.stdout:
-            log.write(line)
-            log.flush()
-            if match := _ITERATION.search(line):
-                done = int(match[1]) + 1
-                text = f"training: step {done}/{total}, loss {match[2]}"
-                progress.update(task, completed=done, description=text)
-            elif match := _INFERENCE.search(line):
-                progress.update(task, description=f"evaluating: image {match[1]}/{match[2]}")
+    text = "starting"
+    try:
+        with Progress(*columns, console=console) as progress:
+            task = progress.add_task(f"{text} (the first time, the data set is made)", total=total)
+            assert process.stdout is not None
+            for line in process.stdout:
+                log.write(line)
+                log.flush()
+                signals.check()
+                if match := _ITERATION.search(line):
+                    done = int(match[1]) + 1
+                    text = f"training: step {done}/{total}, loss {match[2]}"
+                    progress.update(task, completed=done, description=text)
+                elif match := _INFERENCE.search(line):
+                    text = f"evaluating: image {match[1]}/{match[2]}"
+                    progress.update(task, description=text)
+    except KeyboardInterrupt:
+        console.print(f"ended {text}", markup=False)
+        raise
 
 
 def _checked_config(args: argparse.Namespace) -> str:
@@ -136,12 +174,32 @@ def _checked_config(args: argparse.Namespace) -> str:
     return config_file
 
 
-def _prepare_output(output: Path, fresh: bool) -> None:
-    if fresh and output.is_dir() and any(output.iterdir()):
-        if not (output / "train.log").is_file():
+def _prepare_output(output: Path, fresh: bool, console) -> None:
+    """Delete what is to be deleted; this process must hold ``output``.
+
+    What killed demos left is: temporary files, half a line, damaged and old checkpoints.
+    """
+    if fresh:
+        there = [path for path in output.iterdir() if path.name != LOCK]
+        if there and not (output / "train.log").is_file():
             raise DemoError(f"--fresh: {output} was not made by this demo; delete it yourself.")
-        shutil.rmtree(output)
-    output.mkdir(parents=True, exist_ok=True)
+        # The log comes last: what an interrupted call leaves is still known to be a demo's.
+        for path in sorted(there, key=lambda path: path.name == "train.log"):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    remove_leftovers(output)
+    drop_torn_line(output / "metrics.json")
+    last = last_checkpoint(output)
+    for line in last.warnings:
+        console.print(f"warning: {line}", markup=False)
+    tag = output / "last_checkpoint"
+    if last.file is None:
+        tag.unlink(missing_ok=True)
+    elif last.warnings or not tag.is_file():
+        write_text(tag, last.file.name)
+    prune_checkpoints(output, _KEPT, below=last.start)
 
 
 def _shown(path: str) -> str:
@@ -262,24 +320,47 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--fresh", action="store_true", help="delete --output and start again")
     parser.add_argument("opts", nargs="*", help="config overrides, KEY VALUE …")
     args = parser.parse_args(argv)
-    try:
-        return _run(args)
-    except (DataError, DemoError) as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nInterrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
-        return 130
+    with StopSignals() as signals:
+        try:
+            return _run(args, signals)
+        except (DataError, DemoError) as error:
+            print(f"demo: {error}", file=sys.stderr)
+            return 1
+        except OSError as error:  # the disk is full, say
+            print(f"demo: {type(error).__name__}: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt as stop:
+            where = _last_saved(args.output)
+            text = f"\nEnded by {stop or 'SIGINT'}; the same command goes on {where}."
+            print(text, file=sys.stderr)
+            return exit_code(stop)
 
 
-def _run(args: argparse.Namespace) -> int:
+def _last_saved(output: Path) -> str:
+    """Where the next call goes on."""
+    with suppress(OSError):
+        name = (output / "last_checkpoint").read_text(encoding="utf-8", errors="replace")
+        return f"from the last checkpoint, {name}"
+    return "from the beginning, since no checkpoint was saved yet"
+
+
+def _run(args: argparse.Namespace, signals: StopSignals) -> int:
     console = Console(highlight=False, soft_wrap=True)
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
     config_file = _checked_config(args)
-    _prepare_output(args.output, args.fresh)
+    with only_process(args.output):
+        return _run_in_folder(args, config_file, console, signals)
+
+
+def _run_in_folder(
+    args: argparse.Namespace, config_file: str, console, signals: StopSignals
+) -> int:
+    _prepare_output(args.output, args.fresh, console)
     start = time.monotonic()
-    train(args, config_file, console)
+    with temporary_folder(args.output) as temporary:
+        train(args, config_file, console, signals, temporary)
+    prune_checkpoints(args.output, _KEPT - 1)  # and model_final.pth
     show_results(args.output, console)
     cfg = load_config(args.output / "config.yaml", found=True)
     register_datasets(cfg)

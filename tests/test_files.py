@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import json
+import tempfile
 
 import pytest
 
 from mrcnn_ext.errors import DataError
 from mrcnn_ext.files import (
     check_writable,
+    drop_torn_line,
     only_process,
     remove_leftovers,
     replaced_file,
+    temporary_folder,
     write_json,
     write_text,
 )
@@ -88,3 +91,46 @@ def test_leftovers_of_killed_processes_are_deleted_and_nothing_else(tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
     remove_leftovers(tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == [".hidden", "a.json"]
+
+
+def test_a_temporary_folder_of_a_killed_process_is_deleted_and_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    held, note = tmp_path / "held", tmp_path / "held" / ".temporary"
+    (tmp_path / "tmp").mkdir()
+    held.mkdir()
+    with temporary_folder(held) as folder:
+        assert note.read_text() == str(folder)
+        (folder / "socket").write_text("")
+    assert not folder.exists()
+    assert not note.exists()
+    left = tmp_path / "tmp" / "mrcnn_ext_abcd1234"
+    elsewhere = tmp_path / "mrcnn_ext_abcd1234"
+    named = tmp_path / "tmp" / "thesis"
+    linked = tmp_path / "tmp" / "mrcnn_ext_linked12"
+    for made in (left, elsewhere, named):
+        (made / "deep").mkdir(parents=True)
+    linked.symlink_to(named)
+    for name in (left, elsewhere, named, linked, f"{left}/../thesis", "", "\0", tmp_path / "tmp"):
+        note.write_text(str(name))
+        with temporary_folder(held):
+            pass
+    assert not left.exists()
+    assert all((kept / "deep").is_dir() for kept in (elsewhere, named))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("", ""), ("a\nb\n", "a\nb\n"), ("a\nhal", "a\n"), ("hal", ""), ("a\n" + "x" * 200000, "a\n")],
+)
+def test_half_a_line_is_dropped(tmp_path, before, after):
+    file = tmp_path / "metrics.json"
+    drop_torn_line(file)  # there is none
+    file.write_text(before)
+    drop_torn_line(file)
+    assert file.read_text() == after
+
+
+def test_a_folder_that_cannot_be_written_is_one_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"nothing can be written to .*file"):
+        only_process(tmp_path / "file").__enter__()

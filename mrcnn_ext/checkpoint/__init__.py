@@ -1,19 +1,36 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 """Weights: load them safely, check that they fit the model, take timm's."""
 
-from .check_weights import CheckedWeights, check_complete, compare_weights, describe_loaded
+from .check_weights import (
+    CheckedWeights,
+    check_complete,
+    compare_weights,
+    describe_loaded,
+    describe_new,
+)
+from .last_checkpoint import (
+    LastCheckpoint,
+    checkpoint_problem,
+    last_checkpoint,
+    prune_checkpoints,
+)
 from .load_weights import load_weights
 from .safe_checkpointer import SafeCheckpointer
 from .timm_weights import TimmWeightsHandler, register_timm_weights_handler
 
 __all__ = [
     "CheckedWeights",
+    "LastCheckpoint",
     "SafeCheckpointer",
     "TimmWeightsHandler",
     "check_complete",
+    "checkpoint_problem",
     "compare_weights",
     "describe_loaded",
+    "describe_new",
+    "last_checkpoint",
     "load_weights",
+    "prune_checkpoints",
     "register_timm_weights_handler",
 ]
 

@@ -13,7 +13,7 @@ from torch import nn
 from ..errors import WeightsError
 from ..messages import shorten
 
-__all__ = ["CheckedWeights", "check_complete", "compare_weights", "describe_loaded"]
+__all__ = ["CheckedWeights", "check_complete", "compare_weights", "describe_loaded", "describe_new"]
 
 # Left at what the config or the layer itself says if a (usually older) file lacks them.
 _OPTIONAL = ("pixel_mean", "pixel_std", ".num_batches_tracked")
@@ -97,6 +97,24 @@ def check_complete(checked: CheckedWeights, source: str) -> None:
     raise WeightsError(
         f"{source}: lacks {len(checked.missing)} of the model's {total} weights, which would be "
         f"random: {_parts(checked.missing)}. Is it of this config, and not of a backbone only?"
+    )
+
+
+def describe_new(checked: CheckedWeights, start: int) -> str:
+    """One sentence before training about what the weights did not bring; "" if that is nothing.
+
+    Args:
+        start: the first iteration; more than 0 for a training that is resumed.
+    """
+    if not checked.missing or not checked.loaded:
+        return ""
+    new = f"missing or of another shape, so starting random: {_parts(checked.missing)}"
+    if not start:
+        return f"MODEL.WEIGHTS: loaded {_parts(checked.loaded)}; {new}"
+    return (
+        f"the training goes on from iteration {start}, but of its checkpoint {new}. Has the number "
+        "of classes (MODEL.ROI_HEADS.NUM_CLASSES) or the head changed? Then begin a new training: "
+        "another OUTPUT_DIR, and the old checkpoint as MODEL.WEIGHTS."
     )
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +14,11 @@ from fvcore.common.checkpoint import Checkpointer
 from torch import nn
 
 from ..errors import WeightsError
+from ..files import replaced_file, write_text
 from .check_weights import CheckedWeights, compare_weights
 from .plain_pickle import check_plain_pickle
 
-__all__ = ["SafeCheckpointer"]
+__all__ = ["SafeCheckpointer", "why_not"]
 
 
 class _TensorFiles(Checkpointer):
@@ -30,6 +32,8 @@ class _TensorFiles(Checkpointer):
 
 class SafeCheckpointer(DetectionCheckpointer, _TensorFiles):
     """DetectionCheckpointer that runs no code from the file, and notes what it loaded.
+
+    Files are written whole or not at all, so that a killed training leaves no half of a checkpoint.
 
     ``.pth`` is read with ``weights_only=True``. A ``.pkl`` may hold numpy arrays and plain containers,
     as Detectron2's model zoo has them.
@@ -51,6 +55,20 @@ class SafeCheckpointer(DetectionCheckpointer, _TensorFiles):
         self.trust_pickle = trust_pickle
         self.checked: CheckedWeights | None = None
 
+    def save(self, name: str, **kwargs: Any) -> None:
+        """As Checkpointer.save, into a folder of this machine."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        parts = {key: part.state_dict() for key, part in self.checkpointables.items()}
+        file = Path(self.save_dir) / f"{name}.pth"
+        self.logger.info(f"Saving checkpoint to {file}")
+        with replaced_file(file) as temporary:
+            torch.save({"model": self.model.state_dict(), **parts, **kwargs}, temporary)
+        self.tag_last_checkpoint(file.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
+
     def _load_file(self, filename: str) -> dict[str, Any]:
         """
         Raises:
@@ -66,7 +84,7 @@ class SafeCheckpointer(DetectionCheckpointer, _TensorFiles):
         except WeightsError:
             raise
         except Exception as error:  # reading a damaged pickle can raise anything
-            raise WeightsError(f"{filename}: {_why_not(error)}") from error
+            raise WeightsError(f"{filename}: {why_not(error)}") from error
         if not isinstance(loaded.get("model"), dict):
             raise WeightsError(f"{filename}: is no checkpoint: it has no weights by name.")
         return loaded
@@ -87,7 +105,8 @@ _NAMED = re.compile(
 )
 
 
-def _why_not(error: Exception) -> str:
+def why_not(error: Exception) -> str:
+    """Why a file cannot be loaded, in a few words that go on after its name."""
     text = str(error)
     # torch names what it refuses in the midst of advice; our own check says it in a few words.
     found = _NAMED.search(text)

@@ -10,7 +10,10 @@ perhaps with keys of its own (:"KEY VALUE …"), or NAME:"KEY VALUE …" for the
 is there is not repeated: an interrupted comparison goes on, and another head or seed costs only its
 own runs. KEY VALUE … at the end hold for all trainings.
 
-Exit code 0: done; 1: it failed, the message says where and what to do; 130: interrupted.
+Ending it ends its trainings, too. One process works in the output folder.
+
+Exit code 0: done; 1: it failed, the message says where and what to do; 130, 143, 129: ended by
+SIGINT, SIGTERM, SIGHUP.
 """
 
 from __future__ import annotations
@@ -18,14 +21,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from ..command_line import TRUST_PICKLE, command_parser, import_all
 from ..errors import ConfigError, DataError, WeightsError
-from ..files import only_process
+from ..files import only_process, remove_leftovers, temporary_folder
 from ..job_runner import JobError
+from ..stop_signals import StopSignals, exit_code
 from .checks import check_plan, open_folder
 from .forms import as_rich
 from .kinds import HEAD_KINDS
@@ -69,18 +74,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = 120  # of a file nobody knows the width
-    try:
-        plan = _plan(args, rest)
-        check_plan(plan)
-        open_folder(plan)
-        with only_process(plan.output):
-            _run(plan, args.only, console)
-    except (ConfigError, DataError, WeightsError, JobError) as error:
-        print(f"compare: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nInterrupted; the same command goes on with what is missing.", file=sys.stderr)
-        return 130
+    with StopSignals() as signals:
+        try:
+            plan = _plan(args, rest)
+            check_plan(plan)
+            with only_process(plan.output):
+                open_folder(plan)
+                _run(plan, args.only, console, signals)
+        except (ConfigError, DataError, WeightsError, JobError) as error:
+            print(f"compare: {error}", file=sys.stderr)
+            return 1
+        except OSError as error:  # the disk is full, say
+            print(f"compare: {type(error).__name__}: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt as stop:
+            text = f"\nEnded by {stop or 'SIGINT'}; the same command goes on with what is missing."
+            print(text, file=sys.stderr)
+            return exit_code(stop)
     return 0
 
 
@@ -117,15 +127,18 @@ def _split(heads: list[str]) -> tuple[list[str], list[str]]:
     return heads, []
 
 
-def _run(plan: Plan, only: str | None, console: Console) -> None:
-    if only in (None, "train"):
-        train_all(
-            plan, evaluate=only is None, console=console, on_done=lambda: _partial(plan, console)
-        )
-    if only == "evaluate":
-        missing = evaluate_only(plan, console=console)
-        if missing:
-            console.print(f"not trained yet: {', '.join(missing)}", markup=False)
+def _run(plan: Plan, only: str | None, console: Console, signals: StopSignals) -> None:
+    for folder in (plan.output, plan.output / "pictures"):
+        remove_leftovers(folder)
+    with temporary_folder(plan.output) as temporary:
+        how = {"signals": signals, "env": {"TMPDIR": str(temporary)}}
+        if only in (None, "train"):
+            done = partial(_partial, plan, console)
+            train_all(plan, evaluate=only is None, console=console, on_done=done, **how)
+        if only == "evaluate":
+            missing = evaluate_only(plan, console=console, **how)
+            if missing:
+                console.print(f"not trained yet: {', '.join(missing)}", markup=False)
     if only == "train":
         return
     made = write_report(plan)

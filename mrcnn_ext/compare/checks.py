@@ -14,7 +14,7 @@ from ..config.check import check_config
 from ..config.load import default_config
 from ..errors import ConfigError
 from ..evaluation.check_keys import check_evaluation
-from ..files import write_json
+from ..files import LOCK, write_json
 from .kind import HeadKind
 from .plan import Plan, Variant, flat
 
@@ -86,7 +86,7 @@ def open_folder(plan: Plan) -> None:
     defaults = flat(default_config())
     if file.is_file():
         _compare(json.loads(file.read_text(encoding="utf-8")), settings, str(file), defaults)
-    elif plan.output.is_dir() and any(plan.output.iterdir()):
+    elif plan.output.is_dir() and any(f.name != LOCK for f in plan.output.iterdir()):
         raise ConfigError(f"--output {plan.output} is not empty, and no comparison made it.")
     for variant, seed in plan.runs():
         file_of_run = plan.folder(variant, seed) / "settings.json"

@@ -1,7 +1,10 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 """Do one run in its own process: ``python -m mrcnn_ext.compare.run FOLDER [IMPORT…]``.
 
-FOLDER has spec.json and config.yaml. What is imported is an argument, since it is code.
+FOLDER has spec.json and config.yaml. What is imported is an argument, since it is code. One process
+works in FOLDER.
+
+Exit code 0: done; 1: it failed; 128 and the number of the signal that ended it.
 """
 
 from __future__ import annotations
@@ -14,13 +17,16 @@ from pathlib import Path
 import cv2
 from detectron2.utils.logger import setup_logger
 
+from ..checkpoint import checkpoint_problem, prune_checkpoints
+from ..child_processes import end_with_parent
 from ..command_line import import_all
 from ..config.load import load_config
 from ..data import register_datasets
-from ..errors import DataError, WeightsError
-from ..files import only_process, write_json, write_text
+from ..errors import ConfigError, DataError, WeightsError
+from ..files import only_process, remove_leftovers, write_json, write_text
+from ..stop_signals import StopSignals, exit_code
 from .kinds import HEAD_KINDS
-from .training import load_trained, train
+from .training import FINAL, load_trained, train
 
 __all__ = ["main", "write_spec"]
 
@@ -34,15 +40,30 @@ def write_spec(folder: Path, cfg, **spec) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     name, *imports = argv or sys.argv[1:]
     folder = Path(name)
-    spec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
-    import_all(imports)
-    try:
-        with only_process(folder):  # it may have outlived the command that started it
-            _run(folder, spec)
-    except (DataError, WeightsError) as error:
-        print(f"compare: {error}", file=sys.stderr)
-        return 1
+    end_with_parent()
+    with StopSignals():
+        try:
+            spec = _read_spec(folder)
+            import_all(imports)
+            with only_process(folder):  # a command that was killed may have left one that runs
+                remove_leftovers(folder)
+                _run(folder, spec)
+        except (ConfigError, DataError, WeightsError) as error:
+            print(f"compare: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt as stop:
+            print(f"compare: ended by {stop}", file=sys.stderr)
+            return exit_code(stop)
     return 0
+
+
+def _read_spec(folder: Path) -> dict:
+    try:
+        return json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{folder} is no run of a comparison: spec.json cannot be read: {error}"
+        ) from error
 
 
 def _run(folder: Path, spec: dict) -> None:
@@ -51,7 +72,10 @@ def _run(folder: Path, spec: dict) -> None:
     cfg = load_config(folder / "config.yaml", found=True)
     register_datasets(cfg)
     kind = HEAD_KINDS[spec.get("part", "mask")]
-    if (folder / "training.json").is_file():
+    trained = folder / "training.json"
+    if trained.is_file() and checkpoint_problem(folder / FINAL) is not None:
+        trained.unlink()  # go on from the checkpoint before
+    if trained.is_file():
         model = load_trained(cfg, folder)
     else:
         model = train(
@@ -65,6 +89,7 @@ def _run(folder: Path, spec: dict) -> None:
         )
     if spec["evaluate"]:
         kind.evaluate(model, cfg, folder, seed=spec["seed"], variant=spec["variant"])
+        prune_checkpoints(folder, 0)
 
 
 if __name__ == "__main__":

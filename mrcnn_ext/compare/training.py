@@ -18,16 +18,25 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import CommonMetricPrinter, JSONWriter
 from torch import nn
 
-from ..checkpoint import SafeCheckpointer, load_weights
+from ..checkpoint import SafeCheckpointer, last_checkpoint, load_weights, prune_checkpoints
 from ..errors import WeightsError
 from ..files import write_json, write_text
 from .data import Checksum, PairedLoader, mixed_seed
 from .kind import HeadKind
 from .kinds import MASK
 
-__all__ = ["FrozenShell", "build_paired_model", "load_all_but_head", "load_trained", "train"]
+__all__ = [
+    "FINAL",
+    "FrozenShell",
+    "build_paired_model",
+    "load_all_but_head",
+    "load_trained",
+    "train",
+]
 
+FINAL = "model_final.pth"  # the trained weights
 _CHECKPOINTS = 10  # in a training; an interruption loses what was trained after the last
+_KEPT = 2  # of them: one to go on from if the last is damaged
 _LINES = 100  # of metrics.json, for progress
 
 
@@ -167,9 +176,10 @@ def train(
     kind: HeadKind = MASK,
     trust_pickle: bool = False,
 ) -> nn.Module:
-    """Train to the end, from the last checkpoint if there is one; write training.json.
+    """Train to the end, from the last checkpoint that is whole; write training.json.
 
-    A resumed training ends with the same weights as an uninterrupted one, on a CPU bit for bit.
+    A resumed training ends with the same weights as an uninterrupted one, on a CPU bit for bit. A
+    damaged checkpoint is said in a line that starts with "warning: ".
 
     Args:
         cfg: complete config.
@@ -198,8 +208,13 @@ def train(
     if amp:
         parts["grad_scaler"] = torch.amp.GradScaler("cuda")
     checkpointer = SafeCheckpointer(model, str(folder), **parts)
-    start = checkpointer.resume_or_load("", resume=True).get("iteration", -1) + 1
-    stop = cfg.SOLVER.MAX_ITER
+    last = last_checkpoint(folder, like=model.state_dict(), parts=parts)
+    for line in last.warnings:
+        print(f"warning: {line}", flush=True)
+    if last.file is not None:
+        checkpointer.load(str(last.file))
+    start, stop = last.start, cfg.SOLVER.MAX_ITER
+    kept = prune_checkpoints(folder, _KEPT, below=start)
     _cut_metrics(folder / "metrics.json", start)
     if start < stop:
         loader = PairedLoader(cfg, seed=seed, start=start, stop=stop, seen=seen)
@@ -208,17 +223,21 @@ def train(
         else:
             trainer = SimpleTrainer(shell, loader, optimizer)
         period = max(1, stop // _CHECKPOINTS)
+        saving = hooks.PeriodicCheckpointer(checkpointer, period, stop, max_to_keep=_KEPT)
+        saving.recent_checkpoints = kept  # by processes before this one
         writers = [CommonMetricPrinter(stop), JSONWriter(str(folder / "metrics.json"))]
         trainer.register_hooks(
             [
                 hooks.IterationTimer(warmup_iter=0),
                 seconds,
                 hooks.LRScheduler(optimizer, scheduler),
-                hooks.PeriodicCheckpointer(checkpointer, period, stop, max_to_keep=1),
+                saving,
                 hooks.PeriodicWriter(writers, period=max(1, min(20, stop // _LINES))),
             ]
         )
         trainer.train(start, stop)
+    elif last.file is not None and last.file.name != FINAL:
+        checkpointer.save(FINAL.removesuffix(".pth"), iteration=stop - 1)
     write_json(
         folder / "training.json",
         {
@@ -234,6 +253,7 @@ def train(
             "device": cfg.MODEL.DEVICE,
         },
     )
+    prune_checkpoints(folder, 1)
     return model
 
 
@@ -244,7 +264,7 @@ def load_trained(cfg, folder: Path) -> nn.Module:
         WeightsError: its weights are damaged or NaN.
     """
     model = build_model(cfg)
-    load_weights(model, str(folder / "model_final.pth"), complete=True)
+    load_weights(model, str(folder / FINAL), complete=True)
     return model
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Dict, List, Optional  # noqa: UP035  (TorchScript knows no other names)
 
@@ -10,8 +11,9 @@ import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, detector_postprocess
 from detectron2.structures import Instances
+from detectron2.utils.events import get_event_storage
 
-from ..checkpoint import CheckedWeights, check_complete, compare_weights
+from ..checkpoint import CheckedWeights, check_complete, compare_weights, describe_new
 from ..config.check import check_config
 from ..data import register_datasets
 from ..data.loading import check_when_loaded
@@ -21,6 +23,9 @@ from ..structures import DeferredMaskInstances, DeferredMasks
 from .scripting import inherited
 
 __all__ = ["MrcnnExtRCNN", "check_training_inputs"]
+
+# Detectron2's tools print what is logged below its own name.
+logger = logging.getLogger("detectron2." + __name__)
 
 
 @META_ARCH_REGISTRY.register()
@@ -103,7 +108,9 @@ class MrcnnExtRCNN(GeneralizedRCNN):
             DataError: in training, an image's ground truth is unusable.
         """
         if not torch.jit.is_scripting() and self.training:
-            self.checked_weights = None  # fine-tuning: what was missing is trained now
+            if self.checked_weights is not None:
+                _say_what_is_new(self.checked_weights)
+                self.checked_weights = None  # fine-tuning: what was missing is trained now
             if self.check_inputs:
                 _check_batch(batched_inputs, self.roi_heads, self._terms)
         return self._stock_forward(batched_inputs)
@@ -134,6 +141,16 @@ class MrcnnExtRCNN(GeneralizedRCNN):
 
 
 _SMALL_MASKS = "mrcnn_ext_small_masks"
+
+
+def _say_what_is_new(checked: CheckedWeights) -> None:
+    try:
+        start = get_event_storage().iter
+    except AssertionError:  # a step outside of a trainer
+        start = 0
+    text = describe_new(checked, start)
+    if text:
+        logger.log(logging.WARNING if start else logging.INFO, text)
 
 
 def _postprocess(results: Instances, inputs: dict) -> Instances:

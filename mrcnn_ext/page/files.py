@@ -8,16 +8,18 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from ..errors import DataError
+from ..files import only_process
 
 __all__ = ["data_uri", "jpeg_bytes", "png_bytes", "staged_folder"]
 
+_WORK = ".report."  # starts the names of temporary folders
 # Full colour resolution: thin coloured lines would smear otherwise.
 _JPEG = (
     cv2.IMWRITE_JPEG_QUALITY, 90,
@@ -52,11 +54,22 @@ def staged_folder(out: Path) -> Iterator[Path]:
     """Yield a folder beside ``out``'s files; move its files to ``out`` when all are finished.
 
     Raises:
-        DataError: ``out`` cannot be written; nothing in it has changed if a file was not finished.
+        DataError: ``out`` cannot be written, or another process is at work in it; nothing in it has
+            changed if a file was not finished.
     """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(only_process(out))
+        except DataError as error:
+            raise DataError(f"--out {out}: {error}") from error
+        for left in out.glob(f"{_WORK}{'?' * 8}"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        yield from _staged(out)
+
+
+def _staged(out: Path) -> Iterator[Path]:
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".report.", dir=out))
+        work = Path(tempfile.mkdtemp(prefix=_WORK, dir=out))
     except OSError as error:
         raise DataError(f"--out {out}: {error.strerror or error}.") from error
     try:

@@ -41,11 +41,11 @@ from ..command_line import TRUST_PICKLE, add_import_option, command_parser, impo
 from ..config.load import load_config
 from ..errors import ConfigError, DataError, WeightsError
 from ..files import check_writable, only_process, remove_leftovers
+from ..stop_signals import StopSignals, exit_code
 from .dataset_ids import DatasetIds
 from .predictor import Predictor, named_weights
 from .run import one_line, predict_sources
 from .same_run import check_inputs, digest_of_config, digest_of_file, go_on_or_begin
-from .signals import Stopped, StopSignals
 from .sources import Source, find_sources
 from .writer import PredictionWriter
 
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
         except (ConfigError, DataError, WeightsError, ImportError) as error:
             return _end(f"predict: {error}", 2)
         except KeyboardInterrupt as stop:
-            return _end("\ninterrupted; nothing was predicted", _exit_code(stop))
+            return _end("\ninterrupted; nothing was predicted", exit_code(stop))
         return _predict(args, predictor, sources, writer, signals)
 
 
@@ -113,7 +113,7 @@ def _predict(
             signals=signals,
         )
     except KeyboardInterrupt as stop:
-        code, ended_by = _exit_code(stop), "\ninterrupted"
+        code, ended_by = exit_code(stop), "\ninterrupted"
     except OSError as error:  # the disk is full, say
         code, ended_by = 1, f"predict: {error}"
     finally:  # whatever happened, what was predicted is not lost
@@ -139,10 +139,6 @@ def _end(message: str, code: int) -> int:
     lines = message.split("\n")
     print("\n".join(map(one_line, lines)), file=sys.stderr)
     return code
-
-
-def _exit_code(stop: KeyboardInterrupt) -> int:
-    return stop.exit_code if isinstance(stop, Stopped) else 130
 
 
 def _prepare(

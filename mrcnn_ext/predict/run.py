@@ -20,12 +20,12 @@ from rich.markup import escape
 
 from ..command_line import image_progress
 from ..errors import DataError
+from ..stop_signals import StopSignals
 from ..visualization.instances import draw_instances
 from .ahead import Behind, ahead
 from .picture_file import VideoFile, WriteError, write_picture
 from .predictor import Predictor
 from .reading import Frame, read_frames
-from .signals import StopSignals
 from .sources import Source
 from .writer import PredictionWriter
 

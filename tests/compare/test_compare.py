@@ -75,7 +75,7 @@ def _train(plan: Plan, patch) -> list[str]:
     """Do all jobs in this process; return the names of those that were not done before."""
     done = []
 
-    def run_here(jobs, at_a_time, *, console=None, on_done=None):
+    def run_here(jobs, at_a_time, *, console=None, on_done=None, **how):
         for job in jobs:
             if not job.is_done():
                 run.main([str(job.folder)])
@@ -144,12 +144,12 @@ def test_only_what_is_missing_is_trained(plan, monkeypatch):
     assert (plan.folder(plan.variants[0], 1) / "training.json").stat().st_mtime_ns == before
 
 
-def test_an_interrupted_training_ends_as_one_that_was_not(plan, tmp_path, monkeypatch):
+def test_an_interrupted_training_ends_as_one_that_was_not(plan, tmp_path, monkeypatch, capsys):
     cfg = plan.config(plan.variants[1], 1)
     cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS = 4, (3,)
     arguments = {"seed": 1, "detector": schedule.detector_weights(plan), "frozen": True}
     train(cfg, folder=tmp_path / "whole", **arguments)
-    steps, real = [], SimpleTrainer.run_step
+    steps, real, parts = [], SimpleTrainer.run_step, tmp_path / "parts"
 
     def stops_in_the_third(trainer):
         steps.append(trainer.iter)
@@ -160,16 +160,75 @@ def test_an_interrupted_training_ends_as_one_that_was_not(plan, tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(SimpleTrainer, "run_step", stops_in_the_third)
         with pytest.raises(KeyboardInterrupt):
-            train(cfg, folder=tmp_path / "parts", **arguments)
+            train(cfg, folder=parts, **arguments)
+    assert sorted(f.name for f in parts.glob("*.pth")) == [f"model_{n:07d}.pth" for n in (0, 1)]
+    with (parts / "model_0000001.pth").open("rb+") as last:
+        last.truncate(1000)
     torch.rand(17)  # what else a process draws
-    train(cfg, folder=tmp_path / "parts", **arguments)
-    whole, parts = (
+    train(cfg, folder=parts, **arguments)
+    whole, resumed = (
         json.loads((tmp_path / name / "training.json").read_text()) for name in ("whole", "parts")
     )
     for key in ("weights before", "weights after", "images seen", "proposals seen"):
-        assert whole[key] == parts[key], key
-    lines = (tmp_path / "parts" / "metrics.json").read_text().splitlines()
+        assert whole[key] == resumed[key], key
+    said = capsys.readouterr().out
+    assert f"warning: {parts}/model_0000001.pth is damaged" in said
+    assert f"warning: going on from the checkpoint before: {parts}/model_0000000.pth" in said
+    left = sorted(file.name for file in parts.glob("*.pth"))
+    assert left == ["model_0000003.pth", "model_final.pth"]
+    lines = (parts / "metrics.json").read_text().splitlines()
     assert [json.loads(line)["iteration"] for line in lines] == [0, 1, 2, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["detector", "run"])
+def test_damaged_weights_of_a_finished_training_are_trained_again(
+    base, tmp_path, monkeypatch, what
+):
+    plan = _plan(base, tmp_path / "out", heads=HEADS[:1])
+    assert _train(plan, monkeypatch) == ["detector", "MrcnnExtFCNMaskHead seed 1"]
+    run_folder = plan.folder(plan.variants[0], 1)
+    folder = plan.detector_folder if what == "detector" else run_folder
+    before = json.loads((folder / "training.json").read_text())
+    result = _result(plan, 0)
+    assert [f.name for f in run_folder.glob("*.pth")] == ["model_final.pth"]
+    with (folder / "model_final.pth").open("rb+") as file:
+        file.truncate(5000)
+    assert _train(plan, monkeypatch) == []  # nothing needs them
+    (run_folder / "result.json").unlink()
+    done = ["MrcnnExtFCNMaskHead seed 1"]
+    assert _train(plan, monkeypatch) == (["detector", *done] if what == "detector" else done)
+    after = json.loads((folder / "training.json").read_text())
+    assert after["weights after"] == before["weights after"]
+    assert _result(plan, 0)["ap"] == result["ap"]
+    assert [f.name for f in run_folder.glob("*.pth")] == ["model_final.pth"]
+
+
+def test_a_second_comparison_leaves_the_folder_of_a_running_one_alone(plan, base, capsys):
+    def state():
+        files = [file for file in plan.output.rglob("*") if file.is_file()]
+        return {file: file.stat().st_mtime_ns for file in files}
+
+    command = ["--base", base, "--heads", *HEADS, "--seeds", "1", "--iterations", "3"]
+    command += ["--detector-iterations", "2", "--output", str(plan.output), *TINY]
+    with only_process(plan.output):
+        before = state()
+        assert main(command) == 1
+        assert state() == before
+    assert f"another process is at work in {plan.output}" in capsys.readouterr().err
+    folder = plan.folder(plan.variants[0], 1)
+    (folder / "result.json").rename(folder / "kept.json")
+    with only_process(folder):  # one that was started by hand
+        before = state()
+        with pytest.raises(DataError, match=f"another process is at work in {folder}"):
+            schedule.train_all(plan)
+        assert state() == before
+    (folder / "kept.json").rename(folder / "result.json")
+
+
+def test_a_folder_that_is_no_run_is_one_error(tmp_path, capsys):
+    assert run.main([str(tmp_path)]) == 1
+    assert f"{tmp_path} is no run of a comparison" in capsys.readouterr().err
 
 
 def test_end_to_end_models_start_alike(base, tmp_path):

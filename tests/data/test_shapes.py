@@ -319,7 +319,14 @@ def test_interrupted_generation_leaves_nothing_behind(tmp_path, monkeypatch):
         generate_shapes(spec, tmp_path)
     assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == []
     monkeypatch.undo()
+    name = spec.folder(tmp_path).name
+    left = tmp_path / f".{name}.making.abcd_123"  # of a process that was killed
+    other = tmp_path / f"{name}.original"
+    (left / "images").mkdir(parents=True)
+    other.mkdir()
     assert generate_shapes(spec, tmp_path).is_file()
+    assert not left.exists()
+    assert other.is_dir()
 
 
 @pytest.mark.slow

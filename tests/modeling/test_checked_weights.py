@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import copy
+import logging
 
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
 
 from mrcnn_ext.errors import WeightsError
 from tests.helpers import random_inputs, timm_cfg, train_step
@@ -74,3 +76,24 @@ def test_two_files_make_one_model(cfg, state):
         _predict(model, cfg)
     model.load_state_dict({k: v for k, v in state.items() if k not in backbone}, strict=False)
     assert "instances" in _predict(model, cfg)[0]
+
+
+@pytest.mark.parametrize("start", [0, 3])
+def test_training_says_what_a_checkpoint_of_other_classes_left_random(
+    cfg, state, tmp_path, caplog, start
+):
+    model = _loaded(cfg, {k: v[:1] if "cls_score" in k else v for k, v in state.items()}, tmp_path)
+    model.train()
+    with EventStorage(start), caplog.at_level(logging.INFO):
+        for _ in range(2):
+            model(random_inputs(cfg))
+    (record,) = [r for r in caplog.records if "starting random" in r.message]
+    assert "roi_heads.box_predictor (2)" in record.message
+    assert record.levelname == ("WARNING" if start else "INFO")
+    assert ("goes on from iteration 3" in record.message) == bool(start)
+    assert ("NUM_CLASSES" in record.message) == bool(start)
+    complete = _loaded(cfg, state, tmp_path).train()
+    caplog.clear()
+    with EventStorage(start):
+        complete(random_inputs(cfg))
+    assert "starting random" not in caplog.text

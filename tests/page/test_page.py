@@ -106,8 +106,11 @@ def test_files_appear_when_all_are_finished(tmp_path):
     with pytest.raises(KeyError), staged_folder(out) as work:
         (work / "page.html").write_text({"half": "a page"}["other half"])
     assert (out / "page.html").read_text() == "old"
+    (out / ".report.abcd_123").mkdir()  # of a process that was killed
     with staged_folder(out) as work:
         (work / "pictures").mkdir()
+        with pytest.raises(DataError, match=r"--out .*: another process"):
+            staged_folder(out).__enter__()
         (work / "pictures" / "new.png").write_text("new")
         (work / "page.html").write_text("new")
         assert (out / "page.html").read_text() == "old"

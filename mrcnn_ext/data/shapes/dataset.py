@@ -119,8 +119,11 @@ def generate_shapes(spec: ShapesSpec, root: str | os.PathLike | None = None) -> 
 
 def _generate(spec: ShapesSpec, folder: Path) -> None:
     logger.info("Making the synthetic data set %s, once ...", folder)
+    start = f".{folder.name}.making."
+    for left in folder.parent.glob(f"{start}{'?' * 8}"):  # by a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
     # Made in a folder aside, then renamed: an interrupted run leaves no half of a data set.
-    work = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
+    work = Path(tempfile.mkdtemp(prefix=start, dir=folder.parent))
     try:
         (work / "images").mkdir()
         images: list[dict] = []

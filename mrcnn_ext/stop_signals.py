@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["StopSignals", "Stopped"]
+__all__ = ["StopSignals", "Stopped", "exit_code"]
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 
@@ -23,6 +23,11 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.exit_code = 128 + number
+
+
+def exit_code(stop: KeyboardInterrupt) -> int:
+    """The exit code of a command that this ended."""
+    return stop.exit_code if isinstance(stop, Stopped) else 128 + signal.SIGINT
 
 
 class StopSignals:
