@@ -771,3 +771,13 @@ def test_builtin_shapes_are_made_and_faultless(tmp_path):
 
 def test_module_exports_what_its_users_need():
     assert check.check_coco_json is check_coco_json
+
+
+def test_a_pipe_is_no_picture(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    content = {"images": [{"id": 1, "file_name": "a.jpg", "height": 9, "width": 9}]}
+    content.update(annotations=[], categories=[{"id": 1, "name": ""}])
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    found = {p.kind: p.message for p in check_coco_json(tmp_path / "a.json", tmp_path)}
+    assert found["image-unreadable"].endswith("a.jpg is no file")
+    assert found["category-format"] == "the name of category 1 is '', expected a text"

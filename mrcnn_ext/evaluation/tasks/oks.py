@@ -66,11 +66,7 @@ def _num_keypoints(annotation: dict) -> int:
 def _sigmas_by_category(data: TaskInput) -> dict[int, np.ndarray]:
     """Sigmas by number of the category, of those that have keypoints in the json."""
     truth, settings = data.ground_truth, data.settings
-    counts: dict[int, int] = {}
-    for entry in truth.objects:
-        number = len(entry["annotation"].get("keypoints") or ()) // 3
-        if number:
-            counts.setdefault(entry["category_id"], number)
+    counts = truth.keypoint_counts()
     predicted: dict[int, set[int]] = defaultdict(set)
     for entry in data.detections.entries:
         predicted[entry["category_id"]].add(len(entry["record"].get("keypoints") or ()) // 3)
