@@ -47,6 +47,9 @@ def check_config(cfg, *, training: bool = False) -> None:
             "DATASETS.TRAIN is (), but training needs a data set; expected registered names, such as "
             "('my_train',)."
         )
+    if training and cfg.MODEL.KEYPOINT_ON:
+        for name in cfg.DATASETS.TRAIN:
+            _check_keypoint_metadata(name)
     first: tuple[str, str, list] | None = None
     for key in ("TRAIN", "TEST"):
         for name in cfg.DATASETS[key]:
@@ -137,6 +140,21 @@ def _check_dataset(cfg, key: str, name: str) -> list:
             f"{len(keypoints)} keypoints: {shorten(keypoints)}."
         )
     return list(classes or ())
+
+
+def _check_keypoint_metadata(name: str) -> None:
+    """What Detectron2 asks the metadata of a user's json for, with an AttributeError."""
+    metadata = MetadataCatalog.get(name)
+    if name not in DatasetCatalog or metadata.get("evaluator_type") != "coco":
+        return
+    keys = ("keypoint_names", "keypoint_flip_map")
+    missing = [key for key in keys if metadata.get(key) is None]
+    if missing:
+        raise ConfigError(
+            f"MODEL.KEYPOINT_ON is True, but the metadata of '{name}' (DATASETS.TRAIN) lacks "
+            f"{' and '.join(missing)}: set them with MetadataCatalog.get('{name}').set(…), or name the "
+            "json in MRCNN_EXT.POSE.DATASETS, which takes them from its categories."
+        )
 
 
 def _classes_of_json(key: str, name: str, metadata) -> list:

@@ -68,7 +68,7 @@ def _read_checked(path: str) -> dict:
                 f"{describe(image.get('file_name'))}, expected a text."
             )
     listed = {image["id"] for image in content["images"]}
-    seen = set()
+    seen: set[int | float | str] = set()
     for annotation in content["annotations"]:
         problem = _unloadable(annotation, listed, seen)
         if problem:
