@@ -100,7 +100,7 @@ def _why_not(error: Exception) -> str:
     # The rest is advice, which is to give up safety.
     inner = re.search(r"WeightsUnpickler error:\s*(.+)", text)
     lines = text.split(" In PyTorch ")[0].strip().splitlines()
-    reason = inner[1].strip() if inner else lines[0] if lines else "it is empty"
+    reason = inner[1].strip() if inner else lines[0] if lines else "it breaks off"
     return f"cannot be read as a checkpoint: {type(error).__name__}: {reason}"
 
 
@@ -111,4 +111,5 @@ def _beginning(filename: str) -> str:
             start = file.read(40)
     except OSError:
         return ""
-    return f" (it begins with {start.decode()!r})" if start and start.isascii() else ""
+    text = start.decode("ascii", "replace")
+    return f" (it begins with {text!r})" if text and text.isprintable() else ""

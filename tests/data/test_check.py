@@ -707,6 +707,13 @@ def test_config_names_the_sets_and_needs_their_keypoint_metadata(root, tmp_path)
         # Testing mirrors nothing.
         test = _config_file(tmp_path, **GOOD, **{"DATASETS.TEST": (name,)})
         assert main(["--config-file", test]) == 0
+        typo = {"DATASETS.TEST": (name,), "MODEL.META_ARCHITECTURE": "GeneralizedRCN"}
+        typo = _config_file(tmp_path, **GOOD, **typo)
+        assert main(["--config-file", typo, "--json", str(out)]) == 1
+        (problem,) = json.loads(out.read_text())["datasets"][0]["problems"]
+        assert problem["kind"] == "config-name"
+        assert "MODEL.META_ARCHITECTURE is 'GeneralizedRCN'" in problem["message"]
+        assert "similar names: GeneralizedRCNN" in problem["message"]
         unknown = _config_file(tmp_path, **GOOD, **{"DATASETS.TEST": (name + "s",)})
         assert main(["--config-file", unknown]) == 2
     finally:
