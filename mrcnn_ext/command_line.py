@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from .errors import ConfigError
 
 __all__ = ["TRUST_PICKLE", "add_import_option", "command_parser", "image_progress", "import_all"]
-__all__ += ["stage_progress"]
+__all__ += ["add_output_option", "stage_progress"]
 
 TRUST_PICKLE = "load weights even if that runs code from their file (docs/security.md)"
 
@@ -32,20 +32,35 @@ def command_parser(module: str, description: str | None) -> argparse.ArgumentPar
     )
 
 
-def add_import_option(parser: argparse.ArgumentParser, what: str = "data sets") -> None:
+def add_import_option(
+    parser: argparse.ArgumentParser, what: str = "data sets", *, several: bool = False
+) -> None:
     """Add ``--import MODULE``, which may be repeated; the names are for :func:`import_all`.
 
     Args:
         what: the modules register.
+        several: ``--import A B`` is possible, too: only for a command without positional arguments.
     """
     parser.add_argument(
         "--import",
         dest="imports",
-        action="append",
+        action="extend",
+        nargs="+" if several else 1,
         default=[],
         metavar="MODULE",
-        help=f"a module that registers {what}; may be given again",
+        help=f"a module or file.py that registers {what}; may be given again",
     )
+
+
+def add_output_option(parser: argparse.ArgumentParser, name: str = "--output", **kwargs) -> None:
+    """Add ``--output`` or ``--out``: each is taken for the other, the help shows ``name`` only.
+
+    Args:
+        name: the one that is documented.
+        kwargs: as for ``add_argument``.
+    """
+    action = parser.add_argument(name, *{"--output", "--out"} - {name}, dest=name[2:], **kwargs)
+    action.option_strings = [name]
 
 
 def import_all(names: Iterable[str]) -> None:

@@ -40,10 +40,12 @@ from rich.table import Table
 from .checkpoint import last_checkpoint, prune_checkpoints
 from .child_processes import end_children, start_child
 from .coco.results import read_records
+from .command_line import add_output_option
 from .config.load import get_config_file, load_config
 from .config.schedule import short_schedule
 from .data import register_datasets
 from .errors import ConfigError, DataError
+from .evaluation.check_keys import check_whole_config
 from .files import (
     LOCK,
     drop_torn_line,
@@ -168,7 +170,9 @@ def _checked_config(args: argparse.Namespace) -> str:
     find_tool("train_net.py", args.tools)
     try:
         config_file = get_config_file(args.config)
-        load_config(config_file, args.opts)
+        cfg = load_config(config_file, args.opts)
+        register_datasets(cfg)
+        check_whole_config(cfg, training=True)
     except ConfigError as error:
         raise DemoError(f"config {args.config} {' '.join(args.opts)}: {error}") from error
     return config_file
@@ -309,7 +313,7 @@ def _save(file: Path, picture) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mrcnn_ext.demo", description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("output/demo"))
+    add_output_option(parser, type=Path, default=Path("output/demo"))
     parser.add_argument("--config", default=_CONFIG, help="a yaml config of mrcnn_ext.model_zoo")
     parser.add_argument("--iterations", type=int, help="training steps (default: the config's)")
     parser.add_argument("--seed", type=int, default=1)

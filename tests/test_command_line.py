@@ -3,11 +3,18 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
 
-from mrcnn_ext.command_line import import_all, stage_progress
+from mrcnn_ext.command_line import (
+    add_import_option,
+    add_output_option,
+    command_parser,
+    import_all,
+    stage_progress,
+)
 from mrcnn_ext.errors import ConfigError
 
 
@@ -52,3 +59,23 @@ def test_progress_is_silent_without_a_terminal(capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.strip() == ""
+
+
+@pytest.mark.parametrize("name", ["--out", "--output"])
+def test_either_name_of_the_output_is_taken_and_one_is_shown(name):
+    parser = command_parser("mrcnn_ext.some", "what it does")
+    add_output_option(parser, name, required=True)
+    for given in ("--out", "--output"):
+        assert getattr(parser.parse_args([given, "x"]), name[2:]) == "x"
+    shown = set(re.findall(r"--out\w*", parser.format_help()))
+    assert shown == {name}
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_import_may_be_repeated(several):
+    parser = command_parser("mrcnn_ext.some", "what it does")
+    add_import_option(parser, several=several)
+    assert parser.parse_args(["--import", "a", "--import", "b"]).imports == ["a", "b"]
+    assert parser.parse_args([]).imports == []
+    if several:
+        assert parser.parse_args(["--import", "a", "b", "--import", "c"]).imports == list("abc")

@@ -84,7 +84,7 @@ class SafeCheckpointer(DetectionCheckpointer, _TensorFiles):
         except WeightsError:
             raise
         except Exception as error:  # reading a damaged pickle can raise anything
-            raise WeightsError(f"{filename}: {why_not(error)}") from error
+            raise WeightsError(f"{filename}: {why_not(error)}{_beginning(filename)}") from error
         if not isinstance(loaded.get("model"), dict):
             raise WeightsError(f"{filename}: is no checkpoint: it has no weights by name.")
         return loaded
@@ -116,6 +116,19 @@ def why_not(error: Exception) -> str:
             f"holds more than tensors and plain values ({what}), so loading it could run code from "
             "the file. Pass --trust-pickle if you trust who made it."
         )
-    inner = re.search(r"WeightsUnpickler error: (.+)", text)
-    reason = inner[1].strip() if inner else (text.splitlines() or [""])[0]
+    # The rest is advice, which is to give up safety.
+    inner = re.search(r"WeightsUnpickler error:\s*(.+)", text)
+    lines = text.split(" In PyTorch ")[0].strip().splitlines()
+    reason = inner[1].strip() if inner else lines[0] if lines else "it breaks off"
     return f"cannot be read as a checkpoint: {type(error).__name__}: {reason}"
+
+
+def _beginning(filename: str) -> str:
+    """The first characters of a text, which is often a page that a server sent, or a git-lfs entry."""
+    try:
+        with PathManager.open(filename, "rb") as file:
+            start = file.read(40)
+    except OSError:
+        return ""
+    text = start.decode("ascii", "replace")
+    return f" (it begins with {text!r})" if text and text.isprintable() else ""

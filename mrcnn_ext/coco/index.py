@@ -144,6 +144,22 @@ class GroundTruth:
         """Some object has keypoints."""
         return any(any(entry["annotation"].get("keypoints") or ()) for entry in self.objects)
 
+    def keypoint_counts(self) -> dict[int, int]:
+        """Number of keypoints by the number of the category, of those that have any.
+
+        Raises:
+            DataError: objects of one category have different numbers; names the annotation.
+        """
+        counts: dict[int, int] = {}
+        for entry in self.objects:
+            number = len(entry["annotation"].get("keypoints") or ()) // 3
+            if number and counts.setdefault(entry["category_id"], number) != number:
+                raise DataError(
+                    f"{self.describe(entry)} has {number} keypoints, but others of its category have "
+                    f"{counts[entry['category_id']]}."
+                )
+        return counts
+
     @property
     def sizes(self) -> dict[int | str, tuple[int, int]]:
         """(height, width) of all images of the json, by id."""

@@ -11,10 +11,11 @@ from detectron2.utils.file_io import PathManager
 
 from ..errors import DataError
 from ..messages import describe, shorten
-from .rle import is_rle_list
-from .values import is_box, is_finite, is_id, is_number, is_whole
+from .rle import FARTHEST, is_rle_list
+from .values import is_box, is_finite, is_id, is_whole
 
-__all__ = ["check_entries", "class_names", "differing_classes", "read_categories"]
+__all__ = ["check_entries", "class_names", "differing_classes", "encoding_problem"]
+__all__ += ["read_categories"]
 __all__ += ["read_coco", "read_json"]
 
 _LISTS = ("images", "annotations", "categories")
@@ -50,6 +51,16 @@ def read_json(path: str | os.PathLike):
         ) from error
 
 
+def encoding_problem(path: str | os.PathLike) -> str:
+    """Why Detectron2, which reads UTF-8 alone, cannot read a json that :func:`read_json` can; or ""."""
+    with PathManager.open(os.fspath(path), "rb") as file:
+        encoding = json.detect_encoding(file.read(4))
+    if encoding == "utf-8":
+        return ""
+    what = "begins with a byte order mark" if encoding == "utf-8-sig" else f"is in {encoding}"
+    return f"the file {what}, which Detectron2 does not read; save it as UTF-8 without such a mark"
+
+
 def read_coco(path: str | os.PathLike, *, annotated: bool = True) -> dict:
     """Read a COCO annotation file; its entries may still be anything, see :func:`check_entries`.
 
@@ -72,11 +83,15 @@ def read_coco(path: str | os.PathLike, *, annotated: bool = True) -> dict:
         )
     if not annotated:
         content.setdefault("annotations", [])
+    _check_lists(content, str(path))
+    return content
+
+
+def _check_lists(content: dict, source: str) -> None:
     for key in _LISTS:
         if not isinstance(content.get(key), list):
             what = "is not a list" if key in content else "is missing"
-            raise DataError(f"{path}: is no COCO data set: '{key}' {what}.")
-    return content
+            raise DataError(f"{source}: is no COCO data set: '{key}' {what}.")
 
 
 def read_categories(path: str | os.PathLike) -> list:
@@ -131,6 +146,7 @@ def check_entries(content: dict, source: str, *, other_images: bool = False) -> 
     Raises:
         DataError: names the file, the annotation's and the image's id.
     """
+    _check_lists(content, source)
     images = _check_images(content["images"], source)
     known = _check_categories(content["categories"], source)
     for entry in content["annotations"]:
@@ -212,7 +228,7 @@ def _annotation_problem(entry, images: dict, categories: set) -> str | None:
     if entry.get("iscrowd") not in (None, 0, 1):
         return f": iscrowd is {describe(entry['iscrowd'])}, neither 0 nor 1"
     if entry.get("keypoints") and not _are_points(entry["keypoints"]):
-        return f": keypoints {describe(entry['keypoints'])} are not three numbers each"
+        return f": keypoints {describe(entry['keypoints'])} are not three finite numbers each"
     if entry.get("segmentation"):
         return _segmentation_problem(entry["segmentation"], images[entry["image_id"]])
     return None
@@ -238,14 +254,24 @@ def _segmentation_problem(segmentation, size: tuple[int, int]) -> str | None:
     for polygon in segmentation:
         if not isinstance(polygon, list) or not set(map(type, polygon)) <= {int, float}:
             return f": the polygon {describe(polygon)} is not a flat list of numbers [x1, y1, …]"
+        if polygon and not _are_near(polygon):
+            return (
+                f": the polygon {describe(polygon)} has numbers that are NaN or beyond {FARTHEST:g}"
+            )
     if not any(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in segmentation):
         numbers = ", ".join(str(len(polygon)) for polygon in segmentation[:4])
         return f": no polygon has three points [x1, y1, x2, y2, x3, y3, …], their numbers are {numbers}"
     return None
 
 
+def _are_near(polygon: list) -> bool:
+    low, high = min(polygon), max(polygon)
+    # Where NaN is, the sum is none; json has whole numbers that do not fit into a float.
+    return low > -FARTHEST and high < FARTHEST and sum(polygon) == sum(polygon)
+
+
 def _are_points(values) -> bool:
-    return isinstance(values, list) and len(values) % 3 == 0 and all(map(is_number, values))
+    return isinstance(values, list) and len(values) % 3 == 0 and all(map(is_finite, values))
 
 
 def _among(value, known) -> bool:

@@ -94,6 +94,7 @@ def _read(path: str | os.PathLike):
     if not os.fspath(path).endswith(".jsonl"):
         return read_json(path)
     records: list = []
+    seen: set = set()
     for _, line in result_lines(path):
         # Other tools write one prediction a line.
         found = line.get("results", [line])
@@ -102,6 +103,19 @@ def _read(path: str | os.PathLike):
                 f"{path}: image {line.get('image_id')!r}: 'results' is {describe(found)}, expected a "
                 "list of predictions."
             )
+        image_id = line.get("image_id")
+        if "results" in line and is_id(image_id):
+            if image_id in seen:
+                raise DataError(f"{path}: image {image_id!r} has two lines, expected one.")
+            seen.add(image_id)
+            others = [
+                r for r in found if isinstance(r, dict) and r.get("image_id", image_id) != image_id
+            ]
+            if others:
+                raise DataError(
+                    f"{path}: image {image_id!r}: 'results' has a prediction for image "
+                    f"{describe(others[0]['image_id'])}."
+                )
         records += found
     return records
 

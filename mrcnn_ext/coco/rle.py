@@ -16,12 +16,12 @@ from pycocotools import mask as mask_util
 from ..messages import describe
 from .values import is_whole
 
-__all__ = ["encode_mask", "is_rle_list", "mask_crop", "rle_areas", "rle_box", "rle_counts"]
-__all__ += ["rle_runs", "text_rle", "to_rle"]
+__all__ = ["FARTHEST", "encode_mask", "is_rle_list", "mask_crop", "rle_areas", "rle_box"]
+__all__ += ["rle_counts", "rle_runs", "text_rle", "to_rle"]
 
 _CHARACTERS = 7  # of one number: 35 bits; pycocotools keeps 32
 _MOST_PIXELS = 2**32 - 1
-_FAR = 1e6  # pixels
+FARTHEST = 1e6  # pixels, of a polygon's points
 _OUTLINE = 4e6  # pixels, in any image; drawing a polygon takes 100 bytes for each of its outline
 _MOST_DECODED = 2**28  # pixels of a part of an image
 _MASKS_PER_CALL = 255  # of pycocotools' area: it counts them in eight bits
@@ -77,8 +77,8 @@ def _drawn(polygons: Sequence, height: int, width: int) -> dict:
     for polygon in kept:
         if polygon.ndim != 1:
             raise ValueError("its polygons are not flat lists of numbers [x1, y1, x2, y2, ...]")
-        if not (np.abs(polygon) < _FAR).all():
-            raise ValueError(f"a polygon has coordinates that are NaN or beyond {_FAR:g} pixels")
+        if not (np.abs(polygon) < FARTHEST).all():
+            raise ValueError(f"a polygon has coordinates that are NaN or beyond {FARTHEST:g}")
         points = polygon[: len(polygon) // 2 * 2].reshape(-1, 2)
         steps = np.abs(points - np.roll(points, 1, axis=0)).max(axis=1)
         if steps.sum() > _OUTLINE + 4 * height * width:

@@ -15,8 +15,8 @@ _HUGE = 1e12  # no coordinate, area or score is larger; json has whole numbers b
 
 
 def is_id(value) -> TypeGuard[int | float | str]:
-    """A number or a string: what may be an id. Lists, for example, cannot be looked up."""
-    return isinstance(value, (int, float, str))
+    """A number or a string: what may be an id. Lists, for example, cannot be looked up, nor NaN."""
+    return isinstance(value, (int, float, str)) and value == value
 
 
 def is_number(value) -> TypeGuard[float]:

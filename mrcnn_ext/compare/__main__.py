@@ -26,7 +26,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..command_line import TRUST_PICKLE, command_parser, import_all
+from ..command_line import (
+    TRUST_PICKLE,
+    add_import_option,
+    add_output_option,
+    command_parser,
+    import_all,
+)
 from ..errors import ConfigError, DataError, WeightsError
 from ..files import only_process, remove_leftovers, temporary_folder
 from ..job_runner import JobError
@@ -50,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--heads", required=True, nargs="+", metavar="HEAD", help="see above")
     add("--part", choices=sorted(HEAD_KINDS), default="mask",
         help="what is compared (default: mask)")  # fmt: skip
-    add("--output", type=Path, default=Path("output/compare"))
+    add_output_option(parser, type=Path, default=Path("output/compare"))
     add("--seeds", type=int, default=3, help="trainings of each head")
     add("--iterations", type=int, help="of each training (default: the config's)")
     add("--mode", choices=MODES, default="frozen",
@@ -61,8 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         help="names or ids, with commas: masks of these classes train no head")  # fmt: skip
     add("--jobs", type=int, default=1, help="trainings at a time")
     add("--only", choices=STEPS, help="one step (default: all)")
-    add("--import", dest="imports", nargs="+", default=[], metavar="MODULE",
-        help="modules or files.py that register heads or data sets")  # fmt: skip
+    add_import_option(parser, "heads or data sets", several=True)
     add("--trust-pickle", action="store_true", help=TRUST_PICKLE)
     add("--set", dest="opts", nargs="+", default=[], metavar="KEY VALUE",
         help="config overrides for all trainings; may also stand at the end")  # fmt: skip

@@ -10,10 +10,9 @@ from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
-from ..config.check import check_config
 from ..config.load import default_config
 from ..errors import ConfigError
-from ..evaluation.check_keys import check_evaluation
+from ..evaluation.check_keys import check_whole_config
 from ..files import LOCK, write_json
 from .kind import HeadKind
 from .plan import Plan, Variant, flat
@@ -53,8 +52,7 @@ def check_plan(plan: Plan) -> None:
         raise ConfigError("--held-out leaves masks out; it goes with --part mask.")
     _check_names(plan)
     base = plan.base_config(plan.iterations)
-    check_config(base)
-    check_evaluation(base)
+    check_whole_config(base, training=True)
     if len(base.DATASETS.TEST) != 1:
         raise ConfigError(
             f"DATASETS.TEST is {base.DATASETS.TEST}; a comparison evaluates on exactly one data set."
@@ -163,8 +161,7 @@ def _built(cfg, what: str, kind: HeadKind) -> nn.Module:
             f"{what}: MODEL.{kind.switch} is False; there is no {kind.name} head to compare."
         )
     try:
-        check_config(cfg)
-        check_evaluation(cfg)
+        check_whole_config(cfg, training=True)
         with torch.random.fork_rng():
             return build_model(cfg)
     except Exception as error:  # a head of anyone's may raise anything

@@ -9,11 +9,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import (
     ANCHOR_GENERATOR_REGISTRY,
     BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
     PROPOSAL_GENERATOR_REGISTRY,
     ROI_BOX_HEAD_REGISTRY,
     ROI_HEADS_REGISTRY,
     ROI_KEYPOINT_HEAD_REGISTRY,
     ROI_MASK_HEAD_REGISTRY,
+    GeneralizedRCNN,
 )
 
 from ..coco.peek import first_annotations
@@ -22,10 +24,10 @@ from ..errors import ConfigError, DataError
 from ..messages import describe, shorten, similar
 from .check_values import check_values
 
-__all__ = ["check_config"]
+__all__ = ["check_config", "check_names"]
 
 
-def check_config(cfg) -> None:
+def check_config(cfg, *, training: bool = False) -> None:
     """Check ``cfg`` before anything is built: names, values, and what is known of the data sets.
 
     Class names are those of the metadata; of a json that is registered, but was not read yet, those
@@ -33,12 +35,21 @@ def check_config(cfg) -> None:
 
     Args:
         cfg: a config with the ``MRCNN_EXT`` node.
+        training: it is to be trained, so that there must be data sets for it.
 
     Raises:
         ConfigError: names the key, its value and what was expected.
     """
-    _check_names(cfg)
+    check_names(cfg)
     check_values(cfg)
+    if training and not cfg.DATASETS.TRAIN:
+        raise ConfigError(
+            "DATASETS.TRAIN is (), but training needs a data set; expected registered names, such as "
+            "('my_train',)."
+        )
+    if training and cfg.MODEL.KEYPOINT_ON:
+        for name in cfg.DATASETS.TRAIN:
+            _check_keypoint_metadata(name)
     first: tuple[str, str, list] | None = None
     for key in ("TRAIN", "TEST"):
         for name in cfg.DATASETS[key]:
@@ -55,8 +66,19 @@ def check_config(cfg) -> None:
                     )
 
 
-def _check_names(cfg) -> None:
+def check_names(cfg) -> None:
+    """Check the names of registered components, where the model is an R-CNN, which has them all.
+
+    Args:
+        cfg: a Detectron2 config.
+
+    Raises:
+        ConfigError: names the key, its value, similar names and those that there are.
+    """
     model = cfg.MODEL
+    _check_registered("MODEL.META_ARCHITECTURE", model.META_ARCHITECTURE, META_ARCH_REGISTRY)
+    if not issubclass(META_ARCH_REGISTRY.get(model.META_ARCHITECTURE), GeneralizedRCNN):
+        return
     checks = [
         ("MODEL.BACKBONE.NAME", model.BACKBONE.NAME, BACKBONE_REGISTRY),
         ("MODEL.PROPOSAL_GENERATOR.NAME", model.PROPOSAL_GENERATOR.NAME, None),
@@ -77,9 +99,19 @@ def _check_names(cfg) -> None:
             if name == "PrecomputedProposals":
                 continue
             registry = PROPOSAL_GENERATOR_REGISTRY
-        if name not in registry:
-            known = ", ".join(sorted(n for n, _ in registry))
-            raise ConfigError(f"{key} is '{name}', which nobody registered; there are: {known}.")
+        _check_registered(key, name, registry)
+
+
+def _check_registered(key: str, name: str, registry) -> None:
+    if name in registry:
+        return
+    known = sorted(n for n, _ in registry)
+    near = ", ".join(similar(name, known))
+    raise ConfigError(
+        f"{key} is '{name}', which nobody registered; "
+        + (f"similar names: {near}; " if near else "")
+        + f"there are: {', '.join(known)}."
+    )
 
 
 def _check_dataset(cfg, key: str, name: str) -> list:
@@ -108,6 +140,21 @@ def _check_dataset(cfg, key: str, name: str) -> list:
             f"{len(keypoints)} keypoints: {shorten(keypoints)}."
         )
     return list(classes or ())
+
+
+def _check_keypoint_metadata(name: str) -> None:
+    """What Detectron2 asks the metadata of a user's json for, with an AttributeError."""
+    metadata = MetadataCatalog.get(name)
+    if name not in DatasetCatalog or metadata.get("evaluator_type") != "coco":
+        return
+    keys = ("keypoint_names", "keypoint_flip_map")
+    missing = [key for key in keys if metadata.get(key) is None]
+    if missing:
+        raise ConfigError(
+            f"MODEL.KEYPOINT_ON is True, but the metadata of '{name}' (DATASETS.TRAIN) lacks "
+            f"{' and '.join(missing)}: set them with MetadataCatalog.get('{name}').set(…), or name the "
+            "json in MRCNN_EXT.POSE.DATASETS, which takes them from its categories."
+        )
 
 
 def _classes_of_json(key: str, name: str, metadata) -> list:

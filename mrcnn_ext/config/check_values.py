@@ -12,6 +12,7 @@ from detectron2.modeling import (
     ROI_KEYPOINT_HEAD_REGISTRY,
     ROI_MASK_HEAD_REGISTRY,
 )
+from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 from fvcore.common.config import CfgNode
 
 from ..errors import ConfigError
@@ -91,6 +92,7 @@ def check_values(cfg) -> None:
         if switch is None or cfg.MODEL[switch]:
             _check_head(cfg, node, registry)
     _check_features(cfg)
+    _check_cascade(cfg)
     _check_group_norm(cfg)
     if cfg.INPUT.MASK_FORMAT not in ("polygon", "bitmask"):
         raise unexpected("INPUT.MASK_FORMAT", cfg.INPUT.MASK_FORMAT, "'polygon' or 'bitmask'")
@@ -129,6 +131,8 @@ def _check_numbers(cfg) -> None:
         if _value(cfg, key) < least:
             raise unexpected(key, _value(cfg, key), f"{least} or more")
     node = cfg.MRCNN_EXT.MASK_HEAD
+    if node.CONTEXT < 1:
+        raise unexpected("MRCNN_EXT.MASK_HEAD.CONTEXT", node.CONTEXT, "1 or more")
     if not node.LOSSES:
         raise unexpected("MRCNN_EXT.MASK_HEAD.LOSSES", [], "one loss or more")
     if len(node.LOSSES) != len(node.LOSS_WEIGHTS):
@@ -188,8 +192,35 @@ def _plain(value):
 
 def _pools(cfg) -> bool:
     """Whether the RoI heads are known to pool with Detectron2's poolers for each head."""
+    return _roi_heads_are(cfg, StandardROIHeads)
+
+
+def _roi_heads_are(cfg, kind: type) -> bool:
     roi_heads = ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)
-    return any(cls.__name__ == "StandardROIHeads" for cls in roi_heads.__mro__)
+    return isinstance(roi_heads, type) and issubclass(roi_heads, kind)
+
+
+def _check_cascade(cfg) -> None:
+    """What CascadeROIHeads asserts without a message."""
+    if not _roi_heads_are(cfg, CascadeROIHeads):
+        return
+    name, node = cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_BOX_CASCADE_HEAD
+    if not cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
+        raise ConfigError(
+            f"MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG is False, but {name} hands one box from stage "
+            "to stage, whatever its class; expected True."
+        )
+    if len(node.BBOX_REG_WEIGHTS) != len(node.IOUS):
+        raise ConfigError(
+            f"MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS has {len(node.BBOX_REG_WEIGHTS)} entries; "
+            f"expected one for each of IOUS, {list(node.IOUS)}."
+        )
+    first = list(cfg.MODEL.ROI_HEADS.IOU_THRESHOLDS)
+    if not node.IOUS or first != [node.IOUS[0]]:
+        raise ConfigError(
+            f"MODEL.ROI_HEADS.IOU_THRESHOLDS is {first}; expected the first number of "
+            f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS, {list(node.IOUS)}, alone."
+        )
 
 
 def _feature_maps(cfg) -> set[str] | None:

@@ -16,6 +16,9 @@ from .safe_yaml import check_yaml
 __all__ = ["default_config", "get_config_file", "list_configs", "load_config"]
 
 
+_LONGEST = 400  # characters of a message
+
+
 def default_config() -> CfgNode:
     """Detectron2's default config with the node ``MRCNN_EXT``."""
     cfg = get_cfg()
@@ -70,7 +73,11 @@ def _describe(error: Exception) -> str:
     text = str(error.args[0]) if error.args else ""
     # yacs's own messages are sentences; others say little without their type.
     is_sentence = isinstance(error, (AssertionError, KeyError, ValueError)) and " " in text
-    return text if is_sentence else f"{type(error).__name__}: {error}"
+    text = text if is_sentence else f"{type(error).__name__}: {error}"
+    text = " ".join(text.split())  # yaml shows the place in lines of its own, yacs whole sections
+    if isinstance(error, TypeError) and "NoneType" in text:
+        text += " (is a section empty?)"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def list_configs() -> list[str]:
@@ -93,7 +100,7 @@ def get_config_file(config_path: str) -> str:
         ConfigError: there is no such config; names similar ones.
     """
     path = configs_folder() / config_path
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises for names that are too long
         near = similar(config_path, list_configs(), likeness=0.4)
         raise ConfigError(
             f"mrcnn_ext has no config '{config_path}'"

@@ -20,7 +20,8 @@ _BASE = "_BASE_"
 _MOST_BYTES = 2**16  # Detectron2's own whole config has 20 KB
 _DEEPEST = 100
 _MOST_VALUES = 10**5  # with what aliases repeat
-_PLAIN = set(yaml.SafeLoader.yaml_constructors) - {None} | {"tag:yaml.org,2002:merge"}
+_TEXT, _MERGE = "tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"
+_PLAIN = set(yaml.SafeLoader.yaml_constructors) - {None} | {_MERGE}
 
 
 def check_yaml(path: str, parents: tuple[str, ...] = ()) -> None:
@@ -42,11 +43,35 @@ def check_yaml(path: str, parents: tuple[str, ...] = ()) -> None:
         raise ConfigError(f"{path}: is no yaml config; expected KEY: VALUE lines.")
     if number > _MOST_VALUES:
         raise ConfigError(f"{path}: its aliases repeat values {number} times; no config does that.")
+    _check_keys(root, path)
     for key, value in root.value:
         if key.value == _BASE:
             names = value.value if isinstance(value, yaml.SequenceNode) else [value]
             for name in names:
-                check_yaml(_base_path(path, str(name.value)), (*parents, path))
+                if name.tag != _TEXT or not name.value:
+                    raise ConfigError(
+                        f"{path}: {_BASE} is not the name of a file, or a list of them."
+                    )
+                base = _base_path(path, name.value)
+                try:
+                    check_yaml(base, (*parents, path))
+                except OSError as error:
+                    reason = error.strerror or error
+                    raise ConfigError(f"{path}: its {_BASE} {base}: {reason}.") from error
+
+
+def _check_keys(node: yaml.MappingNode, path: str) -> None:
+    """Keys are texts, and each is there once: of two, yaml drops the first without a word."""
+    seen: set[str] = set()
+    for key, value in node.value:
+        place = f"{path}, line {key.start_mark.line + 1}"
+        if key.tag not in (_TEXT, _MERGE):
+            raise ConfigError(f"{place}: a key is {str(key.value)!r:.60}, expected a text.")
+        if key.value in seen:
+            raise ConfigError(f"{place}: {key.value} is there twice; one of them would be lost.")
+        seen.add(key.value)
+        if isinstance(value, yaml.MappingNode):
+            _check_keys(value, path)
 
 
 def _text(path: str) -> str:

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterable
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from ..coco.read import check_entries, read_coco
-from ..coco.rle import is_rle_list, text_rle, to_rle
+from ..coco.read import check_entries, encoding_problem, read_coco
+from ..coco.rle import is_rle_list, rle_runs, text_rle, to_rle
+from ..coco.values import is_id
 from ..errors import DataError
+from ..messages import describe
 
 __all__ = ["check_when_loaded", "load_mended"]
 
@@ -32,8 +34,7 @@ def load_mended(path: str, image_root: str, name: str | None) -> list[dict]:
     Raises:
         DataError: an entry cannot be used; names the file, the image and the annotation.
     """
-    content = read_coco(path, annotated=False)
-    check_entries(content, path, other_images=True)
+    content = _read_checked(path)
     if not _mend(content, path):
         return load_coco_json(path, image_root, name)
     with tempfile.TemporaryDirectory() as folder:
@@ -41,6 +42,60 @@ def load_mended(path: str, image_root: str, name: str | None) -> list[dict]:
         with open(file, "w", encoding="utf-8") as stream:
             json.dump(content, stream)
         return load_coco_json(file, image_root, name)
+
+
+def _read_checked(path: str) -> dict:
+    """Read a COCO json of which Detectron2 can use every entry.
+
+    Raises:
+        DataError: names the file, the image and the annotation.
+    """
+    content = read_coco(path, annotated=False)
+    problem = encoding_problem(path)
+    if problem:
+        raise DataError(f"{path}: {problem}.")
+    check_entries(content, path, other_images=True)
+    for category in content["categories"]:
+        if not isinstance(category.get("name"), (str, int, float)):
+            raise DataError(
+                f"{path}: category {describe(category['id'])}: its name is "
+                f"{describe(category.get('name'))}, expected a text."
+            )
+    for image in content["images"]:
+        if not isinstance(image.get("file_name"), str) or not image["file_name"]:
+            raise DataError(
+                f"{path}: image {describe(image['id'])}: its file_name is "
+                f"{describe(image.get('file_name'))}, expected a text."
+            )
+    listed = {image["id"] for image in content["images"]}
+    seen: set[int | float | str] = set()
+    for annotation in content["annotations"]:
+        problem = _unloadable(annotation, listed, seen)
+        if problem:
+            ids = (describe(annotation.get(key)) for key in ("image_id", "id"))
+            raise DataError("{}: image {}, annotation {}: {}.".format(path, *ids, problem))
+        seen.add(annotation["id"])
+    return content
+
+
+def _unloadable(annotation: dict, images: set, seen: set) -> str:
+    """Why Detectron2 would end with an error, now or in a training step; or ""."""
+    number, image_id = annotation.get("id"), annotation.get("image_id")
+    if not is_id(number) or not is_id(image_id):
+        return "expected a number or a text as its id, and as its image_id"
+    if number in seen:
+        return "another annotation has this id"
+    masks = annotation.get("segmentation") or ()
+    if image_id in images and isinstance(masks, dict):
+        masks = [masks]
+    elif image_id not in images or not is_rle_list(masks):
+        return ""
+    try:
+        for rle in masks:
+            rle_runs(rle)
+    except ValueError as error:
+        return f"its mask is damaged: {error}"
+    return ""
 
 
 def _mend(content: dict, path: str) -> bool:
@@ -119,8 +174,7 @@ def _checked(
 
 
 def _check_json(name: str, json_file: str) -> None:
-    content = read_coco(json_file, annotated=False)
-    check_entries(content, json_file, other_images=True)
+    content = _read_checked(json_file)
     dropped = [
         a
         for a in content["annotations"]

@@ -3,17 +3,35 @@
 
 from __future__ import annotations
 
+from detectron2.data import MetadataCatalog
+
+from ..coco.read import class_names, read_categories
+from ..config.check import check_config
 from ..config.check_values import unexpected
-from ..errors import ConfigError
-from ..messages import shorten
+from ..errors import ConfigError, DataError
+from ..messages import shorten, similar
 from .matching import choose_backend
 from .tasks import TASKS
 
-__all__ = ["check_evaluation"]
+__all__ = ["check_evaluation", "check_whole_config"]
 
 # of Detectron2's "GN"
 _NEEDS = {"segm": "MASK_ON", "boundary": "MASK_ON", "mask_quality": "MASK_ON"}
 _NEEDS |= {"keypoints": "KEYPOINT_ON", "pck": "KEYPOINT_ON"}
+
+
+def check_whole_config(cfg, *, training: bool = False) -> None:
+    """All that can be said of ``cfg`` before anything is built.
+
+    Args:
+        cfg: a config with the ``MRCNN_EXT`` node.
+        training: it is to be trained; see :func:`~mrcnn_ext.config.check.check_config`.
+
+    Raises:
+        ConfigError: names the key, its value and what was expected.
+    """
+    check_config(cfg, training=training)
+    check_evaluation(cfg)
 
 
 def check_evaluation(cfg) -> None:
@@ -43,7 +61,58 @@ def check_evaluation(cfg) -> None:
         raise unexpected(f"{node}.PCK_REFERENCE", list(keys.PCK_REFERENCE), expected)
     if keys.BEST_METRIC and "/" not in keys.BEST_METRIC:
         raise unexpected(f"{node}.BEST_METRIC", keys.BEST_METRIC, "TASK/METRIC, such as 'segm/AP'")
+    if keys.BEST_METRIC:
+        _check_best_metric(cfg, f"{node}.BEST_METRIC")
     try:
         choose_backend(keys.BACKEND)
     except ConfigError as error:
         raise ConfigError(f"{node}.BACKEND: {error}") from error
+
+
+def _check_best_metric(cfg, key: str) -> None:
+    """Refuse a name that the evaluation cannot have. The first evaluation says of the rest."""
+    name, tests = cfg.MRCNN_EXT.EVALUATION.BEST_METRIC, list(cfg.DATASETS.TEST)
+    types = {MetadataCatalog.get(test).get("evaluator_type") for test in tests}
+    if not tests or not types <= {"coco", "lvis"}:  # other evaluators have names of their own
+        return
+    of_test = [test for test in tests if name.startswith(f"{test}/")]
+    rest = name
+    if len(tests) > 1:
+        if not of_test:
+            expected = f"one that begins with a test set's name: {', '.join(tests)}"
+            raise unexpected(key, name, f"{expected}, such as '{tests[0]}/{name}'")
+        rest = name[len(max(of_test, key=len)) + 1 :]
+    task, _, metric = rest.partition("/")
+    asked = list(cfg.MRCNN_EXT.EVALUATION.TASKS) if cfg.MRCNN_EXT.EVALUATION.ENABLED else []
+    tasks = asked or [t for t in TASKS if t not in _NEEDS or cfg.MODEL[_NEEDS[t]]]
+    if task == "box_proposals":  # of a model without boxes of its own
+        return
+    if task not in tasks:
+        if task not in TASKS and not cfg.MRCNN_EXT.EVALUATION.ENABLED:
+            return  # of the script's own evaluator
+        raise _unknown_metric(key, name, f"'{task}' is not evaluated", tasks, task)
+    classes = _classes(of_test[:1] or tests)
+    if not TASKS[task].can_have(metric, classes):
+        metrics = [f"{task}/{m}" for m in TASKS[task].metrics]
+        raise _unknown_metric(key, name, "the evaluation does not have it", metrics, rest)
+
+
+def _unknown_metric(key: str, name: str, why: str, known: list[str], wrong: str) -> ConfigError:
+    near = ", ".join(similar(wrong, known))
+    return ConfigError(
+        f"{key} is '{name}', but {why}; "
+        + (f"similar: {near}; " if near else "")
+        + f"there are: {shorten(known, 20)}, and those of single classes."
+    )
+
+
+def _classes(datasets: list[str]) -> list[str] | None:
+    """Class names of the first data set; None if they are not known yet."""
+    metadata = MetadataCatalog.get(datasets[0])
+    names = metadata.get("thing_classes")
+    if not names and metadata.get("evaluator_type") == "coco" and metadata.get("json_file"):
+        try:
+            names = class_names(read_categories(metadata.json_file))
+        except (DataError, OSError):  # which is said elsewhere
+            return None
+    return [str(name) for name in names] if names else None

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..coco.read import read_coco
-from ..command_line import command_parser
+from ..command_line import add_output_option, command_parser
 from ..errors import DataError
 from ..files import write_json
 from ..skeletons import DEFAULT_SIGMA
@@ -198,9 +198,8 @@ def _area(annotation: dict) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = command_parser("mrcnn_ext.evaluation.sigmas", __doc__)
     parser.add_argument("files", nargs="+", help="COCO jsons with keypoints of the same images")
-    parser.add_argument(
-        "--output", type=Path, help="a copy of the first file whose categories have 'sigmas'"
-    )
+    text = "a copy of the first file whose categories have 'sigmas'"
+    add_output_option(parser, type=Path, help=text)
     args = parser.parse_args(argv)
     console = Console(highlight=False)
     try:

@@ -20,8 +20,11 @@ from detectron2.engine import hooks as d2_hooks
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 
+from ..coco.rle import is_rle_list
+from ..coco.values import is_finite
 from ..engine import BestCheckpointer, ValidationLossHook, build_validation_loader
 from ..errors import ConfigError
+from ..messages import describe
 from ..skeletons import SkeletonSet
 from ..skeletons.names import COCO_PERSON_SIGMAS
 from .coco_evaluator import MrcnnExtCOCOEvaluator
@@ -40,13 +43,13 @@ _COCO_TYPES = ("coco", "lvis")
 def add_evaluation_to_tool(cfg) -> list[type]:
     """Make ``MRCNN_EXT.EVALUATION`` work in the script that runs; calling it again changes nothing.
 
-    If it is not enabled, this is for keypoints that Detectron2's evaluator ends with an error for.
+    If it is not enabled, this is for data sets that Detectron2's evaluator ends with an error for.
 
     Returns:
         Its trainer classes: subclasses of DefaultTrainer that its main module defines.
     """
     enabled = cfg.MRCNN_EXT.EVALUATION.ENABLED
-    if not enabled and not any(_may_fail(cfg, name) for name in cfg.DATASETS.TEST):
+    if not enabled and not any(_is_coco(name) for name in cfg.DATASETS.TEST):
         return []
     found = _trainer_classes()
     if not found and enabled:
@@ -64,6 +67,28 @@ def add_evaluation_to_tool(cfg) -> list[type]:
     return found
 
 
+def _is_coco(dataset_name: str) -> bool:
+    return MetadataCatalog.get(dataset_name).get("evaluator_type") in _COCO_TYPES
+
+
+def _unreadable(evaluator) -> str:
+    """What of its ground truth ends pycocotools with an error, or Detectron2's form of it; or ""."""
+    truth = getattr(evaluator, "_coco_api", None)
+    for annotation in truth.dataset.get("annotations", ()) if truth is not None else ():
+        number = annotation.get("id")
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 2**63:
+            return f"the annotation's id {describe(number)}"
+        if annotation.get("iscrowd") not in (0, 1):
+            return f"iscrowd {describe(annotation.get('iscrowd'))} of annotation {number}"
+        if not is_finite(annotation.get("area")):
+            return f"area {describe(annotation.get('area'))} of annotation {number}"
+        if is_rle_list(annotation.get("segmentation")):
+            return f"the list of RLE of annotation {number}"
+        if "bbox" not in annotation:
+            return f"annotation {number} without bbox"
+    return ""
+
+
 def _may_fail(cfg, dataset_name: str) -> bool:
     """Whether a script's COCOEvaluator may not know a data set's keypoints; see `_stock_fails`."""
     if not cfg.MODEL.KEYPOINT_ON:
@@ -77,11 +102,18 @@ def _may_fail(cfg, dataset_name: str) -> bool:
 
 
 def _stock_fails(cfg, dataset_name: str, evaluator) -> bool:
-    """Whether Detectron2's COCOEvaluator evaluates keypoints wrongly, or ends with an error.
+    """Whether Detectron2's COCOEvaluator evaluates wrongly, or ends with an error.
 
-    It knows one skeleton only. Its sigmas are COCO's unless the script gives it others: those of
-    TEST.KEYPOINT_OKS_SIGMAS do not reach it by themselves.
+    Some annotations it cannot read. Of keypoints it knows one skeleton only, and its sigmas are COCO's
+    unless the script gives it others: those of TEST.KEYPOINT_OKS_SIGMAS do not reach it by themselves.
     """
+    unreadable = _unreadable(evaluator)
+    if unreadable:
+        logger.warning(
+            f"Detectron2's evaluator cannot take '{dataset_name}', for {unreadable}; that of mrcnn_ext "
+            "does it instead (MRCNN_EXT.EVALUATION.ENABLED: True always takes it)."
+        )
+        return True
     if not _may_fail(cfg, dataset_name):
         return False
     skeletons = SkeletonSet.from_metadata(MetadataCatalog.get(dataset_name))

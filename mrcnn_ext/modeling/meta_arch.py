@@ -3,22 +3,23 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Dict, List, Optional  # noqa: UP035  (TorchScript knows no other names)
 
 import torch
 from detectron2.config import configurable
+from detectron2.engine import DefaultTrainer
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, detector_postprocess
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 
 from ..checkpoint import CheckedWeights, check_complete, compare_weights, describe_new
-from ..config.check import check_config
 from ..data import register_datasets
 from ..data.loading import check_when_loaded
 from ..errors import DataError
-from ..evaluation.check_keys import check_evaluation
+from ..evaluation.check_keys import check_whole_config
 from ..structures import DeferredMaskInstances, DeferredMasks
 from .scripting import inherited
 
@@ -64,8 +65,7 @@ class MrcnnExtRCNN(GeneralizedRCNN):
     @classmethod
     def from_config(cls, cfg) -> dict:
         register_datasets(cfg)
-        check_config(cfg)
-        check_evaluation(cfg)
+        check_whole_config(cfg, training=_is_for_training())
         check_when_loaded(
             cfg.DATASETS.TRAIN,
             with_masks=cfg.MODEL.MASK_ON,
@@ -76,7 +76,7 @@ class MrcnnExtRCNN(GeneralizedRCNN):
             [name for name in cfg.DATASETS.TEST if name not in cfg.DATASETS.TRAIN],
             with_masks=False,
         )
-        if cfg.MRCNN_EXT.EVALUATION.ENABLED or cfg.MODEL.KEYPOINT_ON:
+        if cfg.DATASETS.TEST:
             # Here, since most programs that build models do not evaluate them
             from ..evaluation.tool_hooks import add_evaluation_to_tool
 
@@ -138,6 +138,19 @@ class MrcnnExtRCNN(GeneralizedRCNN):
             {"instances": _postprocess(result, inputs)}
             for result, inputs in zip(results, batched_inputs)
         ]
+
+
+def _is_for_training() -> bool:
+    """Whether Detectron2's trainer builds the model, which a config does not say.
+
+    Predicting and evaluating need no training set.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code is DefaultTrainer.__init__.__code__:
+            return True
+        frame = frame.f_back
+    return False
 
 
 _SMALL_MASKS = "mrcnn_ext_small_masks"

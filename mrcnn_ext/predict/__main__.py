@@ -37,7 +37,13 @@ import warnings
 from contextlib import ExitStack
 from pathlib import Path
 
-from ..command_line import TRUST_PICKLE, add_import_option, command_parser, import_all
+from ..command_line import (
+    TRUST_PICKLE,
+    add_import_option,
+    add_output_option,
+    command_parser,
+    import_all,
+)
 from ..config.load import load_config
 from ..errors import ConfigError, DataError, WeightsError
 from ..files import check_writable, only_process, remove_leftovers
@@ -59,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--config-file", required=True, help="yaml or .py config, or its name in the model zoo")
     add("--weights", help="checkpoint (default: what the config names)")
     add("--trust-pickle", action="store_true", help=TRUST_PICKLE)
-    add("--output", type=Path, required=True, metavar="FOLDER")
+    add_output_option(parser, type=Path, required=True, metavar="FOLDER")
     add("--score-threshold", type=float, default=0.5, help="leave out what scores less")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--every", type=int, default=1, metavar="N", help="of a video take every Nth frame")

@@ -15,6 +15,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..checkpoint import load_weights
 from ..coco.read import read_coco
+from ..config.check import check_names
 from ..data import register_datasets
 from ..errors import ConfigError, DataError, WeightsError
 
@@ -66,6 +67,7 @@ class Predictor:
         cfg.MODEL.DEVICE = self.device
         if "MRCNN_EXT" in cfg:
             register_datasets(cfg, skip_missing=True)
+        check_names(cfg)
         self.metadata = _metadata([*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN])
         # What is not registered here was where the model was trained.
         for key in ("TRAIN", "TEST"):

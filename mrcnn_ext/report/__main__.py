@@ -24,7 +24,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..command_line import add_import_option, command_parser, import_all, stage_progress
+from ..command_line import (
+    add_import_option,
+    add_output_option,
+    command_parser,
+    import_all,
+    stage_progress,
+)
 from ..errors import ConfigError, DataError
 from .build import make_report
 
@@ -37,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--images", metavar="FOLDER", help="of the images of --annotations")
     add("--results", nargs="+", required=True, metavar="NAME=FILE",
         help="results in COCO's format, such as Detectron2's coco_instances_results.json")  # fmt: skip
-    add("--out", required=True, type=Path, metavar="FOLDER")
+    add_output_option(parser, "--out", required=True, type=Path, metavar="FOLDER")
     add("--task", choices=("bbox", "segm"), help="default: segm if all files have masks")
     add("--examples", type=int, default=3, metavar="N",
         help="draw the N worst and the N best images (default: 3)")  # fmt: skip

@@ -165,6 +165,8 @@ def _read(truth: GroundTruth, number: int) -> np.ndarray:
     image_id, size, file = truth.image_ids[number - 1], truth.size(number), truth.image_file(number)
     if file is None:
         return _blank(size)
+    if file.exists() and not file.is_file():  # reading a pipe would never end
+        raise DataError(f"image {image_id}: {file} is no file.")
     try:
         image = read_image(str(file), "RGB")
     except Exception as error:  # Pillow raises many kinds

@@ -224,3 +224,23 @@ def test_other_pickles_are_refused(model, tmp_path, value):
     path.write_bytes(pickle.dumps({"model": {"a": value}, "__author__": "x"}, protocol=2))
     with pytest.raises(WeightsError, match=r"model\.pkl: .*(--trust-pickle|cannot be read)"):
         load_weights(model, str(path), complete=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "cannot be read as a checkpoint: EOFError"),
+        (b"<!DOCTYPE html><html>404", "begins with '<!DOCTYPE html><html>404'"),
+        (b"version https://git-lfs.github.com/spec/v1", "begins with 'version https://git-lfs"),
+        (
+            b"\x00\xffnothing",
+            "cannot be read as a checkpoint: UnpicklingError: Unsupported operand 0",
+        ),
+    ],
+)
+def test_files_that_are_something_else_are_one_line(tmp_path, content, words):
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(WeightsError, match=rf"w.pth: .*{words}") as error:
+        load_weights(torch.nn.Linear(2, 2), str(tmp_path / "w.pth"), complete=False)
+    assert "\n" not in str(error.value)
+    assert "weights_only" not in str(error.value)  # torch's advice is to give up safety

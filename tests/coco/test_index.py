@@ -170,3 +170,18 @@ def test_rles_taken_as_they_are_need_counts():
         DataError, match=rf"truth.json: .*annotation {annotation['id']}: .*'counts'"
     ):
         truth.rle(entry)
+
+
+def test_keypoints_of_a_category_are_as_many():
+    points = [[1, 1, 2] * 3, [], [1, 1, 2] * 3]
+    annotations = [
+        {"id": i, "image_id": 1, "category_id": 1, "bbox": [0, 0, 4, 4], "keypoints": values}
+        for i, values in enumerate(points, 1)
+    ]
+    images = [{"id": 1, "height": 9, "width": 9}]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "a"}]}
+    assert GroundTruth(content).keypoint_counts() == {1: 3}
+    annotations[2]["keypoints"] = [1, 1, 2] * 2
+    words = "t.json: image 1, annotation 3 has 2 keypoints, but others of its category have 3"
+    with pytest.raises(DataError, match=words):
+        GroundTruth(content, source="t.json").keypoint_counts()

@@ -45,6 +45,11 @@ def test_lines_of_images_and_lines_of_predictions(tmp_path):
         (['{"image', RECORDS[0]], r"a.jsonl: line 1 is not valid json"),
         ([RECORDS[0], [1]], r"a.jsonl: line 2 is a list, expected an object"),
         ([{"image_id": 3, "results": 7}], r"a.jsonl: image 3: 'results' is 7, expected a list"),
+        ([{"image_id": 4, "results": []}] * 2, "a.jsonl: image 4 has two lines, expected one"),
+        (
+            [{"image_id": 9, "results": RECORDS[:1]}],
+            "a.jsonl: image 9: .* a prediction for image 4",
+        ),
         ([{"image_id": 4, "results": [{}]}], r"a.jsonl: prediction 0 .* has no 'image_id'"),
     ],
 )

@@ -10,6 +10,7 @@ import re
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from detectron2.engine import DefaultTrainer
 from detectron2.modeling import build_model
 
 from mrcnn_ext.coco.peek import first_annotations
@@ -17,12 +18,16 @@ from mrcnn_ext.config.check import check_config
 from mrcnn_ext.config.check_values import check_values
 from mrcnn_ext.config.load import list_configs, load_config
 from mrcnn_ext.errors import ConfigError
-from mrcnn_ext.evaluation.check_keys import check_evaluation
+from mrcnn_ext.evaluation.check_keys import check_evaluation, check_whole_config
 from tests.helpers import timm_cfg
 
 MASK, KEYPOINT = "MODEL.ROI_MASK_HEAD", "MODEL.ROI_KEYPOINT_HEAD"
 OWN, EVALUATION = "MRCNN_EXT.MASK_HEAD", "MRCNN_EXT.EVALUATION"
 FCN = [f"{MASK}.NAME", "MrcnnExtFCNMaskHead"]
+ON = [f"{EVALUATION}.ENABLED", True]
+TRAIN, VAL = "mrcnn_ext_shapes_train", "mrcnn_ext_shapes_val"
+CASCADE = ["MODEL.ROI_HEADS.NAME", "MrcnnExtCascadeROIHeads"]
+AGNOSTIC = [*CASCADE, "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]
 POSE = ["MODEL.KEYPOINT_ON", True, f"{KEYPOINT}.NUM_KEYPOINTS", 11]
 
 
@@ -165,11 +170,56 @@ def test_configs_of_this_package_pass(name):
         ),
         ([f"{EVALUATION}.BEST_MODE", "best"], f"{EVALUATION}.BEST_MODE is 'best'; expected 'max'"),
         ([f"{EVALUATION}.BEST_METRIC", "AP"], f"{EVALUATION}.BEST_METRIC is 'AP'; expected TASK/"),
+        ([f"{EVALUATION}.BEST_METRIC", "segm/APP"], "'segm/APP', but .* similar: segm/AP"),
+        (
+            [f"{EVALUATION}.BEST_METRIC", "segm/AP-gearr"],
+            "'segm/AP-gearr', but the evaluation does",
+        ),
+        (
+            [*ON, f"{EVALUATION}.BEST_METRIC", "seg/AP"],
+            "'seg' is not evaluated; similar: segm; there",
+        ),
+        (
+            [f"{EVALUATION}.BEST_METRIC", "keypoints/AP"],
+            "'keypoints' is not evaluated; there are: bb",
+        ),
+        (
+            [*ON, f"{EVALUATION}.BEST_METRIC", "segm/AP", f"{EVALUATION}.TASKS", ["bbox"]],
+            "'segm' is not evaluated; there are: bbox",
+        ),
+        (
+            [f"{EVALUATION}.BEST_METRIC", "segm/AP", "DATASETS.TEST", (TRAIN, VAL)],
+            f"expected one that begins with a test set's name: {TRAIN}, {VAL}, such as",
+        ),
+        (["MODEL.META_ARCHITECTURE", "MrcnnExtRCN"], "similar names: MrcnnExtRCNN"),
+        (["MODEL.ROI_HEADS.NAME", "StandardRoIHeads"], "similar names: StandardROIHeads"),
+        (["MODEL.BACKBONE.NAME", "build_tim_fpn_backbone"], "similar names: build_timm_fpn_backb"),
+        (CASCADE, "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG is False, but MrcnnExtCascadeROIHeads"),
+        (
+            [*AGNOSTIC, "MODEL.ROI_HEADS.IOU_THRESHOLDS", [0.6]],
+            "MODEL.ROI_HEADS.IOU_THRESHOLDS is [0.6]; expected the first number of",
+        ),
+        (
+            [*AGNOSTIC, "MODEL.ROI_BOX_CASCADE_HEAD.IOUS", (0.5, 0.6)],
+            "BBOX_REG_WEIGHTS has 3 entries; expected one for each of IOUS, [0.5, 0.6]",
+        ),
+        (
+            [*FCN, f"{OWN}.LOSSES", ["bcee"]],
+            f"{OWN}.LOSSES is ['bcee']; expected one or more of bce, dice, lovasz, boundary_bce, "
+            "edge_dice (similar: bce)",
+        ),
+        ([*FCN, f"{OWN}.SCORE", "iou"], f"{OWN}.SCORE is 'iou'; expected one of ['mask_iou'"),
+        ([*FCN, f"{OWN}.CONTEXT", 0.5], f"{OWN}.CONTEXT is 0.5; expected 1 or more"),
     ],
 )
 def test_found_when_the_model_is_built(overrides, message):
-    with pytest.raises(ConfigError, match="^" + ".*" + re.escape(message)) as error:
-        build_model(_cfg(*overrides))
+    pattern = ".*".join(map(re.escape, message.split(".*")))
+    if overrides[0] == "MODEL.META_ARCHITECTURE":  # Detectron2 looks for it before our code runs
+        build = check_whole_config
+    else:
+        build = build_model
+    with pytest.raises(ConfigError, match="^.*" + pattern) as error:
+        build(_cfg(*overrides))
     assert "\n" not in str(error.value)
 
 
@@ -195,6 +245,15 @@ def test_found_when_the_model_is_built(overrides, message):
         ],
         ["MODEL.FPN.NORM", "GN", "MODEL.FPN.OUT_CHANNELS", 64],
         [f"{MASK}.NAME", "PointRendMaskHead", f"{MASK}.POOLER_TYPE", ""],
+        AGNOSTIC,
+        ["DATASETS.TRAIN", ()],  # for evaluation
+        *[
+            [f"{EVALUATION}.BEST_METRIC", name]
+            for name in ("segm/AP-gear", "bbox/AR@100", "bbox/ARs", "boundary/APl", "pk/mine")
+        ],
+        [*POSE, f"{EVALUATION}.BEST_METRIC", "pck/PCK@0.1-gear/crown"],
+        [f"{EVALUATION}.BEST_METRIC", f"{VAL}/segm/AP75", "DATASETS.TEST", (TRAIN, VAL)],
+        [f"{EVALUATION}.BEST_METRIC", "mine/f1", "DATASETS.TEST", ()],
     ],
 )
 def test_what_works_is_not_refused(overrides):
@@ -244,3 +303,10 @@ def test_first_annotations(tmp_path, text, number):
     (tmp_path / "a.json").write_text(text)
     assert len(first_annotations(tmp_path / "a.json")) == number
     assert first_annotations(tmp_path / "none.json") == []
+
+
+def test_training_needs_a_data_set(tmp_path):
+    cfg = _cfg("DATASETS.TRAIN", (), "OUTPUT_DIR", str(tmp_path))
+    build_model(cfg)  # to predict or to evaluate
+    with pytest.raises(ConfigError, match=r"DATASETS.TRAIN is \(\), but training needs a data set"):
+        DefaultTrainer(cfg)

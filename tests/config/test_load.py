@@ -56,7 +56,17 @@ def test_names_paths_and_overrides(tmp_path):
         ),
         ("a.yaml", "{}", ["MODEL.X", "1"], r"a\.yaml: Non-existent key: MODEL\.X"),
         ("a.yaml", "{}", ["MODEL.X"], r"a\.yaml: Override list has odd length"),
-        ("a.yaml", "_BASE_: none.yaml\n", [], r"a\.yaml: FileNotFoundError: .*none\.yaml"),
+        ("a.yaml", "_BASE_: none.yaml\n", [], r"a\.yaml: its _BASE_ .*none\.yaml: No such file"),
+        *[
+            ("a.yaml", f"_BASE_: {base}\n", [], r"a\.yaml: _BASE_ is not the name of a file")
+            for base in ("", '""', "{a: 1}", "5", "[[a.yaml]]")
+        ],
+        ("a.yaml", "SEED: 1\nSEED: 2\n", [], r"a\.yaml, line 2: SEED is there twice"),
+        ("a.yaml", "TEST:\n  AUG: {FLIP: 1, FLIP: 0}\n", [], r"a\.yaml, line 2: FLIP is there"),
+        ("a.yaml", "1: 2\n", [], r"a\.yaml, line 1: a key is '1', expected a text"),
+        ("a.yaml", "MODEL:\n", [], r"a\.yaml: TypeError: .*\(is a section empty\?\)"),
+        ("a.yaml", "MODEL: rcnn\n", [], r"a\.yaml: Type mismatch .*…$"),
+        ("a" * 300 + ".yaml", None, [], r"no file '.*aaa\.yaml', and mrcnn_ext has no config"),
         ("a.py", "x = (", [], r"a\.py: SyntaxError: "),
         ("a.py", "import no_such_module", [], r"a\.py: ModuleNotFoundError: .*no_such_module"),
         ("a.py", "raise KeyError('x')", [], r"a\.py: KeyError: 'x'"),

@@ -707,6 +707,13 @@ def test_config_names_the_sets_and_needs_their_keypoint_metadata(root, tmp_path)
         # Testing mirrors nothing.
         test = _config_file(tmp_path, **GOOD, **{"DATASETS.TEST": (name,)})
         assert main(["--config-file", test]) == 0
+        typo = {"DATASETS.TEST": (name,), "MODEL.META_ARCHITECTURE": "GeneralizedRCN"}
+        typo = _config_file(tmp_path, **GOOD, **typo)
+        assert main(["--config-file", typo, "--json", str(out)]) == 1
+        (problem,) = json.loads(out.read_text())["datasets"][0]["problems"]
+        assert problem["kind"] == "config-name"
+        assert "MODEL.META_ARCHITECTURE is 'GeneralizedRCN'" in problem["message"]
+        assert "similar names: GeneralizedRCNN" in problem["message"]
         unknown = _config_file(tmp_path, **GOOD, **{"DATASETS.TEST": (name + "s",)})
         assert main(["--config-file", unknown]) == 2
     finally:
@@ -771,3 +778,13 @@ def test_builtin_shapes_are_made_and_faultless(tmp_path):
 
 def test_module_exports_what_its_users_need():
     assert check.check_coco_json is check_coco_json
+
+
+def test_a_pipe_is_no_picture(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    content = {"images": [{"id": 1, "file_name": "a.jpg", "height": 9, "width": 9}]}
+    content.update(annotations=[], categories=[{"id": 1, "name": ""}])
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    found = {p.kind: p.message for p in check_coco_json(tmp_path / "a.json", tmp_path)}
+    assert found["image-unreadable"].endswith("a.jpg is no file")
+    assert found["category-format"] == "the name of category 1 is '', expected a text"

@@ -350,5 +350,9 @@ def test_text_ids_of_annotations_need_our_evaluator(registered):
     (problem,) = check_with_config(data, cfg)
     assert (problem.severity, problem.kind) == (E, "config-annotation-ids")
     assert "MRCNN_EXT.EVALUATION.ENABLED" in problem.message
+    cfg.MODEL.META_ARCHITECTURE = "MrcnnExtRCNN"
+    (problem,) = check_with_config(data, cfg)
+    assert (problem.severity, problem.kind) == (W, "config-annotation-ids")
+    assert "takes its place" in problem.message
     cfg.MRCNN_EXT.EVALUATION.ENABLED = True
     assert check_with_config(data, cfg) == []

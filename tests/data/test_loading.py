@@ -12,6 +12,7 @@ from pycocotools import mask as mask_util
 
 from mrcnn_ext.data import register_coco
 from mrcnn_ext.data.check import check_coco_json
+from mrcnn_ext.data.loading import load_mended
 from mrcnn_ext.errors import DataError
 
 HEIGHT, WIDTH = 20, 30
@@ -97,8 +98,22 @@ def test_a_test_set_without_annotations_loads(load):
         ({"segmentation": [[1, 2, 3, 4]]}, "no polygon has three points"),
         (
             {"segmentation": [_rle(_mask(2, 3, 6, 4), True), {"size": [20, 30], "counts": "?~"}]},
-            "its",
+            "its mask",
         ),
+        (
+            {"segmentation": {"size": [20, 30], "counts": [1, -2, 601]}},
+            "its mask is damaged: it has",
+        ),
+        (
+            {"segmentation": {"size": [20, 30], "counts": [5]}},
+            "its mask is damaged: its runs do not",
+        ),
+        ({"segmentation": {"size": [20, 30], "counts": [10**18]}}, "its mask is damaged: a run is"),
+        (
+            {"segmentation": {"size": [20, 30], "counts": [[600]]}},
+            "its mask is damaged: its counts",
+        ),
+        ({"segmentation": {"size": [20, 30], "counts": "b'600'"}}, "its mask is damaged: its"),
         ({"segmentation": [], "bbox": None}, "bbox None"),
         ({"segmentation": [], "area": None}, "area None"),
     ],
@@ -106,3 +121,55 @@ def test_a_test_set_without_annotations_loads(load):
 def test_what_is_invalid_is_one_error(load, values, words):
     with pytest.raises(DataError, match=rf"data.json: image 'one', annotation 'a-5': {words}"):
         load(**values)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c["annotations"][0].pop("id"), "image 1, annotation None: expected a number"),
+        (
+            lambda c: c["annotations"][0].update(id=[]),
+            r"image 1, annotation \[\]: expected a number",
+        ),
+        (lambda c: c["annotations"][0].update(image_id={}), r"image {}, annotation 1: expected a"),
+        (
+            lambda c: c["annotations"].append(c["annotations"][0]),
+            "image 1, annotation 1: another annotation has",
+        ),
+        (lambda c: c["categories"][0].pop("name"), "category 1: its name is None, expected a text"),
+        (lambda c: c["categories"][0].update(name=[]), r"category 1: its name is \[\], expected"),
+        (lambda c: c["images"][0].pop("file_name"), "image 1: its file_name is None, expected a"),
+        (lambda c: c["images"][0].update(file_name=5), "image 1: its file_name is 5, expected"),
+        (lambda c: c["images"][0].update(id=float("nan")), r"images\[0\] has no id"),
+    ],
+)
+def test_what_detectron2_cannot_read_is_one_error(tmp_path, change, words):
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": HEIGHT, "width": WIDTH}],
+        "categories": [{"id": 1, "name": "ring"}],
+        "annotations": [
+            {
+                "id": 1,
+                "image_id": 1,
+                "category_id": 1,
+                "bbox": [2, 3, 6, 4],
+                "area": 9,
+                "iscrowd": 0,
+            }
+        ],
+    }
+    change(content)
+    (tmp_path / "data.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=rf"data.json: {words}"):
+        load_mended(str(tmp_path / "data.json"), str(tmp_path), None)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_encodings_that_detectron2_does_not_read_are_said(tmp_path, encoding):
+    content = {"images": [{"id": 1, "file_name": "a.jpg", "height": HEIGHT, "width": WIDTH}]}
+    content.update(annotations=[], categories=[{"id": 1, "name": "ring"}])
+    (tmp_path / "data.json").write_text(json.dumps(content), encoding=encoding)
+    with pytest.raises(DataError, match=r"data.json: the file .* not read; save it as UTF-8"):
+        load_mended(str(tmp_path / "data.json"), str(tmp_path), None)
+    kinds = {p.kind for p in check_coco_json(tmp_path / "data.json", tmp_path)}
+    assert "json-encoding" in kinds

@@ -9,7 +9,8 @@ import types
 
 import pytest
 import torch
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import DefaultTrainer
 from detectron2.engine import hooks as d2_hooks
 from detectron2.evaluation import COCOEvaluator
@@ -206,6 +207,48 @@ def test_keypoints_that_the_stock_evaluator_cannot_do_are_ours(
     cfg.MODEL.KEYPOINT_ON = keypoints
     add_evaluation_to_tool(cfg)
     assert type(trainer.build_evaluator(cfg, name)) is expected
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, None),
+        ({"id": "b3f1-0001"}, "the annotation's id 'b3f1-0001'"),
+        ({"id": 1.5}, "the annotation's id 1.5"),
+        ({"id": 2**70}, "the annotation's id 1180591620717411303424"),
+        ({"iscrowd": None}, "iscrowd None of annotation 1"),
+        ({"area": ...}, "area None of annotation 1"),
+        ({"segmentation": [{"size": [8, 8], "counts": [64]}]}, "the list of RLE of annotation 1"),
+    ],
+)
+def test_annotations_that_the_stock_evaluator_cannot_take_are_ours(
+    main_module, tmp_path, caplog, change, words
+):
+    annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 4], "area": 16}
+    annotation.update({"iscrowd": 0, **change})
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 8, "width": 8}],
+        "annotations": [{k: v for k, v in annotation.items() if v is not ...}],
+        "categories": [{"id": 1, "name": "ring"}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    name = "evaluation_tools_truth"
+    register_coco_instances(name, {}, str(tmp_path / "a.json"), str(tmp_path))
+
+    def own(cls, cfg, dataset_name, output_folder=None):
+        return COCOEvaluator(dataset_name, output_dir=str(tmp_path))
+
+    try:
+        trainer = main_module(build_evaluator=classmethod(own))
+        cfg = small_cfg()
+        cfg.DATASETS.TEST = (name,)
+        add_evaluation_to_tool(cfg)
+        evaluator = trainer.build_evaluator(cfg, name)
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    assert type(evaluator) is (COCOEvaluator if words is None else MrcnnExtCOCOEvaluator)
+    assert words is None or words in caplog.text
 
 
 def test_an_evaluator_of_the_scripts_own_stays(main_module):

@@ -16,6 +16,7 @@ from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.structures import Boxes, Instances
 
 from mrcnn_ext import model_zoo
+from mrcnn_ext.config.check import check_config
 from mrcnn_ext.data import register_coco, shapes
 from mrcnn_ext.errors import ConfigError, DataError
 from mrcnn_ext.modeling.meta_arch import MODEL_TERMS, YAML_TERMS, check_training_inputs
@@ -329,3 +330,18 @@ def test_an_image_with_masks_of_some_objects_only_is_an_error(
         return
     with pytest.raises(DataError, match=r"image 1 \(.*a.jpg\): 1 of its 2 objects have no segment"):
         DatasetCatalog.get(name)
+
+
+@pytest.mark.parametrize("known", [{}, {"keypoint_names": ["a"]}, {"keypoint_flip_map": []}])
+def test_keypoints_need_metadata_to_train(two_sets, known):
+    cfg = two_sets(AB, AB)
+    cfg.MODEL.KEYPOINT_ON, cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = True, 1
+    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).set(**known)
+    check_config(cfg)  # to evaluate
+    words = "lacks " + " and ".join({"keypoint_names", "keypoint_flip_map"} - {*known})
+    with pytest.raises(
+        ConfigError, match=words if known else "lacks keypoint_names and keypoint_fl"
+    ):
+        check_config(cfg, training=True)
+    metadata.set(**{"keypoint_names": ["a"], "keypoint_flip_map": [], **known})
+    check_config(cfg, training=True)

@@ -39,3 +39,13 @@ def photos(tmp_path):
     cv2.imwrite(str(root / "b.jpg"), noise(2))
     (root / "notes.txt").write_text("no image")
     return root
+
+
+def write_clip(file, frames: int) -> None:
+    """A video of noise of 120 x 80 pixels, 10 frames a second; skips where OpenCV cannot write it."""
+    video = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"mp4v"), 10, (120, 80))
+    if not video.isOpened():
+        pytest.skip("this OpenCV cannot write mp4")
+    for seed in range(frames):
+        video.write(noise(seed))
+    video.release()

@@ -21,7 +21,7 @@ from mrcnn_ext.errors import ConfigError, DataError, WeightsError
 from mrcnn_ext.predict import Predictor, find_sources, load_config
 from mrcnn_ext.predict.__main__ import main
 from tests.helpers import timm_cfg
-from tests.predict.conftest import noise
+from tests.predict.conftest import noise, write_clip
 
 
 def _run(config, *arguments, threshold="0"):
@@ -150,12 +150,7 @@ def test_threshold_and_class_names(trained, photos, tmp_path):
 def test_video_in_and_out(trained, tmp_path):
     config, _ = trained
     file = tmp_path / "clip.mp4"
-    video = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"mp4v"), 10, (120, 80))
-    if not video.isOpened():
-        pytest.skip("this OpenCV cannot write mp4")
-    for seed in range(5):
-        video.write(noise(seed))
-    video.release()
+    write_clip(file, 5)
     out = tmp_path / "out"
     assert _run(config, file, "--output", out, "--every", 2) == 0
     content = json.loads((out / "predictions.json").read_text())

@@ -24,7 +24,7 @@ from mrcnn_ext.predict.__main__ import main
 from mrcnn_ext.predict.result_file import ResultFile
 from mrcnn_ext.visualization import instances as drawing
 from tests.helpers import REPO
-from tests.predict.conftest import noise
+from tests.predict.conftest import noise, write_clip
 
 
 def _arguments(config, *arguments) -> list[str]:
@@ -311,12 +311,7 @@ def test_damage_within_the_lines_is_an_error(tmp_path):
 def test_videos_go_on_where_they_ended(trained, tmp_path, monkeypatch):
     config, _ = trained
     file = tmp_path / "clip.mp4"
-    video = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"mp4v"), 10, (120, 80))
-    if not video.isOpened():
-        pytest.skip("this OpenCV cannot write mp4")
-    for seed in range(6):
-        video.write(noise(seed))
-    video.release()
+    write_clip(file, 6)
     predict, calls = Predictor.__call__, []
 
     def stopping(self, image):

@@ -22,6 +22,7 @@ from rich.markup import escape
 
 from ...coco.read import read_coco
 from ...command_line import add_import_option, command_parser, import_all, stage_progress
+from ...config.check import check_names
 from ...config.load import load_config
 from ...errors import ConfigError, DataError
 from ...files import write_json
@@ -29,7 +30,7 @@ from .. import register_datasets
 from ..registered import CocoFiles, registered_coco
 from .against_config import check_with_config
 from .between import DatasetSummary, compare_datasets
-from .dataset import check_coco, count_coco
+from .dataset import check_coco, check_file, count_coco
 from .problem import Problem
 
 __all__ = ["main"]
@@ -90,6 +91,8 @@ def _run(args: argparse.Namespace) -> int:
         data = read_coco(target.json_file, annotated=False)
         summary = DatasetSummary.of(target.name, data, target.image_root or "")
         between = [p for other in summaries for p in _compare(other, summary, cfg)]
+        if cfg is not None and not summaries:
+            between += _unknown_names(cfg)
         summaries.append(summary)
         results.append(_check(target, data, cfg, not args.no_decode, between))
         _print(results[-1], args.max_shown, console)
@@ -98,6 +101,15 @@ def _run(args: argparse.Namespace) -> int:
     if args.json:
         _write(Path(args.json), {"ok": not failed, "datasets": results})
     return int(failed)
+
+
+def _unknown_names(cfg) -> list[Problem]:
+    try:
+        check_names(cfg)
+    except ConfigError as error:
+        text = f"{error} --import takes modules that register more."
+        return [Problem("error", "config-name", None, None, text)]
+    return []
 
 
 def _compare(first: DatasetSummary, second: DatasetSummary, cfg) -> list[Problem]:
@@ -111,7 +123,7 @@ def _compare(first: DatasetSummary, second: DatasetSummary, cfg) -> list[Problem
 
 def _check(target: CocoFiles, data: dict, cfg, decode: bool, between: list[Problem]) -> dict:
     """The entry of one data set in the ``--json`` report."""
-    problems = list(between)
+    problems = [*between, *check_file(target.json_file)]
     if cfg is not None:
         problems += check_with_config(data, cfg, target.metadata)
     with stage_progress() as progress:

@@ -125,12 +125,17 @@ def _evaluator(data: dict, cfg) -> Iterator[Problem]:
         return
     texts = [a for a in data["annotations"] if isinstance(a, dict) and isinstance(a.get("id"), str)]
     if texts:
-        yield _error(
-            "config-annotation-ids",
+        # In a tool such as train_net.py, MrcnnExtRCNN puts its evaluator where Detectron2's fails.
+        replaced = own is not None and cfg.MODEL.META_ARCHITECTURE == "MrcnnExtRCNN"
+        text = (
             f"{count_text(len(texts), len(data['annotations']), 'annotations')} have texts as ids, but "
             "MRCNN_EXT.EVALUATION.ENABLED is not True: Detectron2's COCOEvaluator ends with an error "
-            f"at the first object that is found (the first id: {describe(texts[0]['id'])})",
+            f"at the first object that is found (the first id: {describe(texts[0]['id'])})"
         )
+        if replaced:
+            text += ". In train_net.py that of mrcnn_ext takes its place"
+        severity = "warning" if replaced else "error"
+        yield Problem(severity, "config-annotation-ids", None, None, text)
 
 
 def _masks(instances: list[dict], cfg, trains: bool) -> Iterator[Problem]:

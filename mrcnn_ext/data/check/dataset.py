@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from statistics import median
 
-from ...coco.read import read_coco
+from ...coco.read import encoding_problem, read_coco
 from ...coco.rle import is_rle_list
 from ...coco.values import is_id
 from ...errors import DataError
+from ...messages import describe
 from ...skeletons import Skeleton
 from ...skeletons.from_json import category_skeleton
 from .against_config import check_metadata
@@ -23,7 +24,7 @@ from .images import duplicates, image_problems, image_size
 from .patterns import find_patterns
 from .problem import Finding, Problem, Progress
 
-__all__ = ["check_coco", "check_coco_json", "count_coco"]
+__all__ = ["check_coco", "check_coco_json", "check_file", "count_coco"]
 
 _STEP = 1024  # annotations between two calls of ``progress``
 
@@ -55,9 +56,15 @@ def check_coco_json(
         DataError: the json cannot be read, or is no COCO annotation file.
     """
     data = read_coco(json_file, annotated=False)
-    return check_coco(
+    return check_file(json_file) + check_coco(
         data, image_root, decode_images=decode_images, metadata=metadata, progress=progress
     )
+
+
+def check_file(json_file: str | os.PathLike) -> list[Problem]:
+    """Problems of a COCO json as a file."""
+    text = encoding_problem(json_file)
+    return [Problem("error", "json-encoding", None, None, text)] if text else []
 
 
 def check_coco(
@@ -129,6 +136,10 @@ def _categories(categories: list) -> Iterator[Problem]:
             text = f"entry {index} of categories is not a dict with an id and a name"
             yield problem("category-format", text)
         else:
+            if not isinstance(category["name"], (str, int, float)) or category["name"] == "":
+                text = f"the name of category {describe(category['id'])} is "
+                text += f"{describe(category['name'])}, expected a text"
+                yield problem("category-format", text)
             yield from _skeleton(category, problem)
     for value in duplicates([_key(c) for c in _dicts(categories)]):
         yield problem("category-id-duplicate", f"several categories have the id {value!r}")

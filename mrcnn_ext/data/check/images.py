@@ -76,6 +76,9 @@ def _image(image, root: str, decode: bool, turned: list[tuple]) -> Iterator[Find
         yield "error", "image-file-name", f"file_name is {name!r}, not the name of a file"
         return
     path = os.path.join(root, name)
+    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would never end
+        yield "error", "image-unreadable", f"{path} is no file"
+        return
     try:
         height, width, orientation, odd = _read(path, decode)
     except FileNotFoundError:

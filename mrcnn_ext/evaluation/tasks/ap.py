@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -19,6 +20,10 @@ __all__ = ["BOX_AP", "MASK_AP", "AveragePrecision", "summarize"]
 
 # Detectron2's tools print what is logged below its own name.
 logger = logging.getLogger("detectron2." + __name__)
+
+
+# Those that not every evaluation has: recall, by LVIS's frequencies
+_MORE_METRICS = re.compile(r"AR@\d+|AR[sml]|AP[rcf]")
 
 
 class AveragePrecision(Task):
@@ -46,6 +51,11 @@ class AveragePrecision(Task):
         frequencies = frequencies_of(data.ground_truth) if data.settings.lvis_style else None
         curves = self.matching(data).curves(data.settings.backend)
         return summarize(curves, data.class_names, frequencies)
+
+    def can_have(self, metric: str, class_names: Sequence[str] | None) -> bool:
+        if class_names is not None and len(class_names) == 1 and "-" in metric:
+            return False  # the one class is all
+        return bool(_MORE_METRICS.fullmatch(metric)) or super().can_have(metric, class_names)
 
     def matching(self, data: TaskInput, max_dets: Sequence[int] | None = None) -> Matching:
         """What is to be matched.

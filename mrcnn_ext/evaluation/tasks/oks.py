@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ...coco.values import is_whole
 from ...errors import ConfigError
 from ..matching import Matching
 from ..overlaps import Overlaps
@@ -58,17 +59,14 @@ class KeypointPrecision(AveragePrecision):
 
 def _num_keypoints(annotation: dict) -> int:
     visible = int(np.count_nonzero(np.array(annotation.get("keypoints") or [0])[2::3] > 0))
-    return annotation.get("num_keypoints", visible)
+    number = annotation.get("num_keypoints")
+    return number if is_whole(number) else visible
 
 
 def _sigmas_by_category(data: TaskInput) -> dict[int, np.ndarray]:
     """Sigmas by number of the category, of those that have keypoints in the json."""
     truth, settings = data.ground_truth, data.settings
-    counts: dict[int, int] = {}
-    for entry in truth.objects:
-        number = len(entry["annotation"].get("keypoints") or ()) // 3
-        if number:
-            counts.setdefault(entry["category_id"], number)
+    counts = truth.keypoint_counts()
     predicted: dict[int, set[int]] = defaultdict(set)
     for entry in data.detections.entries:
         predicted[entry["category_id"]].add(len(entry["record"].get("keypoints") or ()) // 3)

@@ -46,6 +46,7 @@ class PCK(Task):
 
     def evaluate(self, data: TaskInput) -> dict[str, float]:
         truth = data.ground_truth
+        truth.keypoint_counts()  # must be the same within a category
         distances: dict[tuple[str, str], list[float]] = {}
         objects_seen = found = 0
         for pair, objects in truth.by_pair.items():

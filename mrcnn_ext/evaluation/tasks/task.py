@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ...coco.index import Detections, GroundTruth
@@ -59,6 +59,20 @@ class Task(ABC):
 
         A "-" in a key marks a value of one class, as in "AP-person".
         """
+
+    def can_have(self, metric: str, class_names: Sequence[str] | None) -> bool:
+        """Whether ``metric`` may be among the results.
+
+        Args:
+            class_names: None if they are not known.
+        """
+        if metric in self.metrics:
+            return True
+        of_all, _, name = metric.partition("-")
+        known = class_names is None or any(
+            name == class_name or name.startswith(f"{class_name}/") for class_name in class_names
+        )
+        return of_all in self.metrics and known
 
     def applies_to(self, records: Iterable[dict]) -> bool:
         """Whether the records contain the task's fields."""

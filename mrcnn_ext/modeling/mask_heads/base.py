@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...config.aliases import first_set
 from ...errors import ConfigError
 from ...structures import mask_targets
-from .losses import MaskLoss
+from .losses import MaskLoss, check_loss_names
 from .regions import common_channels, crop_context, enlarge_boxes, pooled_maps
 from .scoring import MASK_SCORES, MaskIoUPredictor, free_mask_quality, mask_iou_target
 
@@ -106,10 +106,7 @@ class MaskHeadBase(nn.Module):
             raise _needs_maps_error(type(self), context)
         if context < 1:
             raise ConfigError(f"the context of a mask head is {context}, expected 1 or more.")
-        if score and score not in MASK_SCORES:
-            raise ConfigError(
-                f"the mask score is '{score}'; expected one of {list(MASK_SCORES)}, or ''."
-            )
+        _check_score(score, "score")
         self.num_classes = num_classes
         self.pooler = pooler
         self.in_features = list(in_features)
@@ -138,6 +135,8 @@ class MaskHeadBase(nn.Module):
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec | dict[str, ShapeSpec]) -> dict:
         node, head = cfg.MRCNN_EXT.MASK_HEAD, cfg.MODEL.ROI_MASK_HEAD
+        check_loss_names(node.LOSSES, "MRCNN_EXT.MASK_HEAD.LOSSES")
+        _check_score(node.SCORE, "MRCNN_EXT.MASK_HEAD.SCORE")
         arguments = {
             "input_shape": input_shape,
             "num_classes": 1 if head.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES,
@@ -334,3 +333,8 @@ def _needs_maps_error(head: type, context: float) -> ConfigError:
         'MODEL.ROI_MASK_HEAD.POOLER_TYPE to "". Res5 heads (C4) cannot give feature maps to a mask '
         "head."
     )
+
+
+def _check_score(score: str, key: str) -> None:
+    if score and score not in MASK_SCORES:
+        raise ConfigError(f"{key} is '{score}'; expected one of {list(MASK_SCORES)}, or ''.")

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["MASK_LOSSES", "MaskLoss", "boundary_band", "laplacian"]
+from ...errors import ConfigError
+from ...messages import similar
+
+__all__ = ["MASK_LOSSES", "MaskLoss", "boundary_band", "check_loss_names", "laplacian"]
 
 
 def bce_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -61,6 +64,20 @@ MASK_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+def check_loss_names(names: Sequence[str], key: str) -> None:
+    """
+    Raises:
+        ConfigError: one is unknown, or there is none; names ``key``, which holds them.
+    """
+    unknown = [name for name in names if name not in MASK_LOSSES]
+    if unknown or not names:
+        near = [other for name in unknown for other in similar(str(name), MASK_LOSSES)]
+        raise ConfigError(
+            f"{key} is {list(names)}; expected one or more of {', '.join(MASK_LOSSES)}"
+            + (f" (similar: {', '.join(near)})." if near else ".")
+        )
+
+
 class MaskLoss:
     """A weighted sum of :data:`MASK_LOSSES`."""
 
@@ -71,15 +88,11 @@ class MaskLoss:
             weights: one factor for each name.
 
         Raises:
-            ValueError: an unknown name, none at all, or another number of weights.
+            ConfigError: an unknown name, none at all, or another number of weights.
         """
-        unknown = [name for name in names if name not in MASK_LOSSES]
-        if unknown or not names:
-            raise ValueError(
-                f"mask losses are {list(names)}; expected one or more of {list(MASK_LOSSES)}."
-            )
+        check_loss_names(names, "losses")
         if len(names) != len(weights):
-            raise ValueError(
+            raise ConfigError(
                 f"mask losses {list(names)} have {len(weights)} weights {list(weights)}; expected one "
                 "for each."
             )

@@ -1,0 +1,92 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""The training data of a LazyConfig, compared with its model and its test data before training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+
+from ..coco.read import class_names, differing_classes, read_categories
+from ..errors import ConfigError
+from ..messages import shorten, similar
+from .loading import check_when_loaded
+
+__all__ = ["training_dicts"]
+
+_TRAIN, _TEST = "dataloader.train.dataset.names", "dataloader.test.dataset.names"
+
+
+def training_dicts(
+    names: str | Sequence[str],
+    *,
+    test_names: str | Sequence[str] | None = None,
+    num_classes: int | None = None,
+    **kwargs,
+) -> list[dict]:
+    """Detectron2's ``get_detection_dataset_dicts``, after a look at what does not fit together.
+
+    The configs of this package have it as ``dataloader.train.dataset``.
+
+    Args:
+        names: of the training sets.
+        test_names: of the test sets, whose classes must be the same; None or empty: there are none.
+        num_classes: of the model; None: not known.
+        kwargs: as for ``get_detection_dataset_dicts``.
+
+    Raises:
+        ConfigError: a data set is not registered, or has other classes; names the argument.
+        DataError: an entry of a json cannot be used; names the file, the image and the annotation.
+    """
+    trains, tests = _listed(names), _listed(test_names)
+    for key, listed in ((_TRAIN, trains), (_TEST, tests)):
+        for name in listed:
+            _check_registered(key, name)
+    if not trains:
+        raise ConfigError(f"{_TRAIN} is empty; expected the name of a registered data set.")
+    check_when_loaded(
+        trains,
+        with_masks=False,
+        need_objects=len(trains) == 1 and kwargs.get("filter_empty", True),
+    )
+    dicts = get_detection_dataset_dicts(names=names, **kwargs)
+    first = _classes(trains[0])
+    for key, listed in ((_TRAIN, trains), (_TEST, tests)):
+        for name in listed:
+            classes = _classes(name)
+            difference = differing_classes(first, classes) if first and classes else ""
+            if difference:
+                raise ConfigError(
+                    f"'{name}' ({key}) has not the classes of '{trains[0]}' ({_TRAIN}): {difference}. "
+                    "Names and their order (by category id) must be the same."
+                )
+    if first and num_classes is not None and len(first) != num_classes:
+        raise ConfigError(
+            f"model.roi_heads.num_classes is {num_classes}, but '{trains[0]}' ({_TRAIN}) has "
+            f"{len(first)} classes: {shorten(first)}."
+        )
+    return dicts
+
+
+def _listed(names: str | Sequence[str] | None) -> list[str]:
+    return [names] if isinstance(names, str) else list(names or ())
+
+
+def _check_registered(key: str, name: str) -> None:
+    if name not in DatasetCatalog:
+        near = ", ".join(similar(name, DatasetCatalog.keys()))
+        raise ConfigError(
+            f"{key} names '{name}', which is not registered"
+            + (f"; similar names: {near}." if near else ".")
+        )
+
+
+def _classes(name: str) -> list[str]:
+    """Class names; empty if they are not known."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("thing_classes") is None and metadata.get("evaluator_type") == "coco":
+        json_file = metadata.get("json_file")
+        if json_file and os.path.isfile(json_file):
+            return [str(n) for n in class_names(read_categories(json_file))]
+    return list(metadata.get("thing_classes") or ())
