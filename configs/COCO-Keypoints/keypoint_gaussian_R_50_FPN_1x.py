@@ -3,6 +3,7 @@
 from detectron2.config import LazyCall as L
 from detectron2.model_zoo import get_config
 
+from mrcnn_ext.data.lazy import use_training_dicts
 from mrcnn_ext.modeling.keypoint_codecs import GaussianCodec
 from mrcnn_ext.modeling.keypoint_heads import MrcnnExtHeatmapKeypointHead
 from mrcnn_ext.modeling.meta_arch import MrcnnExtRCNN
@@ -19,6 +20,7 @@ model.roi_heads.keypoint_head.codec = L(GaussianCodec)(sigma=2.0)
 model.backbone.bottom_up.freeze_at = 2
 
 dataloader = get_config("common/data/coco_keypoint.py").dataloader
+use_training_dicts(dataloader)
 optimizer = get_config("common/optim.py").SGD
 lr_multiplier = get_config("common/coco_schedule.py").lr_multiplier_1x
 train = get_config("common/train.py").train

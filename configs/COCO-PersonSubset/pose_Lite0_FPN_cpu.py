@@ -6,6 +6,7 @@ from detectron2.model_zoo import get_config
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
+from mrcnn_ext.data.lazy import use_training_dicts
 from mrcnn_ext.evaluation import MrcnnExtCOCOEvaluator
 
 from ..common.models.keypoint_head import add_keypoints
@@ -13,6 +14,7 @@ from ..common.models.mask_rcnn_timm_fpn import model
 from ..common.models.small_heads import make_small
 
 dataloader = get_config("common/data/coco_keypoint.py").dataloader
+use_training_dicts(dataloader)
 optimizer = get_config("common/optim.py").SGD
 train = get_config("common/train.py").train
 

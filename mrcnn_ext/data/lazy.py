@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..messages import shorten, similar
 from .loading import check_when_loaded
 
-__all__ = ["training_dicts"]
+__all__ = ["training_dicts", "use_training_dicts"]
 
 _TRAIN, _TEST = "dataloader.train.dataset.names", "dataloader.test.dataset.names"
 
@@ -67,6 +67,17 @@ def training_dicts(
             f"{len(first)} classes: {shorten(first)}."
         )
     return dicts
+
+
+def use_training_dicts(dataloader) -> None:
+    """Make :func:`training_dicts` the ``dataloader.train.dataset`` of a LazyConfig, in place.
+
+    It is given the names of the test set, and of the model the number of classes, if it has one.
+    """
+    dataset = dataloader.train.dataset
+    dataset._target_ = training_dicts
+    dataset.test_names = "${...test.dataset.names}"
+    dataset.num_classes = "${oc.select:model.roi_heads.num_classes,null}"
 
 
 def _listed(names: str | Sequence[str] | None) -> list[str]:
