@@ -59,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--import", dest="imports", nargs="+", default=[], metavar="MODULE",
         help="modules or files.py that register heads or data sets")  # fmt: skip
     add("--trust-pickle", action="store_true", help=TRUST_PICKLE)
+    add("--no-optimize", action="store_true", help="evaluate models as trained: slower, see "
+        "docs/deployment.md")  # fmt: skip
     add("--set", dest="opts", nargs="+", default=[], metavar="KEY VALUE",
         help="config overrides for all trainings; may also stand at the end")  # fmt: skip
     return parser
@@ -106,6 +108,7 @@ def _plan(args: argparse.Namespace, rest: list[str]) -> Plan:
         jobs=args.jobs,
         kind=HEAD_KINDS[args.part],
         trust_pickle=args.trust_pickle,
+        optimized=not args.no_optimize,
     )
 
 

@@ -64,7 +64,8 @@ def _run(folder: Path, spec: dict) -> None:
             trust_pickle=spec.get("trust_pickle", False),
         )
     if spec["evaluate"]:
-        kind.evaluate(model, cfg, folder, seed=spec["seed"], variant=spec["variant"])
+        labels = {"seed": spec["seed"], "variant": spec["variant"]}
+        kind.evaluate(model, cfg, folder, **labels, optimized=spec.get("optimized", True))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from ..evaluation.check_keys import check_evaluation
 from ..structures import DeferredMaskInstances, DeferredMasks
 from .scripting import inherited
 
-__all__ = ["MrcnnExtRCNN", "check_training_inputs"]
+__all__ = ["MrcnnExtRCNN", "check_training_inputs", "postprocess"]
 
 
 @META_ARCH_REGISTRY.register()
@@ -128,7 +128,7 @@ class MrcnnExtRCNN(GeneralizedRCNN):
             return self._stock_inference(batched_inputs, detected_instances, do_postprocess)
         results = self._stock_inference(batched_inputs, detected_instances, False)
         return [
-            {"instances": _postprocess(result, inputs)}
+            {"instances": postprocess(result, inputs)}
             for result, inputs in zip(results, batched_inputs)
         ]
 
@@ -136,8 +136,14 @@ class MrcnnExtRCNN(GeneralizedRCNN):
 _SMALL_MASKS = "mrcnn_ext_small_masks"
 
 
-def _postprocess(results: Instances, inputs: dict) -> Instances:
-    """Detectron2's detector_postprocess, with deferred masks in place of pasted ones."""
+def postprocess(results: Instances, inputs: dict, *, defer_masks: bool = True) -> Instances:
+    """Detectron2's detector_postprocess, with this package's pasting of masks.
+
+    Args:
+        results: of one image, as ``GeneralizedRCNN.inference(…, do_postprocess=False)`` gives them.
+        inputs: of that image; the result is for its "height" and "width".
+        defer_masks: paste masks when they are read; False: at once.
+    """
     default_height, default_width = inputs["image"].shape[-2:]
     size = (inputs.get("height", default_height), inputs.get("width", default_width))
     if not results.has("pred_masks"):
@@ -152,6 +158,8 @@ def _postprocess(results: Instances, inputs: dict) -> Instances:
             name = "pred_masks"
             value = DeferredMasks(value, processed.pred_boxes.tensor, processed.image_size)
         final.set(name, value)
+    if not defer_masks:
+        return Instances(final.image_size, **final.get_fields())
     return final
 
 

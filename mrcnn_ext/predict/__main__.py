@@ -62,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=Path, required=True, metavar="FOLDER")
     add("--score-threshold", type=float, default=0.5, help="leave out what scores less")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--no-optimize", action="store_true", help="run the model as built: slower, see "
+        "docs/deployment.md")  # fmt: skip
     add("--every", type=int, default=1, metavar="N", help="of a video take every Nth frame")
     add("--no-pictures", action="store_true", help="write the json files only")
     add("--classes", help="names, separated by commas, where the data set is not registered here")
@@ -161,7 +163,11 @@ def _prepare(
     _take_folder(args, sources, run, stack)
     try:
         predictor = Predictor(
-            cfg, weights=args.weights, device=args.device, trust_pickle=args.trust_pickle
+            cfg,
+            weights=args.weights,
+            device=args.device,
+            trust_pickle=args.trust_pickle,
+            optimized=not args.no_optimize,
         )
     except (ConfigError, DataError, WeightsError, ImportError):
         raise  # says what is wrong already

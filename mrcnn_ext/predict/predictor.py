@@ -14,6 +14,7 @@ from detectron2.utils.file_io import PathManager
 from ..checkpoint import load_weights
 from ..coco.read import read_coco
 from ..data import register_datasets
+from ..deploy import can_optimize, optimize
 from ..errors import ConfigError, DataError, WeightsError
 
 __all__ = ["Predictor", "named_weights"]
@@ -37,6 +38,7 @@ class Predictor:
         weights: str | None = None,
         device: str | None = None,
         trust_pickle: bool = False,
+        optimized: bool = True,
     ) -> None:
         """
         Args:
@@ -44,6 +46,8 @@ class Predictor:
             weights: checkpoint; None takes what the config names.
             device: "cpu", "cuda", "cuda:N"; None or "auto" is CUDA where there is one.
             trust_pickle: load the checkpoint even if that runs code from it.
+            optimized: run :func:`mrcnn_ext.deploy.optimize`, which is faster and changes nothing but
+                rounding; False, or a meta architecture that it does not know: the model as built.
 
         Raises:
             ConfigError: the device is not there, or the config contradicts itself.
@@ -56,6 +60,8 @@ class Predictor:
         (self._from_lazy if lazy else self._from_yaml)(cfg)
         load_weights(self.model, weights, complete=True, trust_pickle=trust_pickle)
         self.model.eval()
+        if optimized and can_optimize(self.model):
+            self.model = optimize(self.model, dtype="float32", in_place=True)
 
     def _from_yaml(self, cfg) -> None:
         cfg = cfg.clone()
