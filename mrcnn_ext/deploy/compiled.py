@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from ..errors import ConfigError
 
-__all__ = ["compile_layers"]
+__all__ = ["check_compiler", "compile_layers"]
 
 
 def compile_layers(model: nn.Module) -> list[str]:
@@ -21,12 +22,7 @@ def compile_layers(model: nn.Module) -> list[str]:
 
     Returns:
         names of the compiled parts.
-
-    Raises:
-        ConfigError: there is no C++ compiler, which torch needs for the CPU.
     """
-    if model.device.type == "cpu":
-        _check_compiler()
     parts = [
         name for name in ("backbone", "proposal_generator.rpn_head", "head") if _has(model, name)
     ]
@@ -57,7 +53,13 @@ def _is_head_part(name: str) -> bool:
     return part in ("mask_head", "keypoint_head") and rest.startswith(("mask_fcn", "conv_fcn"))
 
 
-def _check_compiler() -> None:
+def check_compiler(device: torch.device) -> None:
+    """
+    Raises:
+        ConfigError: there is no C++ compiler, which torch.compile needs for a CPU.
+    """
+    if device.type != "cpu":
+        return
     from torch._inductor.cpp_builder import get_cpp_compiler
 
     try:

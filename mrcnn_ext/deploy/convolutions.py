@@ -11,7 +11,7 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, Bottlenec
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .mixins import ModuleMixin, mix_in
+from ..modeling.mixins import ModuleMixin, mix_in
 
 __all__ = ["speed_up_convolutions"]
 

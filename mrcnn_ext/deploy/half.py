@@ -9,9 +9,10 @@ import torch
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers, KRCNNConvDeconvUpsampleHead
 from torch import Tensor, nn
 
+from ..modeling.compute import in_float32
 from ..modeling.keypoint_heads.base import KeypointHeadBase
 from ..modeling.mask_heads import MaskHeadBase
-from .mixins import ModuleMixin, mix_in
+from ..modeling.mixins import ModuleMixin, mix_in
 
 __all__ = ["halve"]
 
@@ -54,12 +55,12 @@ def halve(model: nn.Module, dtype: torch.dtype) -> None:
 class _Float32(ModuleMixin):
     def forward(self, *arguments: Any) -> Any:
         with torch.autocast(_device_type(self), enabled=False):
-            return super().forward(*_in_float32(arguments))
+            return super().forward(*in_float32(arguments))
 
 
 class _Float32Results(ModuleMixin):
     def forward(self, *arguments: Any) -> Any:
-        return _in_float32(super().forward(*arguments))
+        return in_float32(super().forward(*arguments))
 
 
 class _ExactPredictions(ModuleMixin):
@@ -70,18 +71,8 @@ class _ExactPredictions(ModuleMixin):
 
 class _Float32Logits(ModuleMixin):
     def predict(self, inputs) -> list[Tensor]:
-        return _in_float32(super().predict(inputs))  # type: ignore[misc]
+        return in_float32(super().predict(inputs))  # type: ignore[misc]
 
 
 def _device_type(module: nn.Module) -> str:
     return next(module.parameters()).device.type
-
-
-def _in_float32(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.float() if value.is_floating_point() else value
-    if isinstance(value, dict):
-        return {key: _in_float32(item) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_in_float32(item) for item in value)
-    return value

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ..modeling.keypoint_codecs import OneHotCodec
 from ..modeling.mask_heads import MrcnnExtFCNMaskHead
 from ..modeling.mask_heads.base import MaskHeadInputs
-from .mixins import ModuleMixin, mix_in
+from ..modeling.mixins import ModuleMixin, mix_in
 
 __all__ = ["speed_up_heads"]
 

@@ -15,14 +15,16 @@ from torch import nn
 
 from ..errors import ConfigError
 from ..modeling import swap_poolers
+from ..modeling.compute import Recomputed
 from ..modeling.meta_arch import MrcnnExtRCNN, postprocess
+from ..modeling.mixins import ModuleMixin, mix_in, take_out
 from ..precision import DTYPES, compute_dtype, why_not
-from .compiled import compile_layers
+from .compiled import check_compiler, compile_layers
 from .convolutions import speed_up_convolutions
 from .fold import fold_norms
 from .half import halve
 from .heads import speed_up_heads
-from .mixins import ModuleMixin, mix_in
+from .mask_budget import set_min_mask_score
 from .results import ordinary
 
 __all__ = ["can_optimize", "optimize"]
@@ -37,7 +39,12 @@ _TRAINING = (
 
 
 def optimize(
-    model: nn.Module, *, dtype: str = "auto", compile: bool = False, in_place: bool = False
+    model: nn.Module,
+    *,
+    dtype: str = "auto",
+    compile: bool = False,
+    in_place: bool = False,
+    min_mask_score: float = 0.0,
 ) -> nn.Module:
     """Make a model faster for inference.
 
@@ -59,6 +66,8 @@ def optimize(
             each further size.
         in_place: change ``model`` itself; it is then for inference alone. False changes a copy, which
             costs the memory of the weights a second time.
+        min_mask_score: compute masks for detections with this score or more only. The others keep box,
+            class and score, and get an empty mask. 0: all masks, as Detectron2.
 
     Returns:
         a model in evaluation mode, with the interface of ``model``: of its class, called with
@@ -66,16 +75,21 @@ def optimize(
         augmentation. It refuses to be trained and to load other weights.
 
     Raises:
-        ConfigError: no such model, or a dtype that the device does not have in hardware.
+        ConfigError: no such model, a dtype that the device does not have in hardware, or another
+            argument that cannot be followed; the model is unchanged then.
     """
     if not isinstance(model, _KINDS):
         raise ConfigError(f"optimize takes a Detectron2 model, not {_described(model)}.")
     if isinstance(model, _Optimized):
         raise ConfigError("optimize: this model is optimized already.")
     number_type = _number_type(dtype, model.device)
+    if compile:
+        check_compiler(model.device)
     if not in_place:
         model = copy.deepcopy(model)
+    set_min_mask_score(model, min_mask_score)
     model.eval()
+    take_out(Recomputed, model)
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     norms = fold_norms(model)
@@ -137,12 +151,12 @@ class _Optimized(ModuleMixin):
         if self.training:
             raise RuntimeError(_TRAINING)
         if torch.is_inference_mode_enabled():  # the caller's, or that of the call around this one
-            return self._autocast(function, *args, **kwargs)
+            return self._in_number_type(function, *args, **kwargs)
         with torch.inference_mode():
-            result = self._autocast(function, *args, **kwargs)
+            result = self._in_number_type(function, *args, **kwargs)
         return ordinary(result)
 
-    def _autocast(self, function, *args, **kwargs) -> Any:
+    def _in_number_type(self, function, *args, **kwargs) -> Any:
         half = self.number_type in (torch.bfloat16, torch.float16)
         if not half:
             return function(*args, **kwargs)

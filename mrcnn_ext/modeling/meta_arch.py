@@ -18,6 +18,7 @@ from ..data.loading import check_when_loaded
 from ..errors import DataError
 from ..evaluation.check_keys import check_evaluation
 from ..structures import DeferredMaskInstances, DeferredMasks
+from .compute import autocast_for, check_autocast, float32_results, recompute_backbone
 from .scripting import inherited
 
 __all__ = ["MrcnnExtRCNN", "check_training_inputs", "postprocess"]
@@ -39,6 +40,9 @@ class MrcnnExtRCNN(GeneralizedRCNN):
         check_inputs: bool = True,
         defer_masks: bool = True,
         from_yaml: bool = False,
+        channels_last: bool = False,
+        autocast: str = "",
+        checkpoint_backbone: bool = False,
         **kwargs,
     ) -> None:
         """
@@ -48,12 +52,29 @@ class MrcnnExtRCNN(GeneralizedRCNN):
             defer_masks: return DeferredMaskInstances, whose masks are pasted into the image when
                 they are read.
             from_yaml: messages name yaml keys; else arguments of the model, as a LazyConfig has them.
+            channels_last: store weights, and with them all maps, as (N, H, W, C).
+            autocast: "bfloat16" for layers that compute in it in training; losses and boxes stay
+                float32.
+            checkpoint_backbone: keep the inputs of the backbone's blocks only, and compute their
+                activations again in the backward pass.
             kwargs: as for GeneralizedRCNN.
+
+        Raises:
+            ConfigError: an unknown dtype, or a backbone without blocks that are known.
         """
         super().__init__(**kwargs)
         self.check_inputs = check_inputs
         self.defer_masks = defer_masks
         self._terms = YAML_TERMS if from_yaml else MODEL_TERMS
+        node = "MRCNN_EXT.COMPUTE." if from_yaml else "model."
+        self._autocast_dtype, self._autocast_setting = autocast, _setting(node, "autocast")
+        if autocast:
+            check_autocast(autocast, self._autocast_setting)
+            float32_results(self)
+        if checkpoint_backbone:
+            recompute_backbone(self.backbone, _setting(node, "checkpoint_backbone"))
+        if channels_last:
+            self.to(memory_format=torch.channels_last)
         self.checked_weights: Optional[CheckedWeights] = None  # noqa: UP045
 
     @classmethod
@@ -81,6 +102,9 @@ class MrcnnExtRCNN(GeneralizedRCNN):
             "check_inputs": cfg.MRCNN_EXT.CHECK_INPUTS,
             "defer_masks": cfg.MRCNN_EXT.DEFER_MASKS,
             "from_yaml": True,
+            "channels_last": cfg.MRCNN_EXT.COMPUTE.CHANNELS_LAST,
+            "autocast": cfg.MRCNN_EXT.COMPUTE.AUTOCAST,
+            "checkpoint_backbone": cfg.MRCNN_EXT.COMPUTE.CHECKPOINT_BACKBONE,
         }
 
     def load_state_dict(self, *args, **kwargs):
@@ -106,6 +130,9 @@ class MrcnnExtRCNN(GeneralizedRCNN):
             self.checked_weights = None  # fine-tuning: what was missing is trained now
             if self.check_inputs:
                 _check_batch(batched_inputs, self.roi_heads, self._terms)
+            if self._autocast_dtype:
+                with autocast_for(self._autocast_dtype, self.device, self._autocast_setting):
+                    return self._stock_forward(batched_inputs)
         return self._stock_forward(batched_inputs)
 
     def inference(
@@ -131,6 +158,11 @@ class MrcnnExtRCNN(GeneralizedRCNN):
             {"instances": postprocess(result, inputs)}
             for result, inputs in zip(results, batched_inputs)
         ]
+
+
+def _setting(node: str, name: str) -> str:
+    """What a message calls an argument: as yaml or a LazyConfig has it."""
+    return node + (name if node == "model." else name.upper())
 
 
 _SMALL_MASKS = "mrcnn_ext_small_masks"

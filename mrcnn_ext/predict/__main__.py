@@ -168,6 +168,8 @@ def _prepare(
             device=args.device,
             trust_pickle=args.trust_pickle,
             optimized=not args.no_optimize,
+            # What scores less is left out of the results.
+            min_mask_score=args.score_threshold,
         )
     except (ConfigError, DataError, WeightsError, ImportError):
         raise  # says what is wrong already

@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
+from torch import nn
 
 from ..checkpoint import load_weights
 from ..coco.read import read_coco
@@ -39,6 +40,7 @@ class Predictor:
         device: str | None = None,
         trust_pickle: bool = False,
         optimized: bool = True,
+        min_mask_score: float = 0.0,
     ) -> None:
         """
         Args:
@@ -48,6 +50,7 @@ class Predictor:
             trust_pickle: load the checkpoint even if that runs code from it.
             optimized: run :func:`mrcnn_ext.deploy.optimize`, which is faster and changes nothing but
                 rounding; False, or a meta architecture that it does not know: the model as built.
+            min_mask_score: if ``optimized``, detections that score less get an empty mask, at no cost.
 
         Raises:
             ConfigError: the device is not there, or the config contradicts itself.
@@ -57,11 +60,14 @@ class Predictor:
         self._device = _device(device)
         lazy = not hasattr(cfg, "MODEL")
         weights = named_weights(cfg, weights)
+        self.model: nn.Module
         (self._from_lazy if lazy else self._from_yaml)(cfg)
         load_weights(self.model, weights, complete=True, trust_pickle=trust_pickle)
         self.model.eval()
         if optimized and can_optimize(self.model):
-            self.model = optimize(self.model, dtype="float32", in_place=True)
+            self.model = optimize(
+                self.model, dtype="float32", in_place=True, min_mask_score=min_mask_score
+            )
 
     def _from_yaml(self, cfg) -> None:
         cfg = cfg.clone()

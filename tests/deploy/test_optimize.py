@@ -351,6 +351,39 @@ def test_what_optimize_refuses():
         optimize(build("stock"), dtype="int8")
 
 
+# ---- A floor for masks -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["stock", "stock C4", "MrcnnExtFCNMaskHead", "cascade"])
+def test_detections_below_the_floor_keep_everything_but_the_mask(name):
+    model = build(name)
+    (expected, _) = (x["instances"] for x in optimize(model)(images()))
+    floor = float(expected.scores.sort().values[-2])
+    fast = optimize(model, min_mask_score=floor)
+    (found, _) = (x["instances"] for x in fast(images()))
+    assert torch.equal(found.scores, expected.scores)
+    assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+    above = found.scores >= floor
+    assert 0 < above.sum() < len(found)
+    assert (found.pred_masks[above] != expected.pred_masks[above]).float().mean() < 1e-3
+    assert not found.pred_masks[~above].any()
+
+
+def test_no_detection_above_the_floor():
+    found = optimize(build("stock"), min_mask_score=1.0)(images())[0]["instances"]
+    assert len(found) == len(found.pred_masks) > 0
+    assert not found.pred_masks.any()
+
+
+def test_a_floor_that_cannot_be_followed():
+    with pytest.raises(ConfigError, match="min_mask_score is 2; expected 0 to 1"):
+        optimize(build("stock"), min_mask_score=2)
+    model = build("C4")
+    model.roi_heads.keypoint_on = True
+    with pytest.raises(ConfigError, match=r"which MrcnnExtRes5ROIHeads cannot follow"):
+        optimize(model, min_mask_score=0.5)
+
+
 # ---- Half precision ------------------------------------------------------------------------------
 
 HALVES = [

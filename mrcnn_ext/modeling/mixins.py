@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-__all__ = ["ModuleMixin", "mix_in"]
+__all__ = ["ModuleMixin", "mix_in", "take_out"]
 
 if TYPE_CHECKING:
     ModuleMixin = nn.Module
@@ -30,3 +30,11 @@ def mix_in(mixin: type, module: nn.Module) -> None:
 def _mixed(mixin: type, kind: type) -> type:
     name = f"{mixin.__name__}{kind.__name__}"
     return type(name, (mixin, kind), {"__module__": mixin.__module__, "__doc__": mixin.__doc__})
+
+
+def take_out(mixin: type, model: nn.Module) -> None:
+    """Undo :func:`mix_in` for ``mixin`` in all modules of ``model``, where it came last."""
+    for module in model.modules():
+        bases = type(module).__bases__
+        if len(bases) == 2 and bases[0] is mixin:
+            module.__class__ = bases[1]
