@@ -26,7 +26,17 @@ FLOORS: dict[str, set[str]] = {
     "structures": {"coco", "layers"},
 }
 # Single modules below all rooms; _moved holds old names.
-GROUND = {"_moved", "_version", "compat", "errors", "files", "messages", "modes", "paths"}
+GROUND = {
+    "_moved",
+    "_version",
+    "compat",
+    "errors",
+    "files",
+    "messages",
+    "modes",
+    "paths",
+    "precision",
+}
 
 
 def _modules() -> dict[str, Path]:

@@ -69,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--only", choices=STEPS, help="one step (default: all)")
     add_import_option(parser, "heads or data sets", several=True)
     add("--trust-pickle", action="store_true", help=TRUST_PICKLE)
+    add("--no-optimize", action="store_true", help="evaluate models as trained: slower, see "
+        "docs/deployment.md")  # fmt: skip
     add("--set", dest="opts", nargs="+", default=[], metavar="KEY VALUE",
         help="config overrides for all trainings; may also stand at the end")  # fmt: skip
     return parser
@@ -121,6 +123,7 @@ def _plan(args: argparse.Namespace, rest: list[str]) -> Plan:
         jobs=args.jobs,
         kind=HEAD_KINDS[args.part],
         trust_pickle=args.trust_pickle,
+        optimized=not args.no_optimize,
     )
 
 

@@ -15,6 +15,7 @@ from detectron2.structures import Instances
 from detectron2.utils.logger import log_every_n_seconds
 from torch import nn
 
+from ..deploy import can_optimize, optimize
 from ..evaluation import MrcnnExtCOCOEvaluator
 from ..evaluation.at_true_boxes import given_boxes
 from ..files import write_json
@@ -88,6 +89,7 @@ def evaluate_run(
     module: nn.Module,
     answers: str,
     labels: dict,
+    optimized: bool = True,
 ) -> dict:
     """Evaluate on the config's test set; write objects.json, the answers and result.json.
 
@@ -97,11 +99,15 @@ def evaluate_run(
         module: the head.
         answers: name of the file with what it says at the true boxes.
         labels: for result.json.
+        optimized: evaluate what :func:`mrcnn_ext.deploy.optimize` makes of the model, which is faster
+            and the same up to rounding.
 
     Returns:
         what result.json holds: see docs/compare.md.
     """
     model.eval()
+    if optimized and can_optimize(model):
+        model = optimize(model, dtype="float32")
     records = DatasetCatalog.get(cfg.DATASETS.TEST[0])
     mapper = DatasetMapper(cfg, is_train=False)
     detected = _detections(model, records, mapper, evaluation, objects_of)

@@ -103,7 +103,16 @@ class HeadKind(ABC):
             ConfigError: settings do not fit the data set.
         """
 
-    def evaluate(self, model: nn.Module, cfg, folder: Path, *, seed: int, variant: str) -> dict:
+    def evaluate(
+        self,
+        model: nn.Module,
+        cfg,
+        folder: Path,
+        *,
+        seed: int,
+        variant: str,
+        optimized: bool = True,
+    ) -> dict:
         """Evaluate one run, see :func:`~.evaluation.evaluate_run`."""
         labels = {"variant": variant, "seed": seed, "head": cfg.MODEL[self.node].NAME}
         return evaluate_run(
@@ -115,6 +124,7 @@ class HeadKind(ABC):
             module=self.head(model),
             answers=self.answers,
             labels=labels,
+            optimized=optimized,
         )
 
     @abstractmethod

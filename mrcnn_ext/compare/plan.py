@@ -101,6 +101,7 @@ class Plan:
         jobs: trainings that run at a time.
         kind: of the compared heads.
         trust_pickle: load weights even if that runs code from their file.
+        optimized: evaluate models as :func:`mrcnn_ext.deploy.optimize` makes them.
     """
 
     base: str
@@ -117,6 +118,7 @@ class Plan:
     jobs: int = 1
     kind: HeadKind = MASK
     trust_pickle: bool = False
+    optimized: bool = True
 
     @property
     def baseline(self) -> Variant:

@@ -88,7 +88,8 @@ def _run(folder: Path, spec: dict) -> None:
             trust_pickle=spec.get("trust_pickle", False),
         )
     if spec["evaluate"]:
-        kind.evaluate(model, cfg, folder, seed=spec["seed"], variant=spec["variant"])
+        labels = {"seed": spec["seed"], "variant": spec["variant"]}
+        kind.evaluate(model, cfg, folder, **labels, optimized=spec.get("optimized", True))
         prune_checkpoints(folder, 0)
 
 

@@ -111,7 +111,7 @@ def _job(plan: Plan, variant: Variant, seed: int, evaluate: bool) -> Job:
             write_spec(
                 folder, cfg, variant=variant.name, seed=seed, detector=detector_weights(plan),
                 frozen=plan.mode == "frozen", evaluate=evaluate, part=plan.kind.name,
-                trust_pickle=plan.trust_pickle,
+                trust_pickle=plan.trust_pickle, optimized=plan.optimized,
             )  # fmt: skip
     return Job(
         _name(variant, seed), folder, _command(plan, folder), cfg.SOLVER.MAX_ITER, done.is_file

@@ -277,6 +277,21 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     _C.DEFER_MASKS = True
 
     # ---------------------------------------------------------------------------------------------
+    # How training computes (MODEL.META_ARCHITECTURE "MrcnnExtRCNN"): docs/deployment.md#faster-training
+    # LazyConfigs pass channels_last, autocast and checkpoint_backbone to the model instead.
+    # ---------------------------------------------------------------------------------------------
+    _C.COMPUTE = CN()
+    # Store weights and feature maps as (N, H, W, C): the same numbers up to rounding, faster on CPUs
+    # and on GPUs with half precision. Checkpoints stay as they are.
+    _C.COMPUTE.CHANNELS_LAST = False
+    # "bfloat16": layers compute in it, losses and boxes in float32. Processors and GPUs without it in
+    # hardware are an error. "": float32. For float16 on a GPU there is SOLVER.AMP.ENABLED.
+    _C.COMPUTE.AUTOCAST = ""
+    # Keep the inputs of the backbone's blocks only and compute their activations again in the backward
+    # pass: less memory, more time, the same losses. Detectron2's ResNet and RegNet, and timm.
+    _C.COMPUTE.CHECKPOINT_BACKBONE = False
+
+    # ---------------------------------------------------------------------------------------------
     # Evaluation with an unmodified train_net.py (MODEL.META_ARCHITECTURE "MrcnnExtRCNN")
     # What it gives: docs/evaluation.md. LazyConfig takes mrcnn_ext.evaluation.MrcnnExtCOCOEvaluator.
     # ---------------------------------------------------------------------------------------------

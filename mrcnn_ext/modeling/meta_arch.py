@@ -21,9 +21,10 @@ from ..data.loading import check_when_loaded
 from ..errors import DataError
 from ..evaluation.check_keys import check_whole_config
 from ..structures import DeferredMaskInstances, DeferredMasks
+from .compute import autocast_for, check_autocast, float32_results, recompute_backbone
 from .scripting import inherited
 
-__all__ = ["MrcnnExtRCNN", "check_training_inputs"]
+__all__ = ["MrcnnExtRCNN", "check_training_inputs", "postprocess"]
 
 # Detectron2's tools print what is logged below its own name.
 logger = logging.getLogger("detectron2." + __name__)
@@ -45,6 +46,9 @@ class MrcnnExtRCNN(GeneralizedRCNN):
         check_inputs: bool = True,
         defer_masks: bool = True,
         from_yaml: bool = False,
+        channels_last: bool = False,
+        autocast: str = "",
+        checkpoint_backbone: bool = False,
         **kwargs,
     ) -> None:
         """
@@ -54,12 +58,29 @@ class MrcnnExtRCNN(GeneralizedRCNN):
             defer_masks: return DeferredMaskInstances, whose masks are pasted into the image when
                 they are read.
             from_yaml: messages name yaml keys; else arguments of the model, as a LazyConfig has them.
+            channels_last: store weights, and with them all maps, as (N, H, W, C).
+            autocast: "bfloat16" for layers that compute in it in training; losses and boxes stay
+                float32.
+            checkpoint_backbone: keep the inputs of the backbone's blocks only, and compute their
+                activations again in the backward pass.
             kwargs: as for GeneralizedRCNN.
+
+        Raises:
+            ConfigError: an unknown dtype, or a backbone without blocks that are known.
         """
         super().__init__(**kwargs)
         self.check_inputs = check_inputs
         self.defer_masks = defer_masks
         self._terms = YAML_TERMS if from_yaml else MODEL_TERMS
+        node = "MRCNN_EXT.COMPUTE." if from_yaml else "model."
+        self._autocast_dtype, self._autocast_setting = autocast, _setting(node, "autocast")
+        if autocast:
+            check_autocast(autocast, self._autocast_setting)
+            float32_results(self)
+        if checkpoint_backbone:
+            recompute_backbone(self.backbone, _setting(node, "checkpoint_backbone"))
+        if channels_last:
+            self.to(memory_format=torch.channels_last)
         self.checked_weights: Optional[CheckedWeights] = None  # noqa: UP045
 
     @classmethod
@@ -86,6 +107,9 @@ class MrcnnExtRCNN(GeneralizedRCNN):
             "check_inputs": cfg.MRCNN_EXT.CHECK_INPUTS,
             "defer_masks": cfg.MRCNN_EXT.DEFER_MASKS,
             "from_yaml": True,
+            "channels_last": cfg.MRCNN_EXT.COMPUTE.CHANNELS_LAST,
+            "autocast": cfg.MRCNN_EXT.COMPUTE.AUTOCAST,
+            "checkpoint_backbone": cfg.MRCNN_EXT.COMPUTE.CHECKPOINT_BACKBONE,
         }
 
     def load_state_dict(self, *args, **kwargs):
@@ -113,6 +137,9 @@ class MrcnnExtRCNN(GeneralizedRCNN):
                 self.checked_weights = None  # fine-tuning: what was missing is trained now
             if self.check_inputs:
                 _check_batch(batched_inputs, self.roi_heads, self._terms)
+            if self._autocast_dtype:
+                with autocast_for(self._autocast_dtype, self.device, self._autocast_setting):
+                    return self._stock_forward(batched_inputs)
         return self._stock_forward(batched_inputs)
 
     def inference(
@@ -135,7 +162,7 @@ class MrcnnExtRCNN(GeneralizedRCNN):
             return self._stock_inference(batched_inputs, detected_instances, do_postprocess)
         results = self._stock_inference(batched_inputs, detected_instances, False)
         return [
-            {"instances": _postprocess(result, inputs)}
+            {"instances": postprocess(result, inputs)}
             for result, inputs in zip(results, batched_inputs)
         ]
 
@@ -153,6 +180,11 @@ def _is_for_training() -> bool:
     return False
 
 
+def _setting(node: str, name: str) -> str:
+    """What a message calls an argument: as yaml or a LazyConfig has it."""
+    return node + (name if node == "model." else name.upper())
+
+
 _SMALL_MASKS = "mrcnn_ext_small_masks"
 
 
@@ -166,8 +198,14 @@ def _say_what_is_new(checked: CheckedWeights) -> None:
         logger.log(logging.WARNING if start else logging.INFO, text)
 
 
-def _postprocess(results: Instances, inputs: dict) -> Instances:
-    """Detectron2's detector_postprocess, with deferred masks in place of pasted ones."""
+def postprocess(results: Instances, inputs: dict, *, defer_masks: bool = True) -> Instances:
+    """Detectron2's detector_postprocess, with this package's pasting of masks.
+
+    Args:
+        results: of one image, as ``GeneralizedRCNN.inference(…, do_postprocess=False)`` gives them.
+        inputs: of that image; the result is for its "height" and "width".
+        defer_masks: paste masks when they are read; False: at once.
+    """
     default_height, default_width = inputs["image"].shape[-2:]
     size = (inputs.get("height", default_height), inputs.get("width", default_width))
     if not results.has("pred_masks"):
@@ -182,6 +220,8 @@ def _postprocess(results: Instances, inputs: dict) -> Instances:
             name = "pred_masks"
             value = DeferredMasks(value, processed.pred_boxes.tensor, processed.image_size)
         final.set(name, value)
+    if not defer_masks:
+        return Instances(final.image_size, **final.get_fields())
     return final
 
 

@@ -68,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     add_output_option(parser, type=Path, required=True, metavar="FOLDER")
     add("--score-threshold", type=float, default=0.5, help="leave out what scores less")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--no-optimize", action="store_true", help="run the model as built: slower, see "
+        "docs/deployment.md")  # fmt: skip
     add("--every", type=int, default=1, metavar="N", help="of a video take every Nth frame")
     add("--batch-size", type=int, metavar="N",
         help="images that go through the model at once, where as many of one size follow each other "
@@ -173,7 +175,13 @@ def _prepare(
     _take_folder(args, sources, run, stack)
     try:
         predictor = Predictor(
-            cfg, weights=args.weights, device=args.device, trust_pickle=args.trust_pickle
+            cfg,
+            weights=args.weights,
+            device=args.device,
+            trust_pickle=args.trust_pickle,
+            optimized=not args.no_optimize,
+            # What scores less is left out of the results.
+            min_mask_score=args.score_threshold,
         )
     except (ConfigError, DataError, WeightsError, ImportError):
         raise  # says what is wrong already

@@ -12,11 +12,13 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
+from torch import nn
 
 from ..checkpoint import load_weights
 from ..coco.read import read_coco
 from ..config.check import check_names
 from ..data import register_datasets
+from ..deploy import can_optimize, optimize
 from ..errors import ConfigError, DataError, WeightsError
 
 __all__ = ["Predictor", "named_weights"]
@@ -41,6 +43,8 @@ class Predictor:
         weights: str | None = None,
         device: str | None = None,
         trust_pickle: bool = False,
+        optimized: bool = True,
+        min_mask_score: float = 0.0,
     ) -> None:
         """
         Args:
@@ -48,6 +52,9 @@ class Predictor:
             weights: checkpoint; None takes what the config names.
             device: "cpu", "cuda", "cuda:N"; None or "auto" is CUDA where there is one.
             trust_pickle: load the checkpoint even if that runs code from it.
+            optimized: run :func:`mrcnn_ext.deploy.optimize`, which is faster and changes nothing but
+                rounding; False, or a meta architecture that it does not know: the model as built.
+            min_mask_score: if ``optimized``, detections that score less get an empty mask, at no cost.
 
         Raises:
             ConfigError: the device is not there, or the config contradicts itself.
@@ -57,9 +64,14 @@ class Predictor:
         self.device = _device(device)
         lazy = not hasattr(cfg, "MODEL")
         weights = named_weights(cfg, weights)
+        self.model: nn.Module
         (self._from_lazy if lazy else self._from_yaml)(cfg)
         load_weights(self.model, weights, complete=True, trust_pickle=trust_pickle)
         self.model.eval()
+        if optimized and can_optimize(self.model):
+            self.model = optimize(
+                self.model, dtype="float32", in_place=True, min_mask_score=min_mask_score
+            )
 
     def _from_yaml(self, cfg) -> None:
         cfg = cfg.clone()

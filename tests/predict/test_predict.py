@@ -34,11 +34,26 @@ def test_predictor_equals_detectron2s(trained):
     _, cfg = trained
     image = noise(3)
     expected = DefaultPredictor(cfg)(image)["instances"]
-    got = Predictor(cfg, device="cpu")(image)["instances"]
+    got = Predictor(cfg, device="cpu", optimized=False)(image)["instances"]
     assert len(expected) == 5
     assert torch.equal(got.pred_boxes.tensor, expected.pred_boxes.tensor)
     assert torch.equal(got.scores, expected.scores)
     assert torch.equal(got.pred_masks, expected.pred_masks)
+    fast = Predictor(cfg, device="cpu")(image)["instances"]  # the same up to rounding
+    assert torch.allclose(fast.pred_boxes.tensor, expected.pred_boxes.tensor, atol=1e-3)
+    assert torch.allclose(fast.scores, expected.scores, atol=1e-5)
+    assert (fast.pred_masks != expected.pred_masks).float().mean() < 1e-4
+
+
+def test_no_optimize_runs_the_model_as_built(trained, photos, tmp_path, monkeypatch):
+    config, _ = trained
+    kinds = []
+    monkeypatch.setattr(
+        Predictor, "__call__", lambda self, image: kinds.append(type(self.model).__name__) or {}
+    )
+    for number, options in enumerate(([], ["--no-optimize"])):
+        _run(config, photos, "--output", tmp_path / str(number), "--no-pictures", *options)
+    assert set(kinds) == {"_OptimizedRCNNMrcnnExtRCNN", "MrcnnExtRCNN"}
 
 
 def test_lazy_config_equals_its_model(tmp_path):
@@ -53,7 +68,7 @@ def test_lazy_config_equals_its_model(tmp_path):
     with torch.no_grad():
         expected = model([{"image": tensor, "height": 272, "width": 300}])[0]["instances"]
     got = predictor(image)["instances"]
-    assert torch.equal(got.scores, expected.scores)
+    assert torch.allclose(got.scores, expected.scores, atol=1e-5)
     assert predictor.metadata.thing_classes[0] == "ring"
 
 
