@@ -27,6 +27,7 @@ from ..data.pictures import picture_problem
 from ..errors import DataError
 from ..files import replaced_file
 from ..visualization.instances import draw_instances
+from .exported import ExportedPredictor
 from .predictor import Predictor
 from .signals import StopSignals
 from .sources import Source
@@ -40,7 +41,7 @@ _LEAST_ROOM = 1 << 16  # bytes; OpenCV does not say that a video could not be wr
 
 
 def predict_sources(
-    predictor: Predictor,
+    predictor: Predictor | ExportedPredictor,
     sources: Sequence[Source],
     writer: PredictionWriter,
     *,
@@ -100,7 +101,7 @@ class _WriteError(OSError):
 class _Run:
     """What is the same for all sources. Its generators yield once per image: None, or its fault."""
 
-    predictor: Predictor
+    predictor: Predictor | ExportedPredictor
     writer: PredictionWriter
     score_threshold: float
     every: int
