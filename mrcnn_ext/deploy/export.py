@@ -67,9 +67,10 @@ def export_onnx(
     if model.device.type != "cpu":
         raise ConfigError(f"the model is on {model.device}; move it to the CPU to export it.")
     info = metadata_of(model, source, resize=resize)
+    maps = leaves_maps(model)
     with restore_modes(model), torch.no_grad(), traceable(model):
         model.eval()
-        content = _traced(model, source, opset, resize, leaves_maps(model))
+        content = _traced(model, source, opset, resize, maps)
     import onnx
 
     proto = onnx.load_from_string(content)
