@@ -1,6 +1,17 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Faster inference of a trained model, and its export."""
+"""Trained models where they are used: made faster, exported to ONNX, and run from there."""
 
+from .export import export_onnx
+from .metadata import ModelInput
+from .onnx_runner import Detections, OnnxModel, RunnerError
 from .optimize import can_optimize, optimize
 
-__all__ = ["can_optimize", "optimize"]
+__all__ = [
+    "Detections",
+    "ModelInput",
+    "OnnxModel",
+    "RunnerError",
+    "can_optimize",
+    "export_onnx",
+    "optimize",
+]

@@ -2,6 +2,9 @@
 """Predict on your own images, folders and videos; pictures and COCO json come out.
 
     python -m mrcnn_ext.predict --config-file CONFIG [--weights FILE] INPUT… --output FOLDER
+    python -m mrcnn_ext.predict --model model.onnx INPUT… --output FOLDER
+
+The second form runs what python -m mrcnn_ext.export wrote.
 
 INPUT: images, folders (searched through), quoted globs, videos. CONFIG: a yaml or LazyConfig file, or
 a name of mrcnn_ext.model_zoo. Written to FOLDER:
@@ -34,7 +37,9 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from ..command_line import (
@@ -49,6 +54,7 @@ from ..errors import ConfigError, DataError, WeightsError
 from ..files import check_writable, only_process, remove_leftovers
 from ..stop_signals import StopSignals, exit_code
 from .dataset_ids import DatasetIds
+from .exported import ExportedPredictor
 from .predictor import Predictor, named_weights
 from .run import one_line, predict_sources
 from .same_run import check_inputs, digest_of_config, digest_of_file, go_on_or_begin
@@ -62,7 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser("mrcnn_ext.predict", __doc__)
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="image, folder, glob or video")
-    add("--config-file", required=True, help="yaml or .py config, or its name in the model zoo")
+    add("--config-file", help="yaml or .py config, or its name in the model zoo")
+    add(
+        "--model", metavar="ONNX", help="an exported model, in place of --config-file and --weights"
+    )
     add("--weights", help="checkpoint (default: what the config names)")
     add("--trust-pickle", action="store_true", help=TRUST_PICKLE)
     add_output_option(parser, type=Path, required=True, metavar="FOLDER")
@@ -102,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _predict(
     args: argparse.Namespace,
-    predictor: Predictor,
+    predictor: Predictor | ExportedPredictor,
     sources: list[Source],
     writer: PredictionWriter,
     signals: StopSignals,
@@ -151,7 +160,7 @@ def _end(message: str, code: int) -> int:
 
 def _prepare(
     args: argparse.Namespace, stack: ExitStack
-) -> tuple[Predictor, list[Source], PredictionWriter]:
+) -> tuple[Predictor | ExportedPredictor, list[Source], PredictionWriter]:
     """Check everything before the model is loaded; the output folder is held until ``stack`` ends."""
     if not 0 <= args.score_threshold <= 1:
         raise ConfigError(f"--score-threshold is {args.score_threshold}; expected 0 to 1.")
@@ -161,20 +170,56 @@ def _prepare(
             raise ConfigError(f"--{name.replace('_', '-')} is {value}; expected 1 or more.")
     sources = _without_own_pictures(find_sources(args.inputs), args.output)
     import_all(args.imports)
-    cfg = load_config(args.config_file, args.opts)
+    what, load = _exported(args) if args.model else _configured(args)
     ids = DatasetIds(args.ids_from) if args.ids_from else None
     image_ids = None if ids is None else ids.of_images([s for s in sources if not s.name_problem()])
     run = {
-        "config": digest_of_config(cfg),
-        "weights": digest_of_file(named_weights(cfg, args.weights)),
+        **what,
         "--score-threshold": str(args.score_threshold),
         "--every": str(args.every),
         "--classes": str(args.classes),
         "--ids-from": "None" if ids is None else digest_of_file(ids.source),
     }
     _take_folder(args, sources, run, stack)
+    predictor = load()
+    return predictor, sources, _writer(args, predictor, sources, ids, image_ids)
+
+
+def _exported(args: argparse.Namespace) -> tuple[dict[str, str], Callable]:
+    """What run.json says of the model, and what loads it."""
+    given = {
+        "--config-file": args.config_file,
+        "--weights": args.weights,
+        "--trust-pickle": args.trust_pickle,
+        "--opts": args.opts,
+    }
+    for option, value in given.items():
+        if value:
+            raise ConfigError(
+                f"{option} does not go with --model, which has config and weights in it."
+            )
+    if not Path(args.model).is_file():
+        raise ConfigError(f"--model {args.model}: there is no such file.")
+    return {"model": digest_of_file(args.model)}, partial(
+        ExportedPredictor, args.model, device=args.device
+    )
+
+
+def _configured(args: argparse.Namespace) -> tuple[dict[str, str], Callable]:
+    """What run.json says of the model, and what loads it."""
+    if not args.config_file:
+        raise ConfigError("--config-file is missing (or --model, for an exported model).")
+    cfg = load_config(args.config_file, args.opts)
+    what = {
+        "config": digest_of_config(cfg),
+        "weights": digest_of_file(named_weights(cfg, args.weights)),
+    }
+    return what, partial(_load, cfg, args)
+
+
+def _load(cfg, args: argparse.Namespace) -> Predictor:
     try:
-        predictor = Predictor(
+        return Predictor(
             cfg,
             weights=args.weights,
             device=args.device,
@@ -188,7 +233,6 @@ def _prepare(
     except Exception as error:  # checkpoints are pickles: reading them can raise anything
         what = f"config {args.config_file} with weights {args.weights or 'as it names them'}"
         raise WeightsError(f"{what}: {type(error).__name__}: {error}") from error
-    return predictor, sources, _writer(args, predictor, sources, ids, image_ids)
 
 
 def _take_folder(
@@ -212,12 +256,12 @@ def _take_folder(
 
 def _writer(
     args: argparse.Namespace,
-    predictor: Predictor,
+    predictor: Predictor | ExportedPredictor,
     sources: list[Source],
     ids: DatasetIds | None,
     image_ids: dict | None,
 ) -> PredictionWriter:
-    number = getattr(getattr(predictor.model, "roi_heads", None), "num_classes", None)
+    number = predictor.num_classes
     classes = args.classes.split(",") if args.classes else None
     if classes and number and len(classes) != number:
         raise ConfigError(f"--classes names {len(classes)} classes, but the model has {number}.")

@@ -99,6 +99,16 @@ class Predictor:
         names = cfg.dataloader.test.dataset.names
         self.metadata = _metadata([names] if isinstance(names, str) else list(names))
 
+    @property
+    def augmentation(self) -> T.Augmentation:
+        """What images are resized with."""
+        return self._augmentation
+
+    @property
+    def num_classes(self) -> int | None:
+        """Of the model, if it says so."""
+        return getattr(getattr(self.model, "roi_heads", None), "num_classes", None)
+
     def __call__(self, image: np.ndarray) -> dict:
         """
         Args:

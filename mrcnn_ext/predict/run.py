@@ -23,6 +23,7 @@ from ..errors import DataError
 from ..stop_signals import StopSignals
 from ..visualization.instances import draw_instances
 from .ahead import Behind, ahead
+from .exported import ExportedPredictor
 from .picture_file import VideoFile, WriteError, write_picture
 from .predictor import Predictor
 from .reading import Frame, read_frames
@@ -33,7 +34,7 @@ __all__ = ["one_line", "predict_sources"]
 
 
 def predict_sources(
-    predictor: Predictor,
+    predictor: Predictor | ExportedPredictor,
     sources: Sequence[Source],
     writer: PredictionWriter,
     *,

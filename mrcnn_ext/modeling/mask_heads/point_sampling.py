@@ -69,7 +69,8 @@ def point_sample_fine_grained_features(
         return nothing + sum(item.sum() for item in maps) * 0
     # Images with fewer RoIs are filled up. Sampling them one by one would instead have a gradient of
     # the size of all maps for each image.
-    padded = pad_sequence(list(points.split(counts)), batch_first=True)
+    one = len(boxes) == 1  # spares a copy, and exported graphs an operator that they do not have
+    padded = points[None] if one else pad_sequence(list(points.split(counts)), batch_first=True)
     return torch.cat([_sample_map(*item, padded, counts) for item in zip(maps, scales)], dim=1)
 
 

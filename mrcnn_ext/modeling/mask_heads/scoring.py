@@ -92,7 +92,7 @@ class MaskIoUPredictor(nn.Module):
             (R,) predicted IoU, not limited to 0 ... 1.
         """
         pooled = pooled.detach()
-        masks = F.adaptive_max_pool2d(probabilities.detach().to(pooled.dtype), pooled.shape[-2:])
+        masks = _max_pool(probabilities.detach().to(pooled.dtype), pooled.shape[-2:])
         x = self.convs(torch.cat([pooled, masks], dim=1)).flatten(1)
         x = self.predictor(self.fc2(self.fc1(x).relu()).relu())
         if self.num_classes == 1:
@@ -108,6 +108,14 @@ class MaskIoUPredictor(nn.Module):
         errors = (self(pooled, probabilities, classes).float() - target).square()
         counted = (target > 0).to(errors.dtype)
         return 0.5 * (errors * counted).sum() / counted.sum().clamp(min=1)
+
+
+def _max_pool(masks: Tensor, size: tuple[int, int]) -> Tensor:
+    """Adaptive max-pooling; where cells are whole pixels as plain one, which graphs can be made of."""
+    before, after = [int(side) for side in masks.shape[-2:]], [int(side) for side in size]
+    if any(a % b for a, b in zip(before, after)):
+        return F.adaptive_max_pool2d(masks, after)
+    return F.max_pool2d(masks, [a // b for a, b in zip(before, after)])
 
 
 def mask_iou_target(
