@@ -119,7 +119,7 @@ def _batches(frames: Iterable[Frame], batch_size: int) -> Iterator[list[Frame]]:
 
 
 def _predict(
-    predictor: Predictor, batch: list[Frame], score_threshold: float
+    predictor: Predictor | ExportedPredictor, batch: list[Frame], score_threshold: float
 ) -> list[Instances | Exception | None]:
     """The instances of each frame, on the CPU; an error of the model; None if there is no image."""
     images = [frame.image for frame in batch if frame.image is not None]
