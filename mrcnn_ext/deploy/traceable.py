@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from detectron2.modeling.roi_heads import BaseKeypointRCNNHead
 from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.onnx import symbolic_helper
 
 from ..modeling.keypoint_codecs import KeypointCodec, OneHotCodec
 from ..modeling.keypoint_heads import KeypointHeadBase, MaskGuide
@@ -62,8 +64,26 @@ def traceable(model: nn.Module) -> Iterator[None]:
                 replace(head, "mask_guide", _MaskGuide(head.mask_guide))
         elif isinstance(head, BaseKeypointRCNNHead):
             replace(model.roi_heads, "keypoint_head", _MapsOnly(head))
+        for part in model.backbone.modules():
+            if type(part).__name__ == "Conv2dSame" and model.backbone.size_divisibility > 1:
+                stack.callback(vars(part).pop, "forward")
+                part.forward = partial(_same_convolution, part)
         stack.enter_context(patch_builtin_len(_modules(model)))
         yield
+
+
+def _same_convolution(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """timm's Conv2dSame, whose padding depends on the size of the map, as TensorFlow's does.
+
+    Images are padded to a multiple of all strides first, so that it is the same for every size. As a
+    constant it becomes a part of the convolution; and OpenVINO infers wrong shapes from the other.
+    """
+    sides = zip(layer.kernel_size, layer.stride, layer.dilation)
+    rows, columns = (max((k - 1) * d + 1 - s, 0) for k, s, d in sides)
+    padding = (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
+    return F.conv2d(
+        F.pad(x, padding), layer.weight, layer.bias, layer.stride, 0, layer.dilation, layer.groups
+    )
 
 
 def _modules(model: nn.Module) -> list[str]:
@@ -169,6 +189,7 @@ def symbolics(opset: int) -> Iterator[None]:
     known = {
         "aten::special_erfcx": _erfcx,
         "aten::_upsample_bilinear2d_aa": _resize_antialiased,
+        "torchvision::nms": _nms,
     }
     for name, symbolic in known.items():
         torch.onnx.register_custom_op_symbolic(name, symbolic, opset)
@@ -208,6 +229,27 @@ def _resize_antialiased(g, x, size, *rest):
         exclude_outside_i=1,
         coordinate_transformation_mode_s="half_pixel",
     )
+
+
+def _nms(g, boxes, scores, iou_threshold):
+    """As torchvision writes it, but for the score threshold.
+
+    Where there is none, OpenVINO takes 0, which drops most of the RPN's logits.
+    """
+
+    def constant(value: float, dtype: torch.dtype):
+        return g.op("Constant", value_t=torch.tensor([value], dtype=dtype))
+
+    chosen = g.op(
+        "NonMaxSuppression",
+        g.op("Unsqueeze", boxes, _axis(g)),
+        g.op("Unsqueeze", scores, g.op("Constant", value_t=torch.tensor([0, 1]))),
+        constant(2**31 - 1, torch.int64),
+        constant(symbolic_helper._node_get(iou_threshold.node(), "value").item(), torch.float32),
+        constant(torch.finfo(torch.float32).min, torch.float32),
+    )
+    column = g.op("Gather", chosen, g.op("Constant", value_t=torch.tensor(2)), axis_i=1)
+    return column  # (N,) of rows (batch, class, box)
 
 
 def _axis(g, value: int = 0):

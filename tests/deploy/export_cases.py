@@ -108,6 +108,8 @@ def build_case(cfg) -> nn.Module:
         for name, parameter in model.named_parameters():
             for part, deviation in deviations.items():
                 if f"{part}.weight" in name or f"{part}_logits.weight" in name:
+                    inputs = parameter[0].numel() if "score" in name or "bbox" in name else 32
+                    deviation *= (32 / inputs) ** 0.5
                     parameter.normal_(0, deviation, generator=generator)
             if "predictor" in name and "mask" in name and parameter.dim() > 1:
                 parameter.mul_(100)
