@@ -2,6 +2,7 @@
 """Trained models where they are used: made faster, exported to ONNX, and run from there."""
 
 from .export import export_onnx
+from .mask_budget import takes_min_mask_score
 from .metadata import ModelInput
 from .onnx_runner import Detections, OnnxModel, RunnerError
 from .optimize import can_optimize, optimize
@@ -14,4 +15,5 @@ __all__ = [
     "can_optimize",
     "export_onnx",
     "optimize",
+    "takes_min_mask_score",
 ]

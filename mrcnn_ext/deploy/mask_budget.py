@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..modeling.mixins import ModuleMixin, mix_in
 
-__all__ = ["set_min_mask_score"]
+__all__ = ["set_min_mask_score", "takes_min_mask_score"]
 
 
 def set_min_mask_score(model: nn.Module, floor: float) -> None:
@@ -30,18 +30,29 @@ def set_min_mask_score(model: nn.Module, floor: float) -> None:
     if not 0 <= floor <= 1:
         raise ConfigError(f"min_mask_score is {floor}; expected 0 to 1.")
     roi_heads = getattr(model, "roi_heads", None)
-    if floor == 0 or not getattr(roi_heads, "mask_on", False):
+    if floor == 0 or roi_heads is None or not getattr(roi_heads, "mask_on", False):
         return
-    if isinstance(roi_heads, StandardROIHeads):
-        mix_in(_Standard, roi_heads)
-    elif isinstance(roi_heads, Res5ROIHeads) and not getattr(roi_heads, "keypoint_on", False):
-        mix_in(_Res5, roi_heads)
-    else:
+    mixin = _mixin_for(roi_heads)
+    if mixin is None:
         raise ConfigError(
             f"min_mask_score is {floor}, which {type(roi_heads).__name__} cannot follow: it works for "
             "standard and cascade RoI heads, and for C4 without keypoints."
         )
+    mix_in(mixin, roi_heads)
     roi_heads.min_mask_score = floor
+
+
+def takes_min_mask_score(model: nn.Module) -> bool:
+    """Whether :func:`set_min_mask_score` knows the RoI heads of ``model``."""
+    return _mixin_for(getattr(model, "roi_heads", None)) is not None
+
+
+def _mixin_for(roi_heads: nn.Module | None) -> type | None:
+    if isinstance(roi_heads, StandardROIHeads):
+        return _Standard
+    if isinstance(roi_heads, Res5ROIHeads) and not getattr(roi_heads, "keypoint_on", False):
+        return _Res5
+    return None
 
 
 class _Standard(ModuleMixin):

@@ -100,8 +100,7 @@ def optimize(
     convolutions = speed_up_convolutions(model)
     model.to(memory_format=torch.channels_last)
     parts = compile_layers(model) if compile else []
-    stock = type(model).inference in _STOCK if isinstance(model, GeneralizedRCNN) else False
-    mix_in(_OptimizedRCNN if stock else _Optimized, model)
+    mix_in(_mixin_for(model), model)
     model.number_type = number_type
     model.compiled_parts = parts
     if parts:
@@ -111,9 +110,6 @@ def optimize(
         f"{str(number_type).replace('torch.', '')} on {model.device}"
     )
     return model
-
-
-_STOCK = (GeneralizedRCNN.inference, MrcnnExtRCNN.inference)
 
 
 class _Optimized(ModuleMixin):
@@ -164,6 +160,13 @@ class _Optimized(ModuleMixin):
             return function(*args, **kwargs)
 
 
+class _OptimizedWithInference(_Optimized):
+    """One whose method ``inference`` tools call, as they do for a GeneralizedRCNN."""
+
+    def inference(self, *args, **kwargs) -> Any:
+        return self._run(super().inference, *args, **kwargs)  # type: ignore[misc]
+
+
 class _OptimizedRCNN(_Optimized):
     """A GeneralizedRCNN for inference, whose masks are pasted when they are read."""
 
@@ -187,6 +190,18 @@ class _OptimizedRCNN(_Optimized):
             {"instances": postprocess(result, inputs, defer_masks=deferred)}
             for result, inputs in zip(results, batched_inputs)
         ]
+
+
+def _mixin_for(model: nn.Module) -> type:
+    kind = type(model)
+    if not isinstance(model, GeneralizedRCNN):
+        return _Optimized
+    own = [
+        # What a subclass does by itself is kept.
+        getattr(kind, name) not in (getattr(GeneralizedRCNN, name), getattr(MrcnnExtRCNN, name))
+        for name in ("forward", "inference", "_postprocess")
+    ]
+    return _OptimizedWithInference if any(own) else _OptimizedRCNN
 
 
 def can_optimize(model: object) -> bool:

@@ -18,7 +18,7 @@ from ..checkpoint import load_weights
 from ..coco.read import read_coco
 from ..config.check import check_names
 from ..data import register_datasets
-from ..deploy import can_optimize, optimize
+from ..deploy import can_optimize, optimize, takes_min_mask_score
 from ..errors import ConfigError, DataError, WeightsError
 
 __all__ = ["Predictor", "named_weights"]
@@ -54,7 +54,8 @@ class Predictor:
             trust_pickle: load the checkpoint even if that runs code from it.
             optimized: run :func:`mrcnn_ext.deploy.optimize`, which is faster and changes nothing but
                 rounding; False, or a meta architecture that it does not know: the model as built.
-            min_mask_score: if ``optimized``, detections that score less get an empty mask, at no cost.
+            min_mask_score: detections that score less may get an empty mask, at no cost: they do if
+                ``optimized``, and the RoI heads are Detectron2's or this package's.
 
         Raises:
             ConfigError: the device is not there, or the config contradicts itself.
@@ -69,9 +70,8 @@ class Predictor:
         load_weights(self.model, weights, complete=True, trust_pickle=trust_pickle)
         self.model.eval()
         if optimized and can_optimize(self.model):
-            self.model = optimize(
-                self.model, dtype="float32", in_place=True, min_mask_score=min_mask_score
-            )
+            floor = min_mask_score if takes_min_mask_score(self.model) else 0.0
+            self.model = optimize(self.model, dtype="float32", in_place=True, min_mask_score=floor)
 
     def _from_yaml(self, cfg) -> None:
         cfg = cfg.clone()

@@ -324,6 +324,31 @@ def test_other_models(kind):
         assert torch.allclose(a, b, atol=1e-4)
 
 
+def test_a_model_with_an_inference_of_its_own_keeps_it():
+    class Counting(GeneralizedRCNN):
+        def inference(self, batched_inputs, detected_instances=None, do_postprocess=True):
+            results = super().inference(batched_inputs, detected_instances, do_postprocess)
+            return [{**result, "number": len(result["instances"])} for result in results]
+
+    model = build("stock")
+    model.__class__ = Counting
+    fast = optimize(model)
+    for results in (fast(images()), fast.inference(images())):
+        assert [result["number"] for result in results] == [5, 5]
+        assert not results[0]["instances"].scores.is_inference()
+
+
+def test_recomputed_blocks_are_fused_like_others():
+    cfg = stock_cfg(MODEL__META_ARCHITECTURE="MrcnnExtRCNN")
+    cfg.MRCNN_EXT.COMPUTE.CHECKPOINT_BACKBONE = True
+    model = shaken(build_model(cfg))
+    fast = optimize(model)
+    names = {type(module).__name__ for module in fast.modules()}
+    assert "_BottleneckBottleneckBlock" in names
+    assert not [name for name in names if "Recomputed" in name]
+    assert_same(model(images()), fast(images()))
+
+
 def test_what_an_optimized_model_refuses():
     model = build("stock")
     fast = optimize(model)
