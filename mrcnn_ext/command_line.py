@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from .errors import ConfigError
 
 __all__ = ["TRUST_PICKLE", "add_import_option", "command_parser", "image_progress", "import_all"]
-__all__ += ["add_output_option", "stage_progress"]
+__all__ += ["add_output_option", "open_standard_files", "stage_progress"]
 
 TRUST_PICKLE = "load weights even if that runs code from their file (docs/security.md)"
 
@@ -30,6 +31,20 @@ def command_parser(module: str, description: str | None) -> argparse.ArgumentPar
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def open_standard_files() -> None:
+    """Where stdin, stdout or stderr are closed, open the null device in their place.
+
+    The next file that is opened would get the number of a closed one, and what libraries print would
+    go into that file.
+    """
+    number = os.open(os.devnull, os.O_RDWR)
+    while number <= 2:
+        number = os.open(os.devnull, os.O_RDWR)
+    os.close(number)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def add_import_option(
@@ -79,7 +94,7 @@ def import_all(names: Iterable[str]) -> None:
             is_file = name.endswith(".py")
             module = _import_file(Path(name)) if is_file else importlib.import_module(name)
             getattr(module, "setup_environment", lambda: None)()
-        except Exception as error:  # whatever their code raises
+        except (Exception, SystemExit) as error:  # whatever their code raises
             raise ConfigError(f"--import {name}: {type(error).__name__}: {error}") from error
 
 

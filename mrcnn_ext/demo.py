@@ -40,7 +40,7 @@ from rich.table import Table
 from .checkpoint import last_checkpoint, prune_checkpoints
 from .child_processes import end_children, start_child
 from .coco.results import read_records
-from .command_line import add_output_option
+from .command_line import add_output_option, open_standard_files
 from .config.load import get_config_file, load_config
 from .config.schedule import short_schedule
 from .data import register_datasets
@@ -62,6 +62,7 @@ __all__ = ["main"]
 _KEPT = 2  # checkpoints: one to go on from if the last is damaged
 _CONFIG = "Shapes/mask_rcnn_Lite0_FPN.yaml"
 _ITERATION = re.compile(r"\biter: (\d+)\s+total_loss: (\S+)")
+_SCORES = ("bbox/", "segm/")
 _INFERENCE = re.compile(r"Inference done (\d+)/(\d+)")
 
 
@@ -129,7 +130,9 @@ def train(
             if process is not None:
                 end_children([process])
     if process.returncode:
-        tail = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-12:])
+        tail = "".join(
+            log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)[-12:]
+        )
         raise DemoError(f"train_net.py failed; the end of {log}:\n{tail}")
 
 
@@ -219,9 +222,13 @@ def _image_folder(dataset: str) -> str:
 def show_results(output: Path, console) -> dict[str, float]:
     """Print the table of APs that Detectron2's evaluator wrote; return it."""
     results: dict[str, float] = {}
-    for line in (output / "metrics.json").read_text().splitlines():
-        entry = json.loads(line)
-        results.update({k: v for k, v in entry.items() if k.startswith(("bbox/", "segm/"))})
+    text = (output / "metrics.json").read_text(encoding="utf-8", errors="replace")
+    for line in text.splitlines():
+        try:
+            scores = {k: float(v) for k, v in json.loads(line).items() if k.startswith(_SCORES)}
+        except (ValueError, TypeError, AttributeError):  # what a power failure left
+            continue
+        results.update(scores)
     table = Table(title="Average precision on mrcnn_ext_shapes_val, %", title_justify="left")
     names = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
     for name in ["", *names]:
@@ -312,6 +319,7 @@ def _save(file: Path, picture) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
+    open_standard_files()
     parser = argparse.ArgumentParser(prog="python -m mrcnn_ext.demo", description=__doc__)
     add_output_option(parser, type=Path, default=Path("output/demo"))
     parser.add_argument("--config", default=_CONFIG, help="a yaml config of mrcnn_ext.model_zoo")

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,8 +17,15 @@ import portalocker
 
 from .errors import DataError
 
-__all__ = ["LOCK", "check_writable", "drop_torn_line", "held_locks", "only_process"]
-__all__ += ["remove_leftovers", "replaced_file", "temporary_folder", "write_json", "write_text"]
+__all__ = ["LOCK", "check_writable", "drop_torn_line", "held_locks", "is_special"]
+__all__ += [
+    "only_process",
+    "remove_leftovers",
+    "replaced_file",
+    "temporary_folder",
+    "write_json",
+    "write_text",
+]
 
 LOCK = ".lock"  # the file in a folder that one process holds
 _PART = ".part"  # ends the names of temporary files
@@ -41,6 +49,15 @@ def check_writable(folder: str | os.PathLike) -> None:
     except (OSError, ValueError) as error:  # ValueError: a name with a null character
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"nothing can be written to {folder}: {reason}.") from error
+
+
+def is_special(path: str | os.PathLike) -> bool:
+    """Whether a local path is a pipe, socket or device: reading from one may never end."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # there is none, or it is a URL
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
@@ -77,7 +94,9 @@ def only_process(folder: str | os.PathLike) -> Iterator[None]:
     finally:
         _held.discard(handle)
         with suppress(OSError):  # some systems delete no open file
-            file.unlink()
+            # The folder may have been deleted meanwhile, and another process hold a new one.
+            if os.path.samestat(os.fstat(handle), os.stat(file)):
+                file.unlink()
         lock.release()
 
 
@@ -174,7 +193,8 @@ def replaced_file(path: str | os.PathLike) -> Iterator[Path]:
             os.fsync(file.fileno())  # else a power failure may leave an empty file in its place
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        with suppress(FileNotFoundError):  # a signal came when it was in its place already
+            os.unlink(temporary)
         raise
 
 

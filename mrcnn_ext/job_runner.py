@@ -134,7 +134,7 @@ def read_progress(folder: Path) -> dict[str, float]:
             entry = json.loads(line)
         except ValueError:
             continue
-        if "iteration" in entry:
+        if isinstance(entry, dict) and isinstance(entry.get("iteration"), int):
             return entry
     return {}
 

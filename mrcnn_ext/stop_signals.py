@@ -40,6 +40,7 @@ class StopSignals:
         self._previous: dict = {}
 
     def __enter__(self) -> StopSignals:
+        self._held += 1  # what is raised here, no block could catch
         if threading.current_thread() is threading.main_thread():  # others cannot set handlers
             for number in (getattr(signal, name) for name in _NAMES if hasattr(signal, name)):
                 previous = signal.getsignal(number)
@@ -47,11 +48,14 @@ class StopSignals:
                     continue  # nohup
                 self._previous[number] = previous
                 signal.signal(number, self._handle)
+        self._held -= 1
         return self
 
     def __exit__(self, *_) -> None:
+        self._held += 1
         for number, previous in self._previous.items():
             signal.signal(number, previous or signal.SIG_DFL)
+        self._held -= 1
 
     def _handle(self, number: int, _frame) -> None:
         if self._number is None:

@@ -140,6 +140,21 @@ def test_the_first_signal_counts_and_none_comes_within_a_held_block():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_a_signal_while_handlers_are_set_is_raised_within_the_block(monkeypatch):
+    set_handler, before = signal.signal, signal.getsignal(signal.SIGTERM)
+
+    def signalled(number, handler):
+        previous = set_handler(number, handler)
+        if number == signal.SIGTERM and handler != before:
+            signal.raise_signal(signal.SIGTERM)
+        return previous
+
+    monkeypatch.setattr(signal, "signal", signalled)
+    with StopSignals() as signals, pytest.raises(Stopped):
+        signals.check()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 # ---------------------------------------------------------------------------------------------- jobs
 
 

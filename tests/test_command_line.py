@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 
@@ -13,6 +14,7 @@ from mrcnn_ext.command_line import (
     add_output_option,
     command_parser,
     import_all,
+    open_standard_files,
     stage_progress,
 )
 from mrcnn_ext.errors import ConfigError
@@ -79,3 +81,30 @@ def test_import_may_be_repeated(several):
     assert parser.parse_args([]).imports == []
     if several:
         assert parser.parse_args(["--import", "a", "b", "--import", "c"]).imports == list("abc")
+
+
+def test_a_module_that_exits_is_an_error(tmp_path):
+    file = tmp_path / "mrcnn_ext_test_exits.py"
+    file.write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(ConfigError, match="SystemExit: 0"):
+        import_all([str(file)])
+
+
+@pytest.mark.parametrize("closed", [(0, 1, 2), (2,)])
+def test_files_do_not_take_the_place_of_closed_standard_ones(closed, tmp_path):
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            for number in closed:
+                os.close(number)
+            sys.stderr = None
+            open_standard_files()
+            print("lost", file=sys.stderr)
+            null = os.stat(os.devnull)
+            same = all(os.path.samestat(os.fstat(number), null) for number in closed)
+            file = os.open(tmp_path / "file", os.O_CREAT | os.O_WRONLY)
+            code = 0 if same and file > 2 else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import tempfile
 
 import pytest
 
 from mrcnn_ext.errors import DataError
 from mrcnn_ext.files import (
+    LOCK,
     check_writable,
     drop_torn_line,
+    is_special,
     only_process,
     remove_leftovers,
     replaced_file,
@@ -134,3 +138,40 @@ def test_a_folder_that_cannot_be_written_is_one_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"nothing can be written to .*file"):
         only_process(tmp_path / "file").__enter__()
+
+
+def test_an_interruption_after_the_replacement_stays_an_interruption(tmp_path, monkeypatch):
+    replace = os.replace
+
+    def interrupted(*arguments):
+        replace(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_text(tmp_path / "a.txt", "new")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_the_lock_of_a_folder_that_was_made_anew_stays(tmp_path):
+    folder = tmp_path / "out"
+    with only_process(folder):
+        shutil.rmtree(folder)
+        with only_process(folder):
+            inner = (folder / LOCK).stat()
+            folder.rename(tmp_path / "moved")
+            folder.mkdir()
+            (folder / LOCK).write_text("")
+        assert (folder / LOCK).exists()
+        assert (tmp_path / "moved" / LOCK).stat().st_ino == inner.st_ino
+    assert (folder / LOCK).exists()
+
+
+def test_pipes_and_devices_are_special(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "file").write_text("")
+    special = {name for name in ("pipe", "zero", "file", "none") if is_special(tmp_path / name)}
+    assert special == {"pipe", "zero"}
+    assert not is_special(tmp_path)
+    assert not is_special("x\0")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from ..files import is_special
 from .safe_checkpointer import why_not
 
 __all__ = ["LastCheckpoint", "checkpoint_problem", "last_checkpoint", "prune_checkpoints"]
@@ -101,7 +102,11 @@ def _number(file: Path) -> int:
 
 
 def _numbered(folder: Path) -> list[Path]:
-    files = [file for file in folder.glob("model_*.pth") if _NUMBERED.fullmatch(file.name)]
+    files = [
+        file
+        for file in folder.glob("model_*.pth")
+        if _NUMBERED.fullmatch(file.name) and not file.is_dir()
+    ]
     return sorted(files, key=_number, reverse=True)
 
 
@@ -127,6 +132,8 @@ def _read_tag(folder: Path) -> str | None:
 def _examine(
     file: Path, like: Mapping[str, torch.Tensor] | None, parts: Iterable[str]
 ) -> tuple[str | None, int]:
+    if is_special(file):
+        return "is damaged: it is no file", -1
     try:
         if not zipfile.is_zipfile(file):
             return "is damaged: it is no whole zip file, as torch.save writes it", -1

@@ -10,13 +10,14 @@ import re
 from detectron2.utils.file_io import PathManager
 
 from ..errors import DataError
+from ..files import is_special
 from ..messages import describe, shorten
 from .rle import FARTHEST, is_rle_list
 from .values import is_box, is_finite, is_id, is_whole
 
 __all__ = ["check_entries", "class_names", "differing_classes", "encoding_problem"]
 __all__ += ["read_categories"]
-__all__ += ["read_coco", "read_json"]
+__all__ += ["read_coco", "read_json", "refuse_special"]
 
 _LISTS = ("images", "annotations", "categories")
 _CATEGORIES = re.compile(rb'"categories"\s*:\s*(?=\[)')
@@ -33,6 +34,7 @@ def read_json(path: str | os.PathLike):
     Raises:
         DataError: it cannot be read or is not valid json; names the file.
     """
+    refuse_special(path)
     try:
         with PathManager.open(os.fspath(path), "rb") as file:  # json finds the encoding
             text = file.read()
@@ -45,14 +47,26 @@ def read_json(path: str | os.PathLike):
         raise DataError(f"{path}: a text in it has {half}, which is no character.") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from error
+    except MemoryError as error:
+        raise DataError(f"{path}: is larger than the memory that is left.") from error
     except (ValueError, RecursionError) as error:  # of json and of unicode; nested too deeply
         raise DataError(
             f"{path}: is not valid json, or not all of it is there: {error}."
         ) from error
 
 
+def refuse_special(path: str | os.PathLike) -> None:
+    """
+    Raises:
+        DataError: the path is a pipe, socket or device.
+    """
+    if is_special(path):
+        raise DataError(f"{path}: is a pipe, socket or device, expected a file.")
+
+
 def encoding_problem(path: str | os.PathLike) -> str:
     """Why Detectron2, which reads UTF-8 alone, cannot read a json that :func:`read_json` can; or ""."""
+    refuse_special(path)
     with PathManager.open(os.fspath(path), "rb") as file:
         encoding = json.detect_encoding(file.read(4))
     if encoding == "utf-8":
@@ -100,6 +114,7 @@ def read_categories(path: str | os.PathLike) -> list:
     Raises:
         DataError: as :func:`read_coco`.
     """
+    refuse_special(path)
     try:
         with PathManager.open(os.fspath(path), "rb") as file:
             content = file.read()
@@ -107,7 +122,7 @@ def read_categories(path: str | os.PathLike) -> list:
         if len(places) == 1:  # else one of them is within an entry, perhaps
             text = content[places[0] : places[0] + _CATEGORY_BYTES].decode("utf-8", "ignore")
             return json.JSONDecoder().raw_decode(text)[0]
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError, MemoryError):
         pass  # reading all of it says what is wrong, if anything is
     return read_coco(path, annotated=False)["categories"]
 

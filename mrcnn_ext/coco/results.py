@@ -11,7 +11,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..errors import DataError
 from ..messages import describe
-from .read import read_json
+from .read import read_json, refuse_special
 from .rle import rle_box, to_rle
 from .values import is_box, is_finite, is_id
 
@@ -70,6 +70,7 @@ def result_lines(path: str | os.PathLike) -> Iterator[tuple[int, dict]]:
         DataError: the file cannot be read, or another line is damaged; names the line.
     """
     end = 0
+    refuse_special(path)
     try:
         with PathManager.open(os.fspath(path), "rb") as file:
             for number, line in enumerate(file, 1):
@@ -88,6 +89,8 @@ def result_lines(path: str | os.PathLike) -> Iterator[tuple[int, dict]]:
                     yield end, content
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}.") from error
+    except MemoryError as error:
+        raise DataError(f"{path}: a line is longer than the memory that is left.") from error
 
 
 def _read(path: str | os.PathLike):

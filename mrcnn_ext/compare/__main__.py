@@ -32,6 +32,7 @@ from ..command_line import (
     add_output_option,
     command_parser,
     import_all,
+    open_standard_files,
 )
 from ..errors import ConfigError, DataError, WeightsError
 from ..files import only_process, remove_leftovers, temporary_folder
@@ -77,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    open_standard_files()
     args, rest = _parser().parse_known_args(argv)
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
@@ -149,7 +151,7 @@ def _run(plan: Plan, only: str | None, console: Console, signals: StopSignals) -
                 console.print(f"not trained yet: {', '.join(missing)}", markup=False)
     if only == "train":
         return
-    made = write_report(plan)
+    made = write_report(plan, check=signals.check)
     for named in made:
         console.print()
         console.print(as_rich(named), soft_wrap=False)

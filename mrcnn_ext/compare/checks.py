@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import torch
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
+from ..coco.read import read_json
 from ..config.load import default_config
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..evaluation.check_keys import check_whole_config
 from ..files import LOCK, write_json
 from .kind import HeadKind
@@ -83,19 +85,26 @@ def open_folder(plan: Plan) -> None:
     # A key that is newer than the folder acted as its default then.
     defaults = flat(default_config())
     if file.is_file():
-        _compare(json.loads(file.read_text(encoding="utf-8")), settings, str(file), defaults)
+        _compare(_settings(file), settings, str(file), defaults)
     elif plan.output.is_dir() and any(f.name != LOCK for f in plan.output.iterdir()):
         raise ConfigError(f"--output {plan.output} is not empty, and no comparison made it.")
     for variant, seed in plan.runs():
         file_of_run = plan.folder(variant, seed) / "settings.json"
         if file_of_run.is_file():
-            stored = json.loads(file_of_run.read_text(encoding="utf-8"))
+            stored = _settings(file_of_run)
             settings_of_run = run_settings(plan, variant, seed)
             _compare(stored, settings_of_run, f"{variant.name}: {file_of_run}", defaults)
     try:
         write_json(file, settings)
     except OSError as error:
         raise ConfigError(f"--output {plan.output}: {error.strerror or error}.") from error
+
+
+def _settings(file: Path) -> dict:
+    stored = read_json(file)
+    if not isinstance(stored, dict):
+        raise DataError(f"{file}: holds no settings; delete it if you know that they are the same.")
+    return stored
 
 
 def run_settings(plan: Plan, variant: Variant, seed: int) -> dict:

@@ -58,8 +58,11 @@ class HeadBranch(nn.Module):
 def stored_costs(plan: Plan) -> dict[str, dict]:
     """Of costs.json, by variant; empty if they were measured with other settings, or never."""
     file = plan.output / "costs.json"
-    stored = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return stored["heads"] if stored.get("key") == _key(plan) else {}
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        return stored["heads"] if stored["key"] == _key(plan) else {}
+    except (OSError, ValueError, KeyError, TypeError):  # damaged: they are measured again
+        return {}
 
 
 def update_costs(plan: Plan) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -33,8 +34,13 @@ def update_tables(plan: Plan) -> list[NamedTable]:
     return _write_tables(plan, _comparison(plan))
 
 
-def write_report(plan: Plan, *, with_costs: bool = True) -> list[NamedTable]:
+def write_report(
+    plan: Plan, *, with_costs: bool = True, check: Callable[[], None] = lambda: None
+) -> list[NamedTable]:
     """Measure costs, then write everything: tables, report.html, pictures/*.png.
+
+    Args:
+        check: called between the steps; may raise.
 
     Returns:
         the tables.
@@ -44,8 +50,10 @@ def write_report(plan: Plan, *, with_costs: bool = True) -> list[NamedTable]:
     """
     if with_costs:
         update_costs(plan)
+        check()
     comparison = _comparison(plan)
     made = _write_tables(plan, comparison)
+    check()
     _write_page(plan, comparison, made)
     return made
 

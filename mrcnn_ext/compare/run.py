@@ -51,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (ConfigError, DataError, WeightsError) as error:
             print(f"compare: {error}", file=sys.stderr)
             return 1
+        except OSError as error:  # the disk is full, say
+            print(f"compare: {type(error).__name__}: {error}", file=sys.stderr)
+            return 1
         except KeyboardInterrupt as stop:
             print(f"compare: ended by {stop}", file=sys.stderr)
             return exit_code(stop)

@@ -281,7 +281,7 @@ def _cut_metrics(file: Path, start: int) -> None:
     """Drop the lines that the resumed training will write again."""
     if not file.is_file():
         return
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and _iteration(line) < start]
     write_text(file, "".join(kept))
 
@@ -289,7 +289,7 @@ def _cut_metrics(file: Path, start: int) -> None:
 def _iteration(line: str) -> int:
     try:
         return int(json.loads(line).get("iteration", 0))
-    except ValueError:
+    except (ValueError, TypeError, AttributeError):
         return sys.maxsize
 
 

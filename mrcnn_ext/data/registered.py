@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
@@ -41,7 +40,7 @@ def find_coco(dataset: str | os.PathLike) -> CocoFiles:
         DataError: there is neither, or it has no json.
     """
     name = os.fspath(dataset)
-    if Path(name).is_file():
+    if os.path.isfile(name):  # Path.is_file raises for names that are too long
         return CocoFiles(name, name)
     if name not in DatasetCatalog:
         raise DataError(f"no data set '{name}' is registered, and it is no file; {_hint(name)}.")

@@ -69,13 +69,23 @@ def main(argv: list[str] | None = None) -> int:
     try:
         import_all(rules.pop("imports"))
         results = evaluate_results_file(dataset, results_file, **rules)
+        if json_file:
+            _write(json_file, results)
     except (ConfigError, DataError) as error:
         print(f"evaluation: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     _print(results)
-    if json_file:
-        write_json(json_file, results)
     return 0
+
+
+def _write(json_file: str, results: dict) -> None:
+    try:
+        write_json(json_file, results)
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"--json {json_file} cannot be written: {reason}.") from error
 
 
 def _print(results: dict[str, dict[str, float]]) -> None:

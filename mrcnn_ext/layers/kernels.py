@@ -117,7 +117,7 @@ def _load(name: str, fallback: str) -> KernelStatus:
         return KernelStatus(name, False, "switched off by MRCNN_EXT_KERNELS=0", fallback)
     folder = os.environ.get("MRCNN_EXT_KERNEL_FOLDER") or Path(__file__).parent
     path = Path(folder) / f"{name}.so"
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises for names that are too long
         return KernelStatus(name, False, "not part of this build", fallback)
     try:
         torch.ops.load_library(str(path))

@@ -48,6 +48,7 @@ from ..command_line import (
     add_output_option,
     command_parser,
     import_all,
+    open_standard_files,
 )
 from ..config.load import load_config
 from ..errors import ConfigError, DataError, WeightsError
@@ -97,16 +98,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    open_standard_files()
     args = _parser().parse_args(argv)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # a broken video is said in one line
-    with StopSignals() as signals, ExitStack() as stack:
-        try:
-            predictor, sources, writer = _prepare(args, stack)
-        except (ConfigError, DataError, WeightsError, ImportError) as error:
-            return _end(f"predict: {error}", 2)
-        except KeyboardInterrupt as stop:
-            return _end("\ninterrupted; nothing was predicted", exit_code(stop))
-        return _predict(args, predictor, sources, writer, signals)
+    try:
+        with StopSignals() as signals, ExitStack() as stack:
+            try:
+                predictor, sources, writer = _prepare(args, stack)
+            except (ConfigError, DataError, WeightsError, ImportError) as error:
+                return _end(f"predict: {error}", 2)
+            return _predict(args, predictor, sources, writer, signals)
+    except KeyboardInterrupt as stop:  # while preparing, or between two steps
+        return _end("\ninterrupted; the same command does the rest", exit_code(stop))
 
 
 def _predict(
@@ -134,8 +137,8 @@ def _predict(
     except OSError as error:  # the disk is full, say
         code, ended_by = 1, f"predict: {error}"
     finally:  # whatever happened, what was predicted is not lost
-        images, seconds = writer.num_images - before, time.monotonic() - start
         signals.ignore()
+        images, seconds = writer.num_images - before, time.monotonic() - start
         try:
             writer.close()
         except (OSError, DataError) as error:
@@ -286,7 +289,10 @@ def _writer(
 
 def _without_own_pictures(sources: list[Source], output: Path) -> list[Source]:
     """Leave out what an earlier run drew, so that ``. --output out`` can be run again."""
-    own = (output / "pictures").resolve()
+    try:
+        own = (output / "pictures").resolve()
+    except (OSError, RuntimeError) as error:  # links in a circle
+        raise DataError(f"--output {output}: {error}.") from error
     kept = [source for source in sources if own not in source.path.resolve().parents]
     if not kept:
         raise DataError(f"INPUT: only pictures that an earlier run drew to {own}.")

@@ -98,6 +98,10 @@ class Behind(Generic[Result]):
 
     def __exit__(self, kind, error, trace) -> None:
         # Whatever ended the block, what was submitted is done: that is what is not to be lost.
-        self._pool.shutdown(wait=True)
+        try:
+            self._pool.shutdown(wait=True)
+        except BaseException:  # a signal; nobody else may write while the thread does
+            self._pool.shutdown(wait=True)
+            raise
         while self._waiting and (kind is None or self._waiting[0][0].exception() is None):
             self._take()

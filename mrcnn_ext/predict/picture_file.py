@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -42,7 +43,7 @@ def write_picture(file: Path, picture: np.ndarray) -> None:
 
 
 class VideoFile:
-    """A video file that is replaced by a new one when that is closed."""
+    """A video file that is replaced by a new one when that is closed, not when it is discarded."""
 
     def __init__(self, file: Path, rate: float, shape: tuple[int, ...]) -> None:
         """
@@ -62,6 +63,7 @@ class VideoFile:
         except OSError as error:
             raise WriteError(f"{file} cannot be written: {error.strerror}") from error
         code = cv2.VideoWriter.fourcc(*"mp4v")
+        self._shape = shape[:2]
         self._writer = cv2.VideoWriter(str(self._temporary), code, rate, (shape[1], shape[0]))
         if not self._writer.isOpened():
             raise DataError(
@@ -70,16 +72,40 @@ class VideoFile:
 
     def write(self, picture: np.ndarray) -> None:
         """Add a frame, BGR."""
+        height, width = self._shape
+        if picture.shape[:2] != (height, width):  # OpenCV would drop it without a word
+            picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
         self._writer.write(picture)
 
     def close(self) -> None:
         """Put the file in its place.
 
         Raises:
-            WriteError: the disk is full.
+            WriteError: the disk is full, or the folder gone.
         """
         self._writer.release()
-        if shutil.disk_usage(self.file.parent).free < _LEAST_ROOM:
+        try:
+            if shutil.disk_usage(self.file.parent).free < _LEAST_ROOM:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            # A limit of the process or of a user is not seen there.
+            if not _can_be_read(self._temporary):
+                raise OSError(errno.EIO, "it did not become whole; is there room for it?")
+            os.replace(self._temporary, self.file)
+        except OSError as error:
+            self.discard()
+            raise WriteError(f"{self.file} cannot be written: {error.strerror}") from error
+
+    def discard(self) -> None:
+        """Delete what was written; the file that was there before stays."""
+        self._writer.release()
+        with suppress(OSError):
             self._temporary.unlink(missing_ok=True)
-            raise WriteError(f"{self.file} cannot be written: {os.strerror(errno.ENOSPC)}")
-        os.replace(self._temporary, self.file)
+
+
+def _can_be_read(video: Path) -> bool:
+    """Whether it was written to its end, where an mp4 has what it takes to read it."""
+    capture = cv2.VideoCapture(str(video))
+    try:
+        return capture.grab()
+    finally:
+        capture.release()

@@ -163,7 +163,11 @@ def named_weights(cfg, weights: str | None = None) -> str:
         weights = cfg.MODEL.WEIGHTS if hasattr(cfg, "MODEL") else cfg.train.init_checkpoint
     if not weights:
         raise WeightsError("no weights: the config names none; pass --weights FILE.")
-    if not PathManager.isfile(weights):
+    try:
+        there = PathManager.isfile(weights)  # downloads what is a URL
+    except Exception as error:  # of the network, or of a name that a catalog does not have
+        raise WeightsError(f"no weights: '{weights}' cannot be had: {error}") from error
+    if not there:
         raise WeightsError(f"no weights: there is no file '{weights}'.")
     return weights
 

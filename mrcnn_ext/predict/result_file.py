@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -55,13 +56,16 @@ class ResultFile:
         """Write the line of one image; it is there if the process dies right afterwards.
 
         Raises:
-            OSError: it cannot be written; then nothing of it is.
+            OSError: it cannot be written, then nothing of it is; or the file was deleted.
         """
         self._write(json.dumps(line).encode("ascii") + b"\n")
         self.done[line["file"]] = line.get("source")
         self.num_instances += len(line["results"])
 
     def _write(self, data: bytes) -> None:
+        # What is written to a deleted file is lost without an error.
+        if not os.path.samestat(os.fstat(self._handle), os.stat(self.path)):
+            raise OSError(errno.ENOENT, "it was replaced by another file meanwhile")
         rest = memoryview(data)
         try:
             while rest:

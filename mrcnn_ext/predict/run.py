@@ -88,7 +88,7 @@ def predict_sources(
                     if signals is not None:
                         signals.check()
         finally:
-            output.close()
+            output.discard()
     return len(faulty)
 
 
@@ -170,19 +170,16 @@ class _Output:
             raise
         except Exception as error:
             fault = error
-        if frame.is_last:
-            self.close()
+        if frame.is_last and self._video is not None:
+            video, self._video = self._video, None
+            video.close()
         return frame, None if fault is None else _text(frame, fault)
 
-    def close(self) -> None:
-        """End the video that is being written.
-
-        Raises:
-            WriteError: the disk is full.
-        """
+    def discard(self) -> None:
+        """Delete a video that is not at its end: the next call, which draws it whole, must miss it."""
         video, self._video = self._video, None
         if video is not None:
-            video.close()
+            video.discard()
 
     def _write(self, frame: Frame, instances: Instances) -> None:
         line = self._writer.line(frame.name, instances, list(frame.stamp))

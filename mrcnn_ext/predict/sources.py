@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import glob
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 
 from ..errors import DataError
+from ..messages import shorten
 
 __all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "Source", "find_sources"]
 
@@ -76,25 +78,32 @@ def find_sources(inputs: list[str]) -> list[Source]:
     Raises:
         DataError: an input does not exist, or a folder or glob has no image or video.
     """
-    known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
     found: list[tuple[Path, Path]] = []  # file, and what its name is relative to
-    for text in inputs:
-        path = Path(text)
-        if path.is_file():
-            found.append((path, path.parent))
-            continue
-        if path.is_dir():
-            files, base = sorted(p for p in path.rglob("*") if p.is_file()), path
-        else:
-            files = sorted(Path(name) for name in glob.glob(text, recursive=True))
-            base = _literal_part(text)
-            if not files:
-                raise DataError(f"INPUT '{text}': no such file, folder or match.")
-        files = [p for p in files if p.suffix.lower() in known and p.is_file()]
+    try:
+        for text in inputs:
+            found += _found(text)
+        return _named(found)
+    except (OSError, RuntimeError) as error:  # too long a name, links in a circle, no permission
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"INPUT '{shorten(inputs)}': cannot be searched: {reason}.") from error
+
+
+def _found(text: str) -> list[tuple[Path, Path]]:
+    known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    path = Path(text)
+    if path.is_file():
+        return [(path, path.parent)]
+    if path.is_dir():
+        files, base = sorted(p for p in path.rglob("*") if os.path.isfile(p)), path
+    else:
+        files = sorted(Path(name) for name in glob.glob(text, recursive=True))
+        base = _literal_part(text)
         if not files:
-            raise DataError(f"INPUT '{text}': neither images nor videos in it.")
-        found += [(p, base) for p in files]
-    return _named(found)
+            raise DataError(f"INPUT '{text}': no such file, folder or match.")
+    files = [p for p in files if p.suffix.lower() in known and os.path.isfile(p)]
+    if not files:
+        raise DataError(f"INPUT '{text}': neither images nor videos in it.")
+    return [(p, base) for p in files]
 
 
 def _literal_part(pattern: str) -> Path:

@@ -68,7 +68,7 @@ def _score_label(name: str) -> str:
 def _read_metrics(file: Path) -> tuple[dict[str, dict], dict[str, dict]]:
     """Losses and APs, each as name -> {iteration: value}."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
         raise DataError(f"no training curves: {file} cannot be read ({error.strerror}).") from error
     losses: dict[str, dict] = defaultdict(dict)
@@ -78,8 +78,10 @@ def _read_metrics(file: Path) -> tuple[dict[str, dict], dict[str, dict]]:
             entry = json.loads(line)
         except ValueError:
             continue
+        if not isinstance(entry, dict) or not isinstance(entry.get("iteration"), int):
+            continue
         for key, value in entry.items():
-            if "iteration" not in entry or not isinstance(value, (int, float)):
+            if not isinstance(value, (int, float)):
                 continue
             if "loss" in key and "/" not in key:
                 losses[key][entry["iteration"]] = value

@@ -46,6 +46,16 @@ def _nan(file):
     torch.save(content, file)
 
 
+def _pipe(file):
+    file.unlink()
+    os.mkfifo(file)
+
+
+def _folder(file):
+    file.unlink()
+    file.mkdir()
+
+
 def _other_model(file):
     torch.save({"model": nn.Linear(3, 3).state_dict(), "iteration": 5}, file)
 
@@ -59,6 +69,8 @@ def _other_model(file):
         (_nan, "'weight' is NaN"),
         (_other_model, "of another model: 'weight'"),
         (lambda file: torch.save([1], file), "lacks 'model'"),
+        (_pipe, "it is no file"),
+        (_folder, "names 'model_0000005.pth', which is no checkpoint there"),
         (lambda file: file.unlink(), "names 'model_0000005.pth', which is no checkpoint there"),
     ],
 )

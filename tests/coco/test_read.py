@@ -185,3 +185,12 @@ def test_categories_are_read_alone(nested, encoding, tmp_path):
     file.write_text('{"images": []}')
     with pytest.raises(DataError, match="'categories' is missing"):
         read_categories(file)
+
+
+@pytest.mark.parametrize("read", [read_json, read_coco, read_categories, load_ground_truth])
+def test_pipes_and_devices_are_not_waited_for(read, tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "zero.json").symlink_to("/dev/zero")
+    for name in ("pipe.json", "zero.json"):
+        with pytest.raises(DataError, match=f"{name}: is a pipe, socket or device"):
+            read(str(tmp_path / name))

@@ -604,6 +604,9 @@ def test_progress_is_the_last_whole_line(tmp_path):
     assert read_progress(tmp_path) == {}
     (tmp_path / "metrics.json").write_text('{"iteration": 4, "total_loss": 1.5}\n{"itera')
     assert read_progress(tmp_path) == {"iteration": 4, "total_loss": 1.5}
+    with open(tmp_path / "metrics.json", "a") as file:
+        file.write("\n7\n")
+    assert read_progress(tmp_path) == {"iteration": 4, "total_loss": 1.5}
 
 
 @pytest.mark.slow

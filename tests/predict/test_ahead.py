@@ -108,3 +108,29 @@ def test_nothing_is_called_after_an_error_which_is_raised_once():
         run()
     assert called == [0, 1, 2]
     assert done == [0, 1]
+
+
+def test_a_signal_while_the_last_ones_are_written_waits_for_them():
+    done = []
+
+    def slow(number):
+        time.sleep(0.05)
+        done.append(number)
+
+    def interrupted():
+        with Behind(lambda _: None) as behind:
+            shutdown, calls = behind._pool.shutdown, []
+
+            def signalled(**kwargs):
+                calls.append(1)
+                if len(calls) == 1:
+                    raise KeyboardInterrupt
+                shutdown(**kwargs)
+
+            behind._pool.shutdown = signalled
+            for number in range(2):
+                behind.submit(slow, number)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert done == [0, 1]

@@ -351,7 +351,7 @@ def test_curves_survive_resumed_and_half_written_files(tmp_path):
     entries = [{"iteration": i, "total_loss": 3 / (i + 1), "loss_mask": 0.5} for i in (0, 20, 40)]
     entries.append({"iteration": 20, "total_loss": 9.0, "loss_mask": 0.4})
     entries.append({"iteration": 40, "bbox/AP": 12.0, "segm/AP": 10.0, "segm/APl": float("nan")})
-    lines = [json.dumps(entry) for entry in entries] + ['{"iteration": 60, "tot']
+    lines = [json.dumps(entry) for entry in entries] + ['{"iteration": 60, "tot', "7", "\0"]
     from mrcnn_ext.visualization.curves import _read_metrics
 
     losses, scores = _read_metrics(_metrics(tmp_path, lines))
