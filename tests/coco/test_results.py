@@ -120,7 +120,10 @@ def test_nothing_and_null_are_the_same():
 
 
 def test_messages_quote_the_beginning_of_long_values():
-    for record in ({"image_id": 1, "category_id": 1, "score": "a" * 100000}, {"image_id": "b" * 9999}):
+    for record in (
+        {"image_id": 1, "category_id": 1, "score": "a" * 100000},
+        {"image_id": "b" * 9999},
+    ):
         with pytest.raises(DataError) as error:
             read_records([record], {1: (9, 9)})
         assert len(str(error.value)) < 200
