@@ -9,7 +9,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from .errors import ConfigError
 
 __all__ = ["TRUST_PICKLE", "add_import_option", "command_parser", "image_progress", "import_all"]
-__all__ += ["add_output_option", "open_standard_files", "stage_progress"]
+__all__ += ["add_output_option", "open_standard_files", "say", "stage_progress"]
 
 TRUST_PICKLE = "load weights even if that runs code from their file (docs/security.md)"
 
@@ -45,6 +45,23 @@ def open_standard_files() -> None:
     os.close(number)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+
+
+def say(text: str, *, error: bool = False) -> None:
+    """Print a line, to stderr if ``error``.
+
+    Where nobody reads any more (``| head``), or the disk of a log is full, it is lost, and the work
+    goes on.
+    """
+    file = sys.stderr if error else sys.stdout
+    try:
+        print(text, file=file, flush=True)
+    except OSError:
+        # Else Python would try again when it ends, and fail.
+        with suppress(OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, file.fileno())
+            os.close(null)
 
 
 def add_import_option(

@@ -15,6 +15,7 @@ from mrcnn_ext.command_line import (
     command_parser,
     import_all,
     open_standard_files,
+    say,
     stage_progress,
 )
 from mrcnn_ext.errors import ConfigError
@@ -108,3 +109,15 @@ def test_files_do_not_take_the_place_of_closed_standard_ones(closed, tmp_path):
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("error", [False, True])
+def test_lines_that_nobody_reads_do_not_end_the_work(error, monkeypatch):
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as broken:
+        monkeypatch.setattr(sys, "stderr" if error else "stdout", broken)
+        say("lost", error=error)
+        say("lost, too", error=error)
+        assert os.path.samestat(os.fstat(write), os.stat(os.devnull))
+    # Closing it, as Python does at its end, did not fail.

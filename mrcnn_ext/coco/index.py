@@ -74,7 +74,7 @@ class GroundTruth:
         chosen = self.known_images if image_ids is None else list(image_ids)
         for image_id in chosen:
             if image_id not in self.known_images:
-                raise DataError(f"{self.source}: there is no image with id {image_id!r}.")
+                raise DataError(f"{self.source}: there is no image with id {describe(image_id)}.")
         self.image_ids = sorted(set(chosen))
         self.images = [self.known_images[i] for i in self.image_ids]
         self.image_number = {image_id: n for n, image_id in enumerate(self.image_ids, 1)}
@@ -203,7 +203,7 @@ class GroundTruth:
         height, width = self.size(image_number)
         if tuple(rle["size"]) != (height, width):
             raise DataError(
-                f"a predicted mask for image id {self.image_ids[image_number - 1]!r} has "
+                f"a predicted mask for image id {describe(self.image_ids[image_number - 1])} has "
                 f"{rle['size'][1]} x {rle['size'][0]} pixels, but the image in {self.source} has "
                 f"{width} x {height}."
             )
@@ -292,14 +292,16 @@ class Detections:
                 if record["image_id"] in ground_truth.known_images:
                     continue
                 raise DataError(
-                    f"{self.source}: a prediction is for image id {record['image_id']!r}, which is "
-                    f"not in {ground_truth.source}. Were they made on another data set?"
+                    f"{self.source}: a prediction is for image id "
+                    f"{describe(record['image_id'])}, which is not in {ground_truth.source}. Were "
+                    "they made on another data set?"
                 )
             category = ground_truth.category_number.get(record["category_id"])
             if category is None:
                 raise DataError(
-                    f"{self.source}: a prediction for image id {record['image_id']!r} has category "
-                    f"{record['category_id']!r}; {ground_truth.source} has the categories "
+                    f"{self.source}: a prediction for image id "
+                    f"{describe(record['image_id'])} has category "
+                    f"{describe(record['category_id'])}; {ground_truth.source} has the categories "
                     f"{shorten(ground_truth.category_ids)}."
                 )
             entry = {

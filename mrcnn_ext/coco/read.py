@@ -271,7 +271,8 @@ def _segmentation_problem(segmentation, size: tuple[int, int]) -> str | None:
             return f": the polygon {describe(polygon)} is not a flat list of numbers [x1, y1, …]"
         if polygon and not _are_near(polygon):
             return (
-                f": the polygon {describe(polygon)} has numbers that are NaN or beyond {FARTHEST:g}"
+                f": the polygon {describe(polygon)} has numbers that are NaN or beyond "
+                f"{FARTHEST:g} pixels"
             )
     if not any(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in segmentation):
         numbers = ", ".join(str(len(polygon)) for polygon in segmentation[:4])

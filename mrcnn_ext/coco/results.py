@@ -53,7 +53,7 @@ def read_records(
         except _Problem as problem:
             image = entry.get("image_id") if isinstance(entry, dict) else None
             raise DataError(
-                f"{source}: prediction {index} (image id {image!r}) {problem}."
+                f"{source}: prediction {index} (image id {describe(image)}) {problem}."
             ) from problem
     return records
 
@@ -103,20 +103,20 @@ def _read(path: str | os.PathLike):
         found = line.get("results", [line])
         if not isinstance(found, list):
             raise DataError(
-                f"{path}: image {line.get('image_id')!r}: 'results' is {describe(found)}, expected a "
-                "list of predictions."
+                f"{path}: image {describe(line.get('image_id'))}: 'results' is "
+                f"{describe(found)}, expected a list of predictions."
             )
         image_id = line.get("image_id")
         if "results" in line and is_id(image_id):
             if image_id in seen:
-                raise DataError(f"{path}: image {image_id!r} has two lines, expected one.")
+                raise DataError(f"{path}: image {describe(image_id)} has two lines, expected one.")
             seen.add(image_id)
             others = [
                 r for r in found if isinstance(r, dict) and r.get("image_id", image_id) != image_id
             ]
             if others:
                 raise DataError(
-                    f"{path}: image {image_id!r}: 'results' has a prediction for image "
+                    f"{path}: image {describe(image_id)}: 'results' has a prediction for image "
                     f"{describe(others[0]['image_id'])}."
                 )
         records += found
@@ -135,11 +135,11 @@ def _record(entry, sizes: Mapping) -> dict:
         if key not in entry:
             raise _Problem(f"has no '{key}'")
         if key != "score" and not is_id(entry[key]):
-            raise _Problem(f"has the '{key}' {entry[key]!r}, expected a number or a string")
+            raise _Problem(f"has the '{key}' {describe(entry[key])}, expected a number or a string")
     record = {k: v for k, v in entry.items() if k == "score" or not _is_nothing(k, v)}
     for key in ("score", "mask_score"):
         if key in record and not is_finite(record[key]):
-            raise _Problem(f"has the '{key}' {record[key]!r}, expected a finite number")
+            raise _Problem(f"has the '{key}' {describe(record[key])}, expected a finite number")
     if "bbox" in record and not is_box(record["bbox"]):
         raise _Problem(
             f"has the 'bbox' {describe(record['bbox'])}, expected four finite numbers: x, y, width "

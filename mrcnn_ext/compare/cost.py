@@ -8,7 +8,7 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -65,10 +65,16 @@ def stored_costs(plan: Plan) -> dict[str, dict]:
         return {}
 
 
-def update_costs(plan: Plan) -> None:
-    """Measure all heads and write costs.json, unless it is there with these settings."""
+def update_costs(plan: Plan, check: Callable[[], None] = lambda: None) -> None:
+    """Measure all heads and write costs.json, unless it is there with these settings.
+
+    Args:
+        check: called before costs are written; may raise. Tracing may take a signal's exception for a
+            fault of the head.
+    """
     if not stored_costs(plan):
         heads = measure_costs({v.name: plan.config(v, 1) for v in plan.variants}, plan.kind)
+        check()
         write_json(plan.output / "costs.json", {"key": _key(plan), "heads": heads})
 
 

@@ -49,8 +49,7 @@ def write_report(
         DataError: results are damaged or no pairs.
     """
     if with_costs:
-        update_costs(plan)
-        check()
+        update_costs(plan, check)
     comparison = _comparison(plan)
     made = _write_tables(plan, comparison)
     check()

@@ -110,8 +110,8 @@ def _mend(content: dict, path: str) -> bool:
                 rle = to_rle(annotation["segmentation"], *sizes[annotation["image_id"]])
             except ValueError as error:
                 raise DataError(
-                    f"{path}: image {annotation['image_id']!r}, annotation {annotation.get('id')!r}: "
-                    f"{error}."
+                    f"{path}: image {describe(annotation['image_id'])}, annotation "
+                    f"{describe(annotation.get('id'))}: {error}."
                 ) from error
             annotation["segmentation"], changed = text_rle(rle), True
     return changed
@@ -183,9 +183,9 @@ def _check_json(name: str, json_file: str) -> None:
     if dropped:
         logger.warning(
             f"'{name}': training drops {len(dropped)} annotations whose iscrowd is null or whose mask "
-            f"is a list of RLE (the first: image {dropped[0].get('image_id')!r}, annotation "
-            f"{dropped[0].get('id')!r} of {json_file}). Name the json in MRCNN_EXT.DATA.DATASETS, "
-            "which takes them."
+            f"is a list of RLE (the first: image {describe(dropped[0].get('image_id'))}, annotation "
+            f"{describe(dropped[0].get('id'))} of {json_file}). Name the json in "
+            "MRCNN_EXT.DATA.DATASETS, which takes them."
         )
 
 
@@ -195,9 +195,10 @@ def _check_masks(json_file: str, dicts: list[dict]) -> None:
         without = sum("segmentation" not in a for a in objects)
         if 0 < without < len(objects):
             raise DataError(
-                f"{json_file}: image {record['image_id']!r} ({record['file_name']}): {without} of its "
-                f"{len(objects)} objects have no segmentation; training with masks (MODEL.MASK_ON) "
-                "needs one of each. python -m mrcnn_ext.data.check says which annotations."
+                f"{json_file}: image {describe(record['image_id'])} ({record['file_name']}): "
+                f"{without} of its {len(objects)} objects have no segmentation; training with "
+                "masks (MODEL.MASK_ON) needs one of each. python -m mrcnn_ext.data.check says which "
+                "annotations."
             )
 
 

@@ -49,6 +49,7 @@ from ..command_line import (
     command_parser,
     import_all,
     open_standard_files,
+    say,
 )
 from ..config.load import load_config
 from ..errors import ConfigError, DataError, WeightsError
@@ -145,7 +146,7 @@ def _predict(
             code, ended_by = code or 1, ended_by or f"predict: {error}"
     if ended_by:
         return _end(f"{ended_by}; {writer.summary()}; the same command does the rest", code)
-    print(one_line(writer.summary() + (_throughput(images, seconds) if images else "")))
+    say(one_line(writer.summary() + (_throughput(images, seconds) if images else "")))
     if skipped:
         _end(f"{skipped} of {len(sources)} inputs could not be read or predicted, see above", 1)
     return 1 if skipped else 0
@@ -157,7 +158,7 @@ def _throughput(images: int, seconds: float) -> str:
 
 def _end(message: str, code: int) -> int:
     lines = message.split("\n")
-    print("\n".join(map(one_line, lines)), file=sys.stderr)
+    say("\n".join(map(one_line, lines)), error=True)
     return code
 
 

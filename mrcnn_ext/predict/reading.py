@@ -13,6 +13,7 @@ from detectron2.data.detection_utils import read_image
 
 from ..data.pictures import picture_problem
 from ..errors import DataError
+from ..files import is_special
 from .sources import Source
 
 __all__ = ["Frame", "read_frames"]
@@ -66,6 +67,8 @@ def read_frames(
         file = None if pictures is None else pictures / source.picture_name()
         try:
             problem = source.name_problem()
+            if problem is None and is_special(source.path):  # it was replaced meanwhile
+                problem = "is a pipe, socket or device, expected a file"
             if problem is not None:
                 raise DataError(f"{source.path}: {problem}.")
             if source.is_video:

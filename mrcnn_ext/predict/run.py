@@ -18,7 +18,7 @@ from detectron2.structures import Instances
 from rich.console import Console
 from rich.markup import escape
 
-from ..command_line import image_progress
+from ..command_line import image_progress, say
 from ..errors import DataError
 from ..stop_signals import StopSignals
 from ..visualization.instances import draw_instances
@@ -73,7 +73,11 @@ def predict_sources(
             frame, fault = result
             if fault is not None:
                 faulty.add(str(frame.source.path))
-                console.print(f"left out: {one_line(fault)}", markup=False)
+                text = f"left out: {one_line(fault)}"
+                if console.is_terminal:  # above the bar
+                    console.print(text, markup=False)
+                else:
+                    say(text, error=True)
             # Cut in the middle: the end of a path says more.
             name = escape(one_line(frame.source.name)[-40:])
             advance = 0 if frame.source.is_video and frame.is_last else 1

@@ -121,7 +121,7 @@ def _check(results, dataset, annotations, examples: int, score_threshold: float 
 def _truth(
     dataset: str | None, annotations, images, sigmas: Sequence[float] | None
 ) -> tuple[GroundTruth, EvaluationSettings]:
-    if images is not None and not Path(images).is_dir():
+    if images is not None and not os.path.isdir(images):
         raise DataError(f"--images {images}: there is no such folder.")
     files = CocoFiles("", str(annotations)) if dataset is None else registered_coco(dataset)
     truth = load_ground_truth(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -165,7 +166,7 @@ def _read(truth: GroundTruth, number: int) -> np.ndarray:
     image_id, size, file = truth.image_ids[number - 1], truth.size(number), truth.image_file(number)
     if file is None:
         return _blank(size)
-    if file.exists() and not file.is_file():  # reading a pipe would never end
+    if os.path.exists(file) and not os.path.isfile(file):  # reading a pipe would never end
         raise DataError(f"image {image_id}: {file} is no file.")
     try:
         image = read_image(str(file), "RGB")

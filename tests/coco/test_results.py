@@ -117,3 +117,13 @@ def test_nothing_and_null_are_the_same():
     keypoints = {"image_id": 1, "category_id": 5, "score": 1, "keypoints": [1, 2, 3]}
     assert read_records([keypoints], SIZES) == [keypoints]
     assert json.loads(json.dumps(record)) == record
+
+
+def test_messages_quote_the_beginning_of_long_values():
+    for record in (
+        {"image_id": 1, "category_id": 1, "score": "a" * 100000},
+        {"image_id": "b" * 9999},
+    ):
+        with pytest.raises(DataError) as error:
+            read_records([record], {1: (9, 9)})
+        assert len(str(error.value)) < 200

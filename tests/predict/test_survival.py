@@ -25,6 +25,7 @@ from mrcnn_ext.predict import Predictor
 from mrcnn_ext.predict.__main__ import main
 from mrcnn_ext.predict.picture_file import VideoFile, WriteError
 from mrcnn_ext.predict.predictor import named_weights
+from mrcnn_ext.predict.reading import read_frames
 from mrcnn_ext.predict.result_file import ResultFile
 from mrcnn_ext.predict.run import predict_sources
 from mrcnn_ext.predict.sources import find_sources
@@ -412,3 +413,14 @@ def test_weights_that_cannot_be_had_and_inputs_that_cannot_be_searched(tmp_path)
             find_sources([name])
     with pytest.raises(WeightsError, match="'catalog://nonsense' cannot be had"):
         named_weights(None, "catalog://nonsense")
+
+
+def test_an_image_that_a_pipe_or_device_replaced_is_left_out(photos):
+    sources = find_sources([str(photos)])
+    for name, target in (("a.png", None), ("b.jpg", "/dev/zero")):
+        (photos / name).unlink()
+        os.mkfifo(photos / name) if target is None else (photos / name).symlink_to(target)
+    frames = {frame.name: frame for frame in read_frames(sources, (), every=1, pictures=None)}
+    assert frames["more/a.png"].fault is None
+    for name in ("a.png", "b.jpg"):
+        assert "is a pipe, socket or device" in str(frames[name].fault)

@@ -51,7 +51,7 @@ def _metadata(data: dict, metadata) -> Iterator[Problem]:
             yield _error(
                 "metadata-keypoints",
                 f"keypoint_names in the metadata of '{metadata.name}' is [{shorten(expected)}] "
-                f"({len(expected)}), category {category.get('name')!r} of the json has "
+                f"({len(expected)}), category {describe(category.get('name'), 200)} of the json has "
                 f"[{shorten(found)}] ({len(found)})",
             )
     yield from _flips(points, metadata)

@@ -142,9 +142,9 @@ def _categories(categories: list) -> Iterator[Problem]:
                 yield problem("category-format", text)
             yield from _skeleton(category, problem)
     for value in duplicates([_key(c) for c in _dicts(categories)]):
-        yield problem("category-id-duplicate", f"several categories have the id {value!r}")
+        yield problem("category-id-duplicate", f"several categories have the id {describe(value)}")
     for value in duplicates([_key(c, "name") for c in _dicts(categories)]):
-        text = f"several categories have the name {value!r}"
+        text = f"several categories have the name {describe(value)}"
         yield problem("category-name-duplicate", text, "warning")
 
 
@@ -152,17 +152,18 @@ def _skeleton(category: dict, problem: Callable[..., Problem]) -> Iterator[Probl
     name = category["name"]
     keypoints, skeleton = (category.get(key) or [] for key in ("keypoints", "skeleton"))
     if not isinstance(keypoints, list) or not isinstance(skeleton, list):
-        text = f"category {name!r}: keypoints or skeleton is not a list"
+        text = f"category {describe(name, 200)}: keypoints or skeleton is not a list"
         yield problem("category-format", text)
         return
     for value in duplicates([str(k) for k in keypoints]):
-        text = f"category {name!r} has several keypoints of the name {value!r}"
+        text = f"category {describe(name, 200)} has several keypoints of the name {describe(value)}"
         yield problem("keypoint-name-duplicate", text)
     for edge in skeleton:
         ends = edge if isinstance(edge, list) else []
         if len(ends) != 2 or not all(isinstance(k, int) and 1 <= k <= len(keypoints) for k in ends):
-            text = f"category {name!r}: skeleton has {edge}; two numbers from 1 to {len(keypoints)}"
-            yield problem("skeleton-index", text + " (counted from 1) are expected")
+            text = f"category {describe(name, 200)}: skeleton has {describe(edge)}; two numbers from 1 "
+            text += f"to {len(keypoints)} (counted from 1) are expected"
+            yield problem("skeleton-index", text)
             return
     try:
         fields = category_skeleton(category)
@@ -271,10 +272,10 @@ class _Annotations:
             text = "the id is 0, which COCO's evaluation takes for 'not matched'; count from 1"
             yield "warning", "annotation-id-zero", text
         if _key(annotation, "image_id") not in self.sizes:
-            text = f"no image has the id {annotation.get('image_id')!r}"
+            text = f"no image has the id {describe(annotation.get('image_id'))}"
             yield "error", "annotation-image", text
         if _key(annotation, "category_id") not in self.keypoints:
-            text = f"no category has the id {annotation.get('category_id')!r}"
+            text = f"no category has the id {describe(annotation.get('category_id'))}"
             yield "error", "annotation-category", text
         if annotation.get("ignore", 0) != 0:
             text = "'ignore' is set; Detectron2 refuses to load that (iscrowd is what it knows)"
@@ -290,7 +291,7 @@ class _Annotations:
         elif crowd is None:
             yield "warning", "iscrowd-missing", "there is no iscrowd; COCO's evaluation needs it"
         elif crowd not in (0, 1):
-            yield "error", "iscrowd-value", f"iscrowd is {crowd!r}, neither 0 nor 1"
+            yield "error", "iscrowd-value", f"iscrowd is {describe(crowd)}, neither 0 nor 1"
         elif crowd == 1 and isinstance(annotation.get("segmentation") or None, list):
             text = "a crowd region (iscrowd 1) has polygons; COCO has RLE there. Is it one object?"
             yield "warning", "crowd-polygon", text
@@ -301,7 +302,7 @@ class _Annotations:
             text = "there is no area; COCO's evaluation by object size needs it"
             yield "warning", "area-missing", text
         elif not isinstance(area, (int, float)) or not 0 <= area < float("inf"):
-            yield "error", "area-value", f"area is {area!r}, not a number of pixels"
+            yield "error", "area-value", f"area is {describe(area)}, not a number of pixels"
 
     def _keypoints(self, annotation: dict, size) -> Iterator[Finding]:
         if not annotation.get("keypoints"):

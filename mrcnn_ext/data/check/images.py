@@ -12,6 +12,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from ...coco.values import is_id
+from ...messages import describe
 from ..pictures import picture_problem
 from .patterns import count_text
 from .problem import Finding, Problem, Progress
@@ -66,14 +67,17 @@ def _image(image, root: str, decode: bool, turned: list[tuple]) -> Iterator[Find
         return
     name = image.get("file_name")
     if _id(image) is None:
-        yield "error", "image-id-missing", f"the image with file_name {name!r} has no id"
+        text = f"the image with file_name {describe(name, 200)} has no id"
+        yield "error", "image-id-missing", text
     size = image_size(image)
     if size is None:
         stated = (image.get("height"), image.get("width"))
-        text = f"height and width are {stated[0]!r} and {stated[1]!r}, not two positive integers"
+        text = f"height and width are {describe(stated[0])} and {describe(stated[1])}, "
+        text += "not two positive integers"
         yield "error", "image-height-width", text
     if not isinstance(name, str) or not name:
-        yield "error", "image-file-name", f"file_name is {name!r}, not the name of a file"
+        text = f"file_name is {describe(name, 200)}, not the name of a file"
+        yield "error", "image-file-name", text
         return
     path = os.path.join(root, name)
     if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would never end

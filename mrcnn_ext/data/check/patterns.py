@@ -72,7 +72,7 @@ def _crowds(annotations: list[dict]) -> Iterator[Problem]:
         return
     for category, members in by_category.items():
         if crowded[category]:
-            text = f"all {len(members)} annotations of category {category!r} {why}"
+            text = f"all {len(members)} annotations of category {describe(category)} {why}"
             yield Problem("warning", "crowd-category", *_ids(members[0]), text)
 
 
@@ -82,7 +82,7 @@ def _categories(categories: list, annotations: list[dict]) -> Iterator[Problem]:
     for category in known:
         if category["id"] in used:
             continue
-        name = f"category {describe(category.get('name'))} (id {category['id']!r})"
+        name = f"category {describe(category.get('name'))} (id {describe(category['id'])})"
         others = [c.get("supercategory") for c in known if c is not category]
         if others and all(isinstance(o, str) and o == category.get("name") for o in others):
             text = (
