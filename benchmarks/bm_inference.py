@@ -9,8 +9,8 @@ Stock model and optimized model run in turns in one process, the stock one under
 the median of the ratios of the pairs. Weights are random and SCORE_THRESH_TEST is 0, so that each image
 has its 100 detections, which all go through the mask head: their number is printed. Masks are pasted
 in both. Rows: float32; bfloat16 where the hardware has it (else the reason); with --steps float32 built
-up step by step; with --compile float32 compiled. --quick takes a small image, few boxes and one pair: a
-trial of the script, no measurement. Written: inference.json.
+up step by step, and with 300 proposals; with --compile float32 compiled. --quick takes a small image,
+few boxes and one pair: a trial of the script, no measurement. Written: inference.json.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def steps() -> Iterator[tuple[str, Change]]:
     ):
         done.append(step)
         yield name, partial(_apply, tuple(done))
+    yield "+ fused passes and heads", _without_fewer_products
 
 
 def _apply(changes: tuple, model: nn.Module) -> nn.Module:
@@ -56,6 +57,19 @@ def _apply(changes: tuple, model: nn.Module) -> nn.Module:
     for change in changes:
         change(model)
     return model
+
+
+def _without_fewer_products(model: nn.Module) -> nn.Module:
+    fast = optimize(model, dtype="float32")
+    for module in fast.modules():
+        module._buffers.pop("transformed", None)
+    return fast
+
+
+def _with_300_proposals(model: nn.Module) -> nn.Module:
+    model = copy.deepcopy(model)
+    model.proposal_generator.post_nms_topk[False] = 300
+    return optimize(model, dtype="float32", in_place=True)
 
 
 def seconds(model: nn.Module, batch: list[dict], device: str) -> float:
@@ -95,6 +109,8 @@ def rows(args: argparse.Namespace) -> Iterator[tuple[str, Change | str]]:
     if args.steps:
         yield from steps()
     yield "float32", partial(optimize, dtype="float32")
+    if args.steps:
+        yield "float32, 300 proposals", _with_300_proposals
     if args.compile:
         yield "float32, compiled", partial(optimize, dtype="float32", compile=True)
     missing = why_not(torch.bfloat16, torch.device(args.device))
