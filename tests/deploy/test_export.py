@@ -205,7 +205,7 @@ def test_the_package_s_configs(name, tmp_path):
     options = ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "DATASETS.TRAIN", "()"]
     cfg = load_config(name, [*options, "DATASETS.TEST", "()"])
     cfg.TEST.DETECTIONS_PER_IMAGE, cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 20, 100
-    model = build_case(cfg)
+    model = export_cases.scale_outputs(build_case(cfg))
     images = export_cases.pictures()
     export_cases.set_threshold(model, export_cases.choose_threshold(model, images))
     runner = export_cases.export_case(model, tmp_path / "model.onnx")
