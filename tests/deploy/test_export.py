@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
@@ -74,7 +72,8 @@ def test_the_file_describes_the_model(exported):
 
 def test_nothing_of_the_machine_is_in_the_file(exported):
     content = exported[1].read_bytes()
-    assert not re.search(rb"site-packages|/mrcnn_ext|\.py\b|/tmp/", content)
+    for part in (b"site-packages", b"/mrcnn_ext", b"/tmp/", b"/home/"):
+        assert part not in content
 
 
 @pytest.mark.slow
