@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
@@ -74,7 +72,8 @@ def test_the_file_describes_the_model(exported):
 
 def test_nothing_of_the_machine_is_in_the_file(exported):
     content = exported[1].read_bytes()
-    assert not re.search(rb"site-packages|/mrcnn_ext|\.py\b|/tmp/", content)
+    for part in (b"site-packages", b"/mrcnn_ext", b"/tmp/", b"/home/"):
+        assert part not in content
 
 
 @pytest.mark.slow
@@ -204,11 +203,12 @@ def test_the_package_s_configs(name, tmp_path):
     """Random weights, small images: R50 and the rest at their real widths."""
     options = ["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "DATASETS.TRAIN", "()"]
     cfg = load_config(name, [*options, "DATASETS.TEST", "()"])
-    cfg.TEST.DETECTIONS_PER_IMAGE = 20
-    model = build_case(cfg)
-    images = export_cases.pictures()[:4]
-    export_cases.set_threshold(model, 0.0)
+    cfg.TEST.DETECTIONS_PER_IMAGE, cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 20, 100
+    model = export_cases.scale_outputs(build_case(cfg))
+    images = export_cases.pictures()
+    export_cases.set_threshold(model, export_cases.choose_threshold(model, images))
     runner = export_cases.export_case(model, tmp_path / "model.onnx")
     result, numbers = parity(model, runner, images)
     print(name, numbers, result)
     _assert_same(result)
+    assert {0, 1} <= set(numbers)
