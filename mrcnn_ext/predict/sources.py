@@ -68,10 +68,14 @@ class Source:
         return max(1, frames // every)
 
 
-def find_sources(inputs: list[str]) -> list[Source]:
+def find_sources(inputs: list[str], option: str = "INPUT") -> list[Source]:
     """Expand files, folders and globs, in this order of their kinds for each input.
 
     A file that is named is taken whatever its suffix; of a folder, images and videos are.
+
+    Args:
+        inputs: paths and globs.
+        option: what a message calls the place they were written in.
 
     Raises:
         DataError: an input does not exist, or a folder or glob has no image or video.
@@ -89,10 +93,10 @@ def find_sources(inputs: list[str]) -> list[Source]:
             files = sorted(Path(name) for name in glob.glob(text, recursive=True))
             base = _literal_part(text)
             if not files:
-                raise DataError(f"INPUT '{text}': no such file, folder or match.")
+                raise DataError(f"{option} '{text}': no such file, folder or match.")
         files = [p for p in files if p.suffix.lower() in known and p.is_file()]
         if not files:
-            raise DataError(f"INPUT '{text}': neither images nor videos in it.")
+            raise DataError(f"{option} '{text}': neither images nor videos in it.")
         found += [(p, base) for p in files]
     return _named(found)
 
