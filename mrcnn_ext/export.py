@@ -86,8 +86,9 @@ def _run(args: argparse.Namespace) -> int:
         raise ConfigError("--int8 needs --calibration FOLDER: images to find the ranges on.")
     if args.output.is_dir():
         raise ConfigError(f"--output {args.output} is a folder; expected the name of a file.")
-    images = _images(args.check)
-    calibration = _images([args.calibration])[: args.calibration_images] if args.int8 else []
+    images = _images(args.check, "--check")
+    calibration = _images([args.calibration], "--calibration") if args.int8 else []
+    calibration = calibration[: args.calibration_images]
     import_all(args.imports)
     cfg = load_config(args.config_file, args.opts)
     predictor = Predictor(
@@ -114,8 +115,8 @@ def _run(args: argparse.Namespace) -> int:
     return 0 if args.int8 or _is_same(result) else 1
 
 
-def _images(names: list[str]) -> list[Path]:
-    sources = find_sources(names) if names else []
+def _images(names: list[str], option: str) -> list[Path]:
+    sources = find_sources(names, option) if names else []
     return [source.path for source in sources if not source.is_video]
 
 

@@ -7,6 +7,7 @@ Elsewhere torch emulates them: the same numbers, a hundred times slower.
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -30,19 +31,22 @@ _CPU_NAMES = {
 _GPUS = {torch.bfloat16: (8, 0), torch.float16: (5, 3)}
 
 
-def compute_dtype(name: str, device: torch.device | str, setting: str) -> torch.dtype:
+def compute_dtype(
+    name: str, device: torch.device | str, setting: str, more: Sequence[str] = ()
+) -> torch.dtype:
     """The dtype called ``name`` if ``device`` computes with it in hardware.
 
     Args:
         name: "float32", "bfloat16" or "float16".
         device: where it is to be used.
         setting: what a message calls the argument or key that ``name`` comes from.
+        more: other values that the caller takes, for the message.
 
     Raises:
         ConfigError: an unknown name, or hardware that lacks the type; says what is missing.
     """
     if name not in DTYPES:
-        raise ConfigError(f"{setting} is {name!r}; expected one of {list(DTYPES)}.")
+        raise ConfigError(f"{setting} is {name!r}; expected one of {[*more, *DTYPES]}.")
     missing = why_not(DTYPES[name], torch.device(device))
     if missing:
         raise ConfigError(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import textwrap
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_configs_and_modules_that_are_named_exist(document):
         path = REPO / name.replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), name
     for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
-        ast.parse(block)
+        ast.parse(textwrap.dedent(block))  # blocks in lists are indented
 
 
 def test_readme_opens_with_the_two_commands_and_names_all_that_is_registered():

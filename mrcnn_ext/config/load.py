@@ -51,22 +51,39 @@ def load_config(
             "is not run."
         )
     if not os.path.isfile(path):
+        if os.path.exists(path):
+            raise ConfigError(f"{path}: is no file, but a folder, pipe or device.")
         try:
             path = get_config_file(path)
         except ConfigError as error:
-            raise ConfigError(f"there is no file '{path}', and {error}") from error
+            there = _in_detectron2(path)
+            raise ConfigError(f"there is no file '{path}', and {error}{there}") from error
+    where = path
     try:
         if path.endswith(".py"):
-            return LazyConfig.apply_overrides(LazyConfig.load(path), overrides or [])
+            lazy = LazyConfig.load(path)
+            where = f"overrides of {path}"
+            return LazyConfig.apply_overrides(lazy, overrides or [])
         check_yaml(path)
         cfg = default_config()
         cfg.merge_from_file(path, allow_unsafe=False)
+        where = f"overrides of {path}"
         cfg.merge_from_list(overrides or [])
     except (ConfigError, DataError, WeightsError):
         raise  # says what is wrong already
     except Exception as error:  # a LazyConfig is a program, which can raise anything
-        raise ConfigError(f"{path}: {_describe(error)}") from error
+        raise ConfigError(f"{where}: {_describe(error)}") from error
     return cfg
+
+
+def _in_detectron2(name: str) -> str:
+    """Where Detectron2's own zoo has a config of this name; empty if it has none."""
+    from detectron2 import model_zoo  # imports all models, which only this message needs
+
+    try:
+        return f" Detectron2 has it: {model_zoo.get_config_file(name)}."
+    except Exception:  # a RuntimeError where it lacks the name; OSErrors for odd names
+        return ""
 
 
 def _describe(error: Exception) -> str:
@@ -77,6 +94,8 @@ def _describe(error: Exception) -> str:
     text = " ".join(text.split())  # yaml shows the place in lines of its own, yacs whole sections
     if isinstance(error, TypeError) and "NoneType" in text:
         text += " (is a section empty?)"
+    if "(<class 'float'> vs. <class 'int'>)" in text:
+        text += " (write 1.0, not 1)"
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 

@@ -36,6 +36,8 @@ import numpy as np
 __all__ = ["Detections", "OnnxModel", "RunnerError", "encode_mask", "paste_mask", "resize_image"]
 
 FORMAT_VERSION = 1  # of the file's metadata; a newer one is refused
+_KEYS = ("num_classes", "classes", "category_ids", "pixel_format", "resize", "mask_threshold",
+         "keypoints", "skeletons")  # fmt: skip
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
@@ -137,9 +139,7 @@ class OnnxModel:
         try:
             import onnxruntime
         except ImportError as error:
-            raise RunnerError(
-                "onnxruntime is not installed: pip install onnxruntime, or mrcnn_ext[export]."
-            ) from error
+            raise RunnerError("onnxruntime is not installed: pip install onnxruntime.") from error
         if not os.path.isfile(path):
             raise RunnerError(f"{path}: there is no such file.")
         wanted = list(providers or ["CPUExecutionProvider"])
@@ -156,7 +156,9 @@ class OnnxModel:
             self._session = onnxruntime.InferenceSession(os.fspath(path), options, wanted)
         except Exception as error:  # onnxruntime has many kinds
             text = " ".join(str(error).split())
-            raise RunnerError(f"{path}: onnxruntime cannot load it: {text}") from error
+            raise RunnerError(
+                f"{path}: is no ONNX file, or damaged, or too new for this onnxruntime: {text}"
+            ) from error
         self.info = _read_info(path, self._session.get_modelmeta().custom_metadata_map)
         self.classes: list[str] | None = self.info["classes"]
         self._outputs = [output.name for output in self._session.get_outputs()]
@@ -194,6 +196,10 @@ class OnnxModel:
     def resized(self, image: np.ndarray) -> np.ndarray:
         """The model's input: (3, h, w) float32, or the image itself if the graph resizes it."""
         if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3:
+            if image is None:
+                raise RunnerError(
+                    "there is no image (cv2.imread gives None for what it cannot read)."
+                )
             shape = getattr(image, "shape", type(image).__name__)
             raise RunnerError(f"an image has the shape {shape}; expected (height, width, 3), BGR.")
         if image.dtype != np.uint8 or 0 in image.shape:
@@ -288,7 +294,14 @@ def _read_info(path, metadata: dict[str, str]) -> dict[str, Any]:
             f"{path}: its format is {version}, but this runner knows {FORMAT_VERSION}: take the "
             "onnx_runner.py of the mrcnn_ext that wrote the model."
         )
-    return json.loads(metadata["mrcnn_ext"])
+    try:
+        info = json.loads(metadata["mrcnn_ext"])
+        lacking = [name for name in _KEYS if name not in info]
+    except (ValueError, TypeError, RecursionError):
+        raise RunnerError(f"{path}: its metadata 'mrcnn_ext' is no json of a model.") from None
+    if lacking:
+        raise RunnerError(f"{path}: its metadata 'mrcnn_ext' lacks {', '.join(lacking)}.")
+    return info
 
 
 # ---- Pictures ----------------------------------------------------------------------------------------
@@ -549,7 +562,8 @@ def main(argv: list[str] | None = None) -> int:
     add("model", help="file that python -m mrcnn_ext.export wrote")
     add("images", nargs="+", metavar="IMAGE", help="image or folder")
     add("--output", type=Path, required=True, metavar="JSON")
-    add("--score-threshold", type=float, default=0.5, help="leave out what scores less")
+    add("--score-threshold", type=float, default=0.5, help="leave out what scores less "
+        "(default: %(default)s)")  # fmt: skip
     add("--threads", type=int, default=0, help="of the processor (default: onnxruntime's choice)")
     add("--list", action="store_true", help="print the image_id of each image")
     args = parser.parse_args(argv)

@@ -211,7 +211,7 @@ def can_optimize(model: object) -> bool:
 
 def _number_type(dtype: str, device: torch.device) -> torch.dtype:
     if dtype != "auto":
-        return compute_dtype(dtype, device, "dtype")
+        return compute_dtype(dtype, device, "dtype", more=["auto"])
     if device.type == "cuda" and not why_not(torch.bfloat16, device):
         return torch.bfloat16
     return DTYPES["float32"]

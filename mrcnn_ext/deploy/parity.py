@@ -47,11 +47,14 @@ class Parity:
         return 1 - self.differing / max(self.pixels, 1)
 
     def __str__(self) -> str:
+        parts = [f"boxes differ by {self.box:.1e} of their side", f"scores by {self.score:.1e}"]
+        if self.pixels:
+            parts.append(f"{100 * self.same_pixels:.4f} % of mask pixels are the same")
+        if self.keypoint:
+            parts.append(f"keypoints differ by {self.keypoint:.1e} of the box")
         return (
-            f"{self.matched} detections matched, {self.near_ties} near-ties, {self.unmatched} not; "
-            f"boxes differ by {self.box:.1e} of their side, scores by {self.score:.1e}, "
-            f"{100 * self.same_pixels:.4f} % of mask pixels are the same, keypoints differ by "
-            f"{self.keypoint:.1e} of the box"
+            f"{self.matched} detections matched, {self.near_ties} near-ties, {self.unmatched} "
+            f"unmatched; {', '.join(parts)}"
         )
 
 

@@ -39,7 +39,8 @@ def check_installed(*modules: str) -> None:
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(
-            f"{' and '.join(missing)} must be installed for this: pip install mrcnn_ext[export]."
+            f"{' and '.join(missing)} must be installed for this: pip install {' '.join(missing)}, or "
+            "'mrcnn_ext[export]'."
         )
 
 

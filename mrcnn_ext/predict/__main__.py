@@ -77,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--weights", help="checkpoint (default: what the config names)")
     add("--trust-pickle", action="store_true", help=TRUST_PICKLE)
     add_output_option(parser, type=Path, required=True, metavar="FOLDER")
-    add("--score-threshold", type=float, default=0.5, help="leave out what scores less")
+    add("--score-threshold", type=float, default=0.5, help="leave out what scores less "
+        "(default: %(default)s)")  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--no-optimize", action="store_true", help="run the model as built: slower, see "
         "docs/deployment.md")  # fmt: skip

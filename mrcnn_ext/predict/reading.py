@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from detectron2.data.detection_utils import read_image
+from PIL import UnidentifiedImageError
 
 from ..data.pictures import picture_problem
 from ..errors import DataError
@@ -89,6 +90,8 @@ def _image(source: Source, done: Collection[str], file: Path | None) -> Frame:
     stamp = tuple(source.stamp())
     try:
         image = read_image(str(source.path), "BGR")  # turned as its EXIF data say
+    except UnidentifiedImageError as error:  # its text is Python's name of the opened file
+        raise DataError(f"{source.path}: is no image that Pillow can read.") from error
     except Exception as error:  # Pillow raises many kinds
         raise DataError(f"{source.path}: {error}") from error
     return Frame(source, source.name, image, stamp, file, is_last=True)

@@ -70,10 +70,14 @@ class Source:
         return max(1, frames // every)
 
 
-def find_sources(inputs: list[str]) -> list[Source]:
+def find_sources(inputs: list[str], option: str = "INPUT") -> list[Source]:
     """Expand files, folders and globs, in this order of their kinds for each input.
 
     A file that is named is taken whatever its suffix; of a folder, images and videos are.
+
+    Args:
+        inputs: paths and globs.
+        option: what a message calls the place they were written in.
 
     Raises:
         DataError: an input does not exist, or a folder or glob has no image or video.
@@ -81,14 +85,14 @@ def find_sources(inputs: list[str]) -> list[Source]:
     found: list[tuple[Path, Path]] = []  # file, and what its name is relative to
     try:
         for text in inputs:
-            found += _found(text)
+            found += _found(text, option)
         return _named(found)
     except (OSError, RuntimeError) as error:  # too long a name, links in a circle, no permission
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"INPUT '{shorten(inputs)}': cannot be searched: {reason}.") from error
+        raise DataError(f"{option} '{shorten(inputs)}': cannot be searched: {reason}.") from error
 
 
-def _found(text: str) -> list[tuple[Path, Path]]:
+def _found(text: str, option: str) -> list[tuple[Path, Path]]:
     known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
     path = Path(text)
     if path.is_file():
@@ -99,10 +103,10 @@ def _found(text: str) -> list[tuple[Path, Path]]:
         files = sorted(Path(name) for name in glob.glob(text, recursive=True))
         base = _literal_part(text)
         if not files:
-            raise DataError(f"INPUT '{text}': no such file, folder or match.")
+            raise DataError(f"{option} '{text}': no such file, folder or match.")
     files = [p for p in files if p.suffix.lower() in known and os.path.isfile(p)]
     if not files:
-        raise DataError(f"INPUT '{text}': neither images nor videos in it.")
+        raise DataError(f"{option} '{text}': neither images nor videos in it.")
     return [(p, base) for p in files]
 
 

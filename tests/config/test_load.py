@@ -54,8 +54,8 @@ def test_names_paths_and_overrides(tmp_path):
             [],
             r"a\.yaml: Type mismatch .* config key: MODEL\.",
         ),
-        ("a.yaml", "{}", ["MODEL.X", "1"], r"a\.yaml: Non-existent key: MODEL\.X"),
-        ("a.yaml", "{}", ["MODEL.X"], r"a\.yaml: Override list has odd length"),
+        ("a.yaml", "{}", ["MODEL.X", "1"], r"^overrides of .*a\.yaml: Non-existent key: MODEL\.X"),
+        ("a.yaml", "{}", ["MODEL.X"], r"^overrides of .*a\.yaml: Override list has odd length"),
         ("a.yaml", "_BASE_: none.yaml\n", [], r"a\.yaml: its _BASE_ .*none\.yaml: No such file"),
         *[
             ("a.yaml", f"_BASE_: {base}\n", [], r"a\.yaml: _BASE_ is not the name of a file")
@@ -67,6 +67,8 @@ def test_names_paths_and_overrides(tmp_path):
         ("a.yaml", "MODEL:\n", [], r"a\.yaml: TypeError: .*\(is a section empty\?\)"),
         ("a.yaml", "MODEL: rcnn\n", [], r"a\.yaml: Type mismatch .*…$"),
         ("a" * 300 + ".yaml", None, [], r"no file '.*aaa\.yaml', and mrcnn_ext has no config"),
+        ("a.yaml", "{}", ["SOLVER.BASE_LR", "1"], r" SOLVER\.BASE_LR \(write 1\.0, not 1\)$"),
+        ("a.py", "x = {}", ["x.y.z"], r"^overrides of .*a\.py: "),
         ("a.py", "x = (", [], r"a\.py: SyntaxError: "),
         ("a.py", "import no_such_module", [], r"a\.py: ModuleNotFoundError: .*no_such_module"),
         ("a.py", "raise KeyError('x')", [], r"a\.py: KeyError: 'x'"),
@@ -78,6 +80,17 @@ def test_each_mistake_is_one_clear_error(tmp_path, name, content, overrides, mes
         file.write_text(content)
     with pytest.raises(ConfigError, match=message):
         load_config(str(file), overrides)
+
+
+def test_a_folder_is_no_config(tmp_path):
+    with pytest.raises(ConfigError, match=r": is no file, but a folder, pipe or device\.$"):
+        load_config(tmp_path)
+
+
+def test_a_name_of_detectron2s_zoo_gets_its_path():
+    name = "COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x.yaml"
+    with pytest.raises(ConfigError, match=rf"mrcnn_ext has no .* Detectron2 has it: /.*{name}"):
+        load_config(name)
 
 
 def test_this_packages_errors_stay_what_they_are(tmp_path):

@@ -201,6 +201,8 @@ def test_wrong_images(image, message, tmp_path):
 
 def test_wrong_resized_images(tmp_path):
     model = OnnxModel(write_model(tmp_path / "m.onnx", some_outputs()), threads=1)
+    with pytest.raises(RunnerError, match=r"there is no image \(cv2\.imread gives None"):
+        model(None)
     with pytest.raises(RunnerError, match=r"input is float64 \(3, 4, 4\); expected float32"):
         model.run_resized(np.zeros((3, 4, 4)), (4, 4))
 
@@ -209,11 +211,19 @@ def test_files_that_are_no_models(tmp_path):
     with pytest.raises(RunnerError, match=r"there is no such file"):
         OnnxModel(tmp_path / "none.onnx")
     (tmp_path / "text.onnx").write_text("text")
-    with pytest.raises(RunnerError, match=r"text.onnx: onnxruntime cannot load it"):
+    with pytest.raises(RunnerError, match=r"text.onnx: is no ONNX file, or damaged"):
         OnnxModel(tmp_path / "text.onnx")
     other = write_model(tmp_path / "other.onnx", some_outputs(), metadata={"author": "other"})
     with pytest.raises(RunnerError, match=r"is no model that python -m mrcnn_ext.export wrote"):
         OnnxModel(other)
+    for content, message in (
+        ("{", "is no json of a model"),
+        ("5", "is no json of a model"),
+        ('{"num_classes": 1}', "lacks classes, category_ids, "),
+    ):
+        metadata = {"mrcnn_ext_format": "1", "mrcnn_ext": content}
+        with pytest.raises(RunnerError, match=f"bad.onnx: its metadata 'mrcnn_ext' {message}"):
+            OnnxModel(write_model(tmp_path / "bad.onnx", some_outputs(), metadata=metadata))
     metadata = {"mrcnn_ext_format": "2", "mrcnn_ext": json.dumps(INFO)}
     newer = write_model(tmp_path / "newer.onnx", some_outputs(), metadata=metadata)
     with pytest.raises(RunnerError, match=r"its format is 2, but this runner knows 1"):
@@ -225,7 +235,7 @@ def test_missing_runtime_and_provider(tmp_path, monkeypatch):
     with pytest.raises(RunnerError, match=r"this onnxruntime has no NoProvider, but "):
         OnnxModel(file, providers=["NoProvider"])
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(RunnerError, match=r"pip install onnxruntime, or mrcnn_ext\[export\]"):
+    with pytest.raises(RunnerError, match=r"is not installed: pip install onnxruntime\."):
         OnnxModel(file)
 
 

@@ -140,7 +140,7 @@ def test_unreadable_images_are_named_and_left_out(trained, photos, tmp_path, cap
     assert _run(config, photos, "--output", tmp_path / "out", "--no-pictures") == 1
     captured = capsys.readouterr()
     assert "broken.jpg" in captured.err
-    assert "text.png" in captured.err
+    assert "text.png: is no image that Pillow can read." in captured.err
     assert "2 of 5 inputs could not be read" in captured.err
     content = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert len(content["images"]) == 3
@@ -323,6 +323,8 @@ def test_sources_keep_folders_and_stay_unique(photos, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="neither images nor videos"):
         find_sources([str(tmp_path / "empty")])
+    with pytest.raises(DataError, match="--check 'none': no such file"):
+        find_sources(["none"], "--check")
 
 
 def test_exif_orientation_is_followed(trained, tmp_path):
