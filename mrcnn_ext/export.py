@@ -136,6 +136,8 @@ def _compare(predictor: Predictor, exported: ExportedPredictor, images: list[Pat
 def _is_same(result: Parity) -> bool:
     return (
         result.unmatched == 0
+        # Equal scores make everything a near-tie: of files that differ, nothing then matches.
+        and result.near_ties <= result.matched
         and all(getattr(result, name) <= limit for name, limit in _TOLERANCE.items())
         and result.same_pixels >= _SAME_PIXELS
     )

@@ -7,9 +7,10 @@ import pytest
 import torch
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
 
+from mrcnn_ext import export
 from mrcnn_ext.config.load import list_configs, load_config
 from mrcnn_ext.deploy import ModelInput, OnnxModel, export_onnx, supported
-from mrcnn_ext.deploy.parity import compare_detections
+from mrcnn_ext.deploy.parity import Parity, compare_detections
 from mrcnn_ext.errors import ConfigError
 from mrcnn_ext.modeling.keypoint_codecs import KEYPOINT_CODEC_REGISTRY
 from mrcnn_ext.skeletons import Skeleton, SkeletonSet
@@ -144,8 +145,18 @@ def test_models_that_cannot_be_exported(exported):
 
 def test_a_missing_package_is_named(monkeypatch, exported, tmp_path):
     monkeypatch.setattr(supported.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"onnx must be installed .* mrcnn_ext\[export\]"):
+    with pytest.raises(
+        ImportError, match=r"onnx must be .*: pip install onnx, or 'mrcnn_ext\[export\]'"
+    ):
         export_onnx(exported[0], tmp_path / "m.onnx", NO_RESIZE)
+
+
+def test_check_fails_where_near_ties_outnumber_matches():
+    assert export._is_same(Parity(matched=9, near_ties=2))
+    assert export._is_same(Parity())
+    assert not export._is_same(Parity(matched=1, near_ties=198))
+    assert not export._is_same(Parity(near_ties=1))  # found by one of the two only
+    assert not export._is_same(Parity(matched=9, unmatched=1))
 
 
 @pytest.mark.parametrize(
