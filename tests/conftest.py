@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 import torch
@@ -18,6 +19,14 @@ def _own_cache(tmp_path_factory):
     os.environ.pop("MRCNN_EXT_CACHE")
     if previous is not None:
         os.environ["MRCNN_EXT_CACHE"] = previous
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _hangups():
+    """SIGHUP ends commands, also where nohup started the tests."""
+    previous = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, previous)
 
 
 @pytest.fixture(autouse=True)

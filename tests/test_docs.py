@@ -98,6 +98,7 @@ def test_the_head_of_the_tutorial_with_switches(tmp_path, monkeypatch):
     assert len(found.mask_scores) == len(found) > 0
 
 
+@pytest.mark.slow
 def test_the_head_of_the_tutorial_runs_in_train_net(own_head):
     if not tool("train_net.py").is_file():
         pytest.skip("Detectron2 was not installed from tools/build_detectron2.py's wheel")

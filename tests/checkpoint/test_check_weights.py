@@ -148,7 +148,7 @@ def test_code_in_a_checkpoint_does_not_run(cfg, model, state, tmp_path, name):
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize("old_paths", [False, True])
+@pytest.mark.parametrize("old_paths", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_zoo_files_pass(cfg, state, tmp_path, protocol, old_paths):
     arrays = collections.OrderedDict((k, v.numpy()) for k, v in state.items())
     content = {"model": arrays, "__author__": "Detectron2", "scale": np.float32(2.5)}

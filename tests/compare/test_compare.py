@@ -560,6 +560,7 @@ def test_the_command_says_what_is_wrong(base, capsys):
     assert "--import no_such_module" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_share_a_folder(plan, capsys):
     folder = plan.folder(plan.variants[0], 1)
     with only_process(folder):

@@ -156,7 +156,8 @@ def build_other_backbone(cfg, input_shape):
 """
 
 
-@pytest.mark.parametrize("ours_first", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ours_first", [True, False])
 def test_another_plugin_works_beside_this_one(tmp_path, ours_first):
     call = "import mrcnn_ext.d2_env as ours; ours.setup_environment()"
     (tmp_path / "other_plugin.py").write_text(_OTHER % ("pass" if ours_first else call))
@@ -169,7 +170,8 @@ def test_another_plugin_works_beside_this_one(tmp_path, ours_first):
     assert report["backbone"]
 
 
-@pytest.mark.parametrize("module", ["json", pytest.param("no_such_plugin", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["json", "no_such_plugin"])
 def test_a_second_hook_that_is_none_is_named(module):
     result = run_python(
         ["-W", "ignore", "-c", "import detectron2"], env={**HOOK, "MRCNN_EXT_ENV_MODULES": module}

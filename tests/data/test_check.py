@@ -597,6 +597,7 @@ def test_set_of_another_format_is_refused(capsys):
     assert "not in COCO's format" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_imported_module_registers_sets(root, tmp_path):
     name = "mrcnn_ext_test_check_import"
     data = _dataset()

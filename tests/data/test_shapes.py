@@ -192,6 +192,7 @@ def test_json_agrees_with_pycocotools(small_set):
         assert decoded.shape == (image["height"], image["width"], 3)
 
 
+@pytest.mark.slow
 def test_set_is_as_varied_as_promised(tmp_path):
     file = generate_shapes(ShapesSpec("val", 80, 320, 0), tmp_path)
     coco = COCO(str(file))

@@ -90,6 +90,7 @@ def test_a_compiler_that_fails_shows_its_words_and_leaves_no_library(tmp_path, m
     assert not (tmp_path / "_C_cpu.so").exists()
 
 
+@pytest.mark.slow
 def test_a_library_that_cannot_be_loaded_is_reported_and_replaced(tmp_path):
     (tmp_path / "_C_cpu.so").write_bytes(b"no library")
     code = (
@@ -105,6 +106,7 @@ def test_a_library_that_cannot_be_loaded_is_reported_and_replaced(tmp_path):
     assert "1." in result.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_an_instruction_set_that_does_not_exist_is_an_error_at_once():
     from mrcnn_ext.layers import kernel_status
 

@@ -130,7 +130,7 @@ def test_forward_and_gradient_equal_torchvision(
     assert_close(feature.grad, reference.grad, dtype)
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("channels_last", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_gradients_of_first_and_second_order(channels_last):
     features = pyramid(2, 2, 3, (10, 12), torch.float64, channels_last)
     rois = boxes(6, size=(40, 48)).double()

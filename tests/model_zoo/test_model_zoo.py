@@ -35,7 +35,12 @@ def test_configs_are_found():
     assert not any("Base" in name or "common" in name for name in ALL)
 
 
-@pytest.mark.parametrize("name", ALL)
+def _quick(names: list[str], is_slow) -> list:
+    """The names; those of large models that are much like others are marked slow."""
+    return [pytest.param(n, marks=pytest.mark.slow) if is_slow(n) else n for n in names]
+
+
+@pytest.mark.parametrize("name", _quick(ALL, lambda name: "_3x" in name))
 def test_config_builds_its_model(name):
     model = _build(name)
     assert isinstance(model, MrcnnExtRCNN)
@@ -43,7 +48,9 @@ def test_config_builds_its_model(name):
     assert heads.mask_on or heads.keypoint_on if hasattr(heads, "mask_on") else True
 
 
-@pytest.mark.parametrize("name", LAZY)
+@pytest.mark.parametrize(
+    "name", _quick(LAZY, lambda name: "_R_50_" in name and "refine" not in name)
+)
 def test_lazy_config_is_the_same_model_as_yaml(name):
     lazy, yaml = _build(name), _build(name.replace(".py", ".yaml"))
     lazy_shapes, yaml_shapes = (

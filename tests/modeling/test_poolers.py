@@ -311,7 +311,7 @@ def test_onnx_export_gets_standard_ops(monkeypatch):
     assert "torchvision.roi_align.default" in _ops(program.graph_module)
 
 
-@pytest.mark.parametrize("dynamo", [False, True])
+@pytest.mark.parametrize("dynamo", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore")
 def test_onnx_runtime_answers_the_same(dynamo, tmp_path):
     pytest.importorskip("onnxscript" if dynamo else "onnx")

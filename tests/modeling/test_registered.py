@@ -101,7 +101,13 @@ def _evaluate(model, cfg, folder):
     return inference_on_dataset(model, loader, evaluator)
 
 
-@pytest.mark.parametrize(("key", "name"), CASES)
+_LARGE = ("MrcnnExtRes5ROIHeads", "build_timm_backbone")
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [pytest.param(*c, marks=pytest.mark.slow) if c[1] in _LARGE else c for c in CASES],
+)
 def test_registered_name(key, name, tiny_set, tmp_path):
     cfg = CASES[key, name]()
     node = cfg

@@ -71,8 +71,8 @@ def whole(trained, tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "code"),
     [
-        ("SIGTERM", 143),
         ("SIGKILL", -9),
+        pytest.param("SIGTERM", 143, marks=pytest.mark.slow),
         pytest.param("SIGINT", 130, marks=pytest.mark.slow),
         pytest.param("SIGHUP", 129, marks=pytest.mark.slow),
     ],
