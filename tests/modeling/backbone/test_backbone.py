@@ -26,7 +26,7 @@ FAMILIES = [
     "regnety_002",
     "convnext_atto",
     "swin_tiny_patch4_window7_224",
-    "swinv2_tiny_window8_256",
+    pytest.param("swinv2_tiny_window8_256", marks=pytest.mark.slow),
     "pvt_v2_b0",
     "densenet121",
     "hrnet_w18_small",

@@ -134,7 +134,8 @@ ALL_ROI_HEADS = ("StandardROIHeads", "CascadeROIHeads", *OURS)
     ("head", "roi_heads"),
     [
         *(
-            (head, name)
+            # C4 models are large
+            pytest.param(head, name, marks=pytest.mark.slow if "Res5" in name else ())
             for head in ("Heatmap one_hot", "SimCC", "Regression")
             for name in ALL_ROI_HEADS
         ),

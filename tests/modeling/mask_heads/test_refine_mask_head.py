@@ -85,7 +85,7 @@ def _smooth(rng, side: int, rois: int = 2) -> torch.Tensor:
     return F.interpolate(rough, side, mode="bilinear", align_corners=False)[:, 0].clamp(0, 1)
 
 
-@pytest.mark.parametrize("radius", [1, 2])
+@pytest.mark.parametrize("radius", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_band_is_that_of_any_mask_and_twice_as_large(radius):
     rng = np.random.default_rng(0)
     first, second = _smooth(rng, 12) >= 0.5, _smooth(rng, 12) >= 0.5
