@@ -142,7 +142,7 @@ def test_from_checkpoint_to_predictions(trained, photos, tmp_path, capsys):
     output = tmp_path / "m.onnx"
     arguments = ["--config-file", str(config), "--output", str(output)]
     assert export.main([*arguments, "--check", str(photos / "a.png")]) == 0
-    assert "0 not; boxes differ by" in capsys.readouterr().out
+    assert "0 unmatched; boxes differ by" in capsys.readouterr().out
     for name, model in (("a", ["--config-file", str(config)]), ("b", ["--model", str(output)])):
         common = [str(photos), "--score-threshold", "0", "--output", str(tmp_path / name)]
         assert main([*model, *common]) == 0
