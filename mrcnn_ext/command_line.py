@@ -17,9 +17,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .errors import ConfigError
+from .stop_signals import StopSignals, exit_code
 
 __all__ = ["TRUST_PICKLE", "add_import_option", "command_parser", "image_progress", "import_all"]
-__all__ += ["add_output_option", "open_standard_files", "say", "stage_progress"]
+__all__ += [
+    "add_output_option",
+    "open_standard_files",
+    "run_until_stopped",
+    "say",
+    "stage_progress",
+]
 
 TRUST_PICKLE = "load weights even if that runs code from their file (docs/security.md)"
 
@@ -45,6 +52,38 @@ def open_standard_files() -> None:
     os.close(number)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+
+
+def run_until_stopped(
+    command: str,
+    run: Callable[[StopSignals], int],
+    *,
+    errors: tuple[type[Exception], ...],
+    ended: Callable[[KeyboardInterrupt], str],
+) -> int:
+    """Run a command to its end, to an error of which one line says all, or to a signal.
+
+    Args:
+        command: its name in messages.
+        run: does the work; returns the exit code.
+        errors: exceptions whose messages say what is wrong.
+        ended: what to print when a signal ended it.
+
+    Returns:
+        the exit code: that of ``run``; 1: an error; 128 and the number of the signal.
+    """
+    with StopSignals() as signals:
+        try:
+            return run(signals)
+        except errors as error:
+            print(f"{command}: {error}", file=sys.stderr)
+            return 1
+        except OSError as error:  # the disk is full, say
+            print(f"{command}: {type(error).__name__}: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt as stop:
+            print(ended(stop), file=sys.stderr)
+            return exit_code(stop)
 
 
 def say(text: str, *, error: bool = False) -> None:

@@ -24,6 +24,7 @@ import sys
 import time
 from collections import defaultdict
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -40,7 +41,7 @@ from rich.table import Table
 from .checkpoint import last_checkpoint, prune_checkpoints
 from .child_processes import end_children, start_child
 from .coco.results import read_records
-from .command_line import add_output_option, open_standard_files
+from .command_line import add_output_option, open_standard_files, run_until_stopped
 from .config.load import get_config_file, load_config
 from .config.schedule import short_schedule
 from .data import register_datasets
@@ -54,7 +55,7 @@ from .files import (
     temporary_folder,
     write_text,
 )
-from .stop_signals import StopSignals, exit_code
+from .stop_signals import StopSignals
 from .visualization import contact_sheet, draw_comparison, plot_training_curves
 
 __all__ = ["main"]
@@ -332,20 +333,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--fresh", action="store_true", help="delete --output and start again")
     parser.add_argument("opts", nargs="*", help="config overrides, KEY VALUE …")
     args = parser.parse_args(argv)
-    with StopSignals() as signals:
-        try:
-            return _run(args, signals)
-        except (DataError, DemoError) as error:
-            print(f"demo: {error}", file=sys.stderr)
-            return 1
-        except OSError as error:  # the disk is full, say
-            print(f"demo: {type(error).__name__}: {error}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt as stop:
-            where = _last_saved(args.output)
-            text = f"\nEnded by {stop or 'SIGINT'}; the same command goes on {where}."
-            print(text, file=sys.stderr)
-            return exit_code(stop)
+
+    def ended(stop: KeyboardInterrupt) -> str:
+        where = _last_saved(args.output)
+        return f"\nEnded by {stop or 'SIGINT'}; the same command goes on {where}."
+
+    errors = (DataError, DemoError)
+    return run_until_stopped("demo", partial(_run, args), errors=errors, ended=ended)
 
 
 def _last_saved(output: Path) -> str:

@@ -33,11 +33,12 @@ from ..command_line import (
     command_parser,
     import_all,
     open_standard_files,
+    run_until_stopped,
 )
 from ..errors import ConfigError, DataError, WeightsError
 from ..files import only_process, remove_leftovers, temporary_folder
 from ..job_runner import JobError
-from ..stop_signals import StopSignals, exit_code
+from ..stop_signals import StopSignals
 from .checks import check_plan, open_folder
 from .forms import as_rich
 from .kinds import HEAD_KINDS
@@ -83,24 +84,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = 120  # of a file nobody knows the width
-    with StopSignals() as signals:
-        try:
-            plan = _plan(args, rest)
-            check_plan(plan)
-            with only_process(plan.output):
-                open_folder(plan)
-                _run(plan, args.only, console, signals)
-        except (ConfigError, DataError, WeightsError, JobError) as error:
-            print(f"compare: {error}", file=sys.stderr)
-            return 1
-        except OSError as error:  # the disk is full, say
-            print(f"compare: {type(error).__name__}: {error}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt as stop:
-            text = f"\nEnded by {stop or 'SIGINT'}; the same command goes on with what is missing."
-            print(text, file=sys.stderr)
-            return exit_code(stop)
-    return 0
+
+    def run(signals: StopSignals) -> int:
+        plan = _plan(args, rest)
+        check_plan(plan)
+        with only_process(plan.output):
+            open_folder(plan)
+            _run(plan, args.only, console, signals)
+        return 0
+
+    def ended(stop: KeyboardInterrupt) -> str:
+        return f"\nEnded by {stop or 'SIGINT'}; the same command goes on with what is missing."
+
+    errors = (ConfigError, DataError, WeightsError, JobError)
+    return run_until_stopped("compare", run, errors=errors, ended=ended)
 
 
 def _plan(args: argparse.Namespace, rest: list[str]) -> Plan:

@@ -19,12 +19,12 @@ from detectron2.utils.logger import setup_logger
 
 from ..checkpoint import checkpoint_problem, prune_checkpoints
 from ..child_processes import end_with_parent
-from ..command_line import import_all
+from ..command_line import import_all, run_until_stopped
 from ..config.load import load_config
 from ..data import register_datasets
 from ..errors import ConfigError, DataError, WeightsError
 from ..files import only_process, remove_leftovers, write_json, write_text
-from ..stop_signals import StopSignals, exit_code
+from ..stop_signals import StopSignals
 from .kinds import HEAD_KINDS
 from .training import FINAL, load_trained, train
 
@@ -41,23 +41,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *imports = argv or sys.argv[1:]
     folder = Path(name)
     end_with_parent()
-    with StopSignals():
-        try:
-            spec = _read_spec(folder)
-            import_all(imports)
-            with only_process(folder):  # a command that was killed may have left one that runs
-                remove_leftovers(folder)
-                _run(folder, spec)
-        except (ConfigError, DataError, WeightsError) as error:
-            print(f"compare: {error}", file=sys.stderr)
-            return 1
-        except OSError as error:  # the disk is full, say
-            print(f"compare: {type(error).__name__}: {error}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt as stop:
-            print(f"compare: ended by {stop}", file=sys.stderr)
-            return exit_code(stop)
-    return 0
+
+    def run(_: StopSignals) -> int:
+        spec = _read_spec(folder)
+        import_all(imports)
+        with only_process(folder):  # a command that was killed may have left one that runs
+            remove_leftovers(folder)
+            _run(folder, spec)
+        return 0
+
+    return run_until_stopped(
+        "compare",
+        run,
+        errors=(ConfigError, DataError, WeightsError),
+        ended=lambda stop: f"compare: ended by {stop}",
+    )
 
 
 def _read_spec(folder: Path) -> dict:
