@@ -1,13 +1,15 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Every config key of mrcnn_ext, in one place (yaml side; LazyConfig passes arguments instead).
+"""Every config key of mrcnn_ext (yaml side; LazyConfig passes arguments instead).
 
-``docs/config.md`` is generated from this file by ``python -m mrcnn_ext.config.reference``: the
+Those of training are in ``training_defaults.py``. ``docs/config.md`` is generated from both by ``python -m mrcnn_ext.config.reference``: the
 comment above a key is its documentation.
 """
 
 from __future__ import annotations
 
 from fvcore.common.config import CfgNode as FvcoreCfgNode
+
+from .training_defaults import add_training_defaults
 
 __all__ = ["add_mrcnn_ext_config"]
 
@@ -332,4 +334,5 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     _C.EVALUATION.BEST_METRIC = ""
     # "max", or "min" for a BEST_METRIC that is a loss.
     _C.EVALUATION.BEST_MODE = "max"
+    add_training_defaults(_C, CN)
     return _C

@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Write docs/config.md from the commented defaults in defaults.py.
+"""Write docs/config.md from the commented defaults in defaults.py and training_defaults.py.
 
 python -m mrcnn_ext.config.reference > docs/config.md
 """
@@ -25,8 +25,10 @@ _KEY = re.compile(r"_C\.([A-Z0-9_.]+) = (.+)")
 
 def config_reference() -> str:
     """The text of docs/config.md."""
-    source = Path(__file__).with_name("defaults.py").read_text(encoding="utf-8")
-    lines = source[source.index("def _defaults") :].splitlines()
+    lines: list[str] = []
+    for name, start in (("defaults.py", "def _defaults"), ("training_defaults.py", "    # ---")):
+        source = Path(__file__).with_name(name).read_text(encoding="utf-8")
+        lines += source[source.index(start) :].splitlines()
     out = [_HEADER]
     comment: list[str] = []
     is_title = False

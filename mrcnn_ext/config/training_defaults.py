@@ -1,0 +1,116 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""The keys of training. ``docs/config.md`` is made from this file, too; see ``defaults.py``."""
+
+from __future__ import annotations
+
+from fvcore.common.config import CfgNode as FvcoreCfgNode
+
+__all__ = ["add_training_defaults"]
+
+
+def add_training_defaults(_C: FvcoreCfgNode, CN: type) -> None:
+    """Add the nodes of training to ``_C``, which is the node ``MRCNN_EXT``."""
+    # ---------------------------------------------------------------------------------------------
+    # Optimisation (mrcnn_ext.train; any train_net.py with MODEL.META_ARCHITECTURE "MrcnnExtRCNN")
+    # As long as these keys have their defaults, training is Detectron2's. See docs/training.md.
+    # ---------------------------------------------------------------------------------------------
+    _C.SOLVER = CN()
+    # "": SGD, as Detectron2 builds it. "SGD": SGD with the keys below. "AdamW": AdamW, with
+    # SOLVER.BASE_LR (often 1e-4) and SOLVER.WEIGHT_DECAY (often .05). Others of SOLVER's keys hold for
+    # all, clipping included.
+    _C.SOLVER.OPTIMIZER = ""
+    # AdamW: decay of the means of the gradient and of its square.
+    _C.SOLVER.BETAS = [0.9, 0.999]
+    # AdamW: added to the root of the mean square.
+    _C.SOLVER.EPS = 1e-8
+    # Learning rates of the backbone fall by this factor from layer to layer towards the image. For
+    # timm's models and Detectron2's ResNets; transformers often take .7 to .9. 1: all the same.
+    _C.SOLVER.LAYER_DECAY = 1.0
+    # Factor of the backbone's learning rates. (The neck is no part of it.)
+    _C.SOLVER.BACKBONE_LR_FACTOR = 1.0
+    # No weight decay on norms, biases and other parameters of one dimension, whatever
+    # SOLVER.WEIGHT_DECAY_NORM and SOLVER.WEIGHT_DECAY_BIAS say.
+    _C.SOLVER.NO_DECAY_NORM_AND_BIAS = False
+    # "": as SOLVER.LR_SCHEDULER_NAME says. "step": SOLVER.STEPS and SOLVER.GAMMA. "cosine": falls from
+    # the end of warm-up to the end. "flat_cosine": stays for FLAT_FRACTION, then falls as a cosine. All
+    # begin with SOLVER's warm-up.
+    _C.SOLVER.SCHEDULE = ""
+    # "flat_cosine": fraction of training during which the learning rate stays.
+    _C.SOLVER.FLAT_FRACTION = 0.5
+    # "cosine" and "flat_cosine": the last learning rate as a fraction of the first.
+    _C.SOLVER.END_LR_FACTOR = 0.0
+    # Split every batch into this many micro-batches, one after the other, and step once with the mean of
+    # their gradients: memory of IMS_PER_BATCH / ACCUMULATE images, learning rate and schedule of
+    # IMS_PER_BATCH. Divides the images of each process.
+    _C.SOLVER.ACCUMULATE = 1
+    # Losses that are means over RoIs are means of their micro-batch ("micro_batch"), or of the whole
+    # batch ("whole_batch"), as without accumulation: this costs one more pass without gradients through
+    # backbone and proposals.
+    _C.SOLVER.ACCUMULATE_NORMALIZER = "micro_batch"
+
+    # ---------------------------------------------------------------------------------------------
+    # Exponential moving average of the weights
+    # ---------------------------------------------------------------------------------------------
+    _C.EMA = CN()
+    # Keep one, in the checkpoints too; model_ema_final.pth has its weights alone.
+    _C.EMA.ENABLED = False
+    # Decay per step, after warm-up.
+    _C.EMA.DECAY = 0.999
+    # The decay of step t is min(DECAY, (1 + t) / (WARMUP + t)). 0: no warm-up.
+    _C.EMA.WARMUP = 10
+    # Evaluate it beside the raw weights; its results are "ema/segm/AP" and so on.
+    _C.EMA.EVALUATE = True
+
+    # ---------------------------------------------------------------------------------------------
+    # Early stopping
+    # ---------------------------------------------------------------------------------------------
+    _C.EARLY_STOPPING = CN()
+    # End training when this metric of the evaluation, for example "segm/AP", no longer gets better.
+    # "": never.
+    _C.EARLY_STOPPING.METRIC = ""
+    # "max", or "min" for a loss.
+    _C.EARLY_STOPPING.MODE = "max"
+    # How many evaluations in a row may bring nothing.
+    _C.EARLY_STOPPING.PATIENCE = 5
+    # By how much a value must be better than the best to count.
+    _C.EARLY_STOPPING.MIN_DELTA = 0.0
+
+    # ---------------------------------------------------------------------------------------------
+    # Interruptions
+    # ---------------------------------------------------------------------------------------------
+    _C.RESUME = CN()
+    # After any interruption, --resume goes on as if there had been none: the same images in the same
+    # order with the same augmentation, the same random numbers in every step. Checkpoints are written
+    # whole or not at all, a damaged one is passed over, SIGTERM writes one. The order of the images
+    # is another than Detectron2's.
+    _C.RESUME.EXACT = False
+    # Delete all numbered checkpoints but the newest ones. 0: keep all.
+    _C.RESUME.KEEP = 0
+
+    # ---------------------------------------------------------------------------------------------
+    # Logs
+    # ---------------------------------------------------------------------------------------------
+    _C.LOG = CN()
+    # Any of "tensorboard", "wandb" and "mlflow"; console and metrics.json are always written. Empty: as
+    # the script has it. Detectron2's writes tensorboard's scalars.
+    _C.LOG.WRITERS = []
+    # Project ("wandb") or experiment ("mlflow").
+    _C.LOG.PROJECT = "mrcnn_ext"
+    # Name of the run. "": the name of OUTPUT_DIR.
+    _C.LOG.NAME = ""
+    # How many validation images are drawn with their predictions, after each evaluation.
+    _C.LOG.IMAGES = 0
+    # Iterations between two entries.
+    _C.LOG.PERIOD = 20
+
+    # ---------------------------------------------------------------------------------------------
+    # Classification loss of this package's RoI heads: MODEL.ROI_HEADS.NAME "MrcnnExt…"
+    # ---------------------------------------------------------------------------------------------
+    _C.BOX_HEAD = CN()
+    # "": Detectron2's cross entropy. "focal": easy examples count less. "class_balanced": rare classes
+    # count more, by the effective number of their instances in DATASETS.TRAIN.
+    _C.BOX_HEAD.CLS_LOSS = ""
+    # "focal": exponent of (1 - p).
+    _C.BOX_HEAD.FOCAL_GAMMA = 2.0
+    # "class_balanced": beta of (1 - beta) / (1 - beta^n).
+    _C.BOX_HEAD.CLASS_BALANCED_BETA = 0.999
