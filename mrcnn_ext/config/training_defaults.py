@@ -39,8 +39,8 @@ def add_training_defaults(_C: FvcoreCfgNode, CN: type) -> None:
     _C.SOLVER.FLAT_FRACTION = 0.5
     # "cosine" and "flat_cosine": the last learning rate as a fraction of the first.
     _C.SOLVER.END_LR_FACTOR = 0.0
-    # Split every batch into this many micro-batches, one after the other, and step once with the mean of
-    # their gradients: memory of IMS_PER_BATCH / ACCUMULATE images, learning rate and schedule of
+    # Split every batch into this many micro-batches, one after the other, and step once with the mean
+    # of their gradients: memory of IMS_PER_BATCH / ACCUMULATE images, learning rate and schedule of
     # IMS_PER_BATCH. Divides the images of each process.
     _C.SOLVER.ACCUMULATE = 1
     # Losses that are means over RoIs are means of their micro-batch ("micro_batch"), or of the whole
