@@ -1,7 +1,21 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Hooks for Detectron2's trainers."""
+"""Training put together by config; its parts are hooks and functions for any Detectron2 trainer."""
 
 from .best_checkpoint import BestCheckpointer
+from .evaluation_hooks import build_evaluation_hooks
+from .resume import ExactLoader, ExactResume, StopOnSignal
+from .trainer import Trainer, TrainerMixin
 from .validation_loss import ValidationLossHook, build_validation_loader, validation_losses
 
-__all__ = ["BestCheckpointer", "ValidationLossHook", "build_validation_loader", "validation_losses"]
+__all__ = [
+    "BestCheckpointer",
+    "ExactLoader",
+    "ExactResume",
+    "StopOnSignal",
+    "Trainer",
+    "TrainerMixin",
+    "ValidationLossHook",
+    "build_evaluation_hooks",
+    "build_validation_loader",
+    "validation_losses",
+]

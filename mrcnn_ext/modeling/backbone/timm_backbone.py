@@ -14,6 +14,7 @@ from torch import nn
 
 from ...checkpoint.timm_models import create_timm_features
 from ...checkpoint.timm_weights import pixel_stats
+from ...engine.running import check_followed
 from ...errors import ConfigError
 from .timm_layers import timm_layers, timm_undecayed
 from .timm_norm import convert_norm, freeze_module
@@ -90,6 +91,7 @@ class TimmBackbone(Backbone):
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec) -> dict:
+        check_followed(cfg)
         node = cfg.MRCNN_EXT.TIMM
         return {
             "model_name": node.NAME,
