@@ -39,6 +39,7 @@ _RANGES = {
     "SOLVER.EPS": (0.0, math.inf, "()"),
     "SOLVER.LAYER_DECAY": (0.0, 1.0, "(]"),
     "SOLVER.BACKBONE_LR_FACTOR": (0.0, math.inf, "[)"),
+    "SOLVER.CLIP_NORM": (0.0, math.inf, "[)"),
     "SOLVER.FLAT_FRACTION": (0.0, 1.0, "[)"),
     "SOLVER.END_LR_FACTOR": (0.0, 1.0, "[]"),
     "EMA.DECAY": (0.0, 1.0, "[)"),
