@@ -13,6 +13,7 @@ from torch import nn
 
 from ...structures import pack_gt_masks
 from ..poolers import fuse_pooler
+from .output_layers import set_classification_loss
 from .self_pooling import self_pooling_arguments
 
 __all__ = ["MrcnnExtStandardROIHeads"]
@@ -23,6 +24,7 @@ class MrcnnExtStandardROIHeads(StandardROIHeads):
     """Detectron2's StandardROIHeads (same keys, state_dict and results) with fused RoIAlign.
 
     Mask and keypoint heads that pool for themselves get the feature maps, whatever their POOLER_TYPE.
+    ``MRCNN_EXT.BOX_HEAD`` may name another classification loss.
     """
 
     # Detectron2 marks these for TorchScript in its own class, and subclasses do not inherit that.
@@ -50,6 +52,10 @@ class MrcnnExtStandardROIHeads(StandardROIHeads):
             keypoint_pooler=fuse_pooler(keypoint_pooler),
             **kwargs,
         )
+
+    @classmethod
+    def _init_box_head(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        return set_classification_loss(super()._init_box_head(cfg, input_shape), cfg)
 
     @classmethod
     def _init_mask_head(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
