@@ -137,7 +137,10 @@ def run_processes(
     except BaseException:  # a signal
         end_processes([process for process, _ in started.values()], STOP_GRACE)
         raise
-    end_processes([process for process, _ in started.values()], GRACE if found else None)
+    grace = None
+    if found is not None:  # after a signal, one process may write a checkpoint for all
+        grace = STOP_GRACE if found[0].code > 128 else GRACE
+    end_processes([process for process, _ in started.values()], grace)
     if found is not None:
         raise_outcome(found[0], found[1], hint)
 
