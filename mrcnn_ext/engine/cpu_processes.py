@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import DefaultTrainer, SimpleTrainer, TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
-from fvcore.common.config import CfgNode
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -141,9 +140,22 @@ def check_cpu_training(cfg, num_processes: int) -> None:
         )
 
 
-def _norms(cfg: CfgNode, prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in cfg.items():
-        if isinstance(value, CfgNode):
-            yield from _norms(value, f"{prefix}{key}.")
-        elif key == "NORM" or key.endswith("_NORM"):
-            yield f"{prefix}{key}", value
+# Key -> whether a config's model has norms by it. Others are found when the model is built.
+_NORM_KEYS: dict[str, Callable] = {
+    "MODEL.RESNETS.NORM": lambda model: "resnet" in model.BACKBONE.NAME,
+    "MODEL.FPN.NORM": lambda model: "fpn" in model.BACKBONE.NAME,
+    "MODEL.ROI_BOX_HEAD.NORM": lambda model: bool(model.ROI_BOX_HEAD.NAME),
+    "MODEL.ROI_MASK_HEAD.NORM": lambda model: model.MASK_ON,
+    "MRCNN_EXT.TIMM.NORM": lambda model: "timm" in model.BACKBONE.NAME,
+    "MRCNN_EXT.KEYPOINT_HEAD.NORM": lambda model: model.KEYPOINT_ON,
+}
+
+
+def _norms(cfg) -> Iterator[tuple[str, object]]:
+    for key, is_used in _NORM_KEYS.items():
+        node, *names = key.split(".")
+        value = cfg[node]
+        for name in names:
+            value = value[name]
+        if is_used(cfg.MODEL):
+            yield key, value

@@ -68,8 +68,8 @@ def outcome_of(run: Callable[[], object]) -> Outcome:
         with StopSignals():
             run()
     except EXPECTED_ERRORS as error:
-        kind = next(cls for cls in EXPECTED_ERRORS if isinstance(error, cls))
-        return Outcome(time.monotonic(), "error", kind, str(error), 1)
+        expected = next(cls for cls in EXPECTED_ERRORS if isinstance(error, cls))
+        return Outcome(time.monotonic(), "error", expected, str(error), 1)
     except KeyboardInterrupt as stop:
         return Outcome(time.monotonic(), "stopped", code=exit_code(stop))
     except SystemExit as end:
@@ -149,11 +149,12 @@ def _wait(started: dict) -> tuple[Outcome, str] | None:
     """The first outcome that is no success; None if all succeeded."""
     open_pipes = dict(started)
     while open_pipes:
-        ended = []
-        for pipe in connection.wait(list(open_pipes), timeout=1.0):
+        ended: list[tuple[Outcome, str]] = []
+        pipes: list = connection.wait(list(open_pipes), timeout=1.0)
+        for pipe in pipes:
             process, name = open_pipes.pop(pipe)
             try:
-                outcome = pipe.recv()  # type: ignore[union-attr]
+                outcome = pipe.recv()
             except EOFError:
                 outcome = _killed(process)
             if outcome.kind != "done":
