@@ -16,12 +16,16 @@ from detectron2.engine import DefaultTrainer
 from detectron2.engine import hooks as d2_hooks
 
 from ..checkpoint.training_checkpointer import TrainingCheckpointer
+from ..config.check_training import set_training_keys
 from ..evaluation.build import build_evaluator
 from ..evaluation.default_evaluators import default_evaluator
+from .accumulation import accumulate
 from .cpu_processes import CPUProcessesMixin
 from .evaluation_hooks import build_evaluation_hooks
+from .optimizer import build_optimizer, optimizer_keys_set
 from .resume import ExactResume, StopOnSignal, make_exact
 from .running import FOLLOWS
+from .schedule import build_lr_scheduler, schedule_keys_set
 
 __all__ = ["CLASS_PARTS", "INSTANCE_PARTS", "Trainer", "TrainerMixin"]
 
@@ -32,11 +36,11 @@ def _train_loader(own: Callable, _cls: type, cfg, *args, **kwargs):
 
 
 def _optimizer(own: Callable, _cls: type, cfg, model):
-    return own(cfg, model)
+    return build_optimizer(cfg, model) if optimizer_keys_set(cfg) else own(cfg, model)
 
 
 def _lr_scheduler(own: Callable, _cls: type, cfg, optimizer):
-    return own(cfg, optimizer)
+    return build_lr_scheduler(cfg, optimizer) if schedule_keys_set(cfg) else own(cfg, optimizer)
 
 
 def _evaluator(own: Callable, _cls: type, cfg, dataset_name: str, *args, **kwargs):
@@ -61,8 +65,13 @@ def _hooks(own: Callable, trainer: DefaultTrainer) -> list:
     """
     cfg = trainer.cfg
     keys = cfg.MRCNN_EXT
-    if keys.RESUME.EXACT or keys.RESUME.KEEP:
-        # Before the script's hooks are built: some keep a reference to the checkpointer.
+    if keys.SOLVER.ACCUMULATE > 1:
+        accumulate(
+            trainer, steps=keys.SOLVER.ACCUMULATE, normalizer=keys.SOLVER.ACCUMULATE_NORMALIZER
+        )
+    if set_training_keys(cfg):
+        # Before the script's hooks are built: some keep a reference to the checkpointer. That of
+        # Detectron2 0.6 saves no optimizer, and neither writes whole files only.
         trainer.checkpointer = TrainingCheckpointer.of_trainer(
             trainer.model, cfg.OUTPUT_DIR, weakref.proxy(trainer), keep=keys.RESUME.KEEP
         )
