@@ -91,6 +91,7 @@ def check_values(cfg) -> None:
     for node, (switch, registry) in _HEADS.items():
         if switch is None or cfg.MODEL[switch]:
             _check_head(cfg, node, registry)
+    _check_classification_loss(cfg)
     _check_features(cfg)
     _check_cascade(cfg)
     _check_group_norm(cfg)
@@ -184,6 +185,15 @@ def _check_head(cfg, node: str, registry) -> None:
                     f"{key} is {_value(cfg, key)!r}, which {head.NAME} does not read; heads of this "
                     "package do (MrcnnExt…)."
                 )
+
+
+def _check_classification_loss(cfg) -> None:
+    loss, name = cfg.MRCNN_EXT.BOX_HEAD.CLS_LOSS, cfg.MODEL.ROI_HEADS.NAME
+    if loss and ROI_HEADS_REGISTRY.get(name).__module__.startswith("detectron2."):
+        raise ConfigError(
+            f"MRCNN_EXT.BOX_HEAD.CLS_LOSS is '{loss}', which {name} does not read; RoI heads of this "
+            "package do (MODEL.ROI_HEADS.NAME MrcnnExt…)."
+        )
 
 
 def _plain(value):

@@ -18,6 +18,7 @@ from detectron2.engine import hooks as d2_hooks
 from ..checkpoint.training_checkpointer import TrainingCheckpointer
 from ..evaluation.build import build_evaluator
 from ..evaluation.default_evaluators import default_evaluator
+from .cpu_processes import CPUProcessesMixin
 from .evaluation_hooks import build_evaluation_hooks
 from .resume import ExactResume, StopOnSignal, make_exact
 from .running import FOLLOWS
@@ -142,5 +143,5 @@ class TrainerMixin:
 setattr(TrainerMixin, FOLLOWS, True)
 
 
-class Trainer(TrainerMixin, DefaultTrainer):
+class Trainer(CPUProcessesMixin, TrainerMixin, DefaultTrainer):
     """Detectron2's DefaultTrainer, put together by config."""

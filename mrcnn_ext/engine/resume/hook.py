@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.engine import HookBase
+from detectron2.engine.hooks import PeriodicWriter
 from detectron2.utils import comm
 
 from ...checkpoint.training_checkpointer import TrainingCheckpointer
@@ -88,15 +89,20 @@ class ExactResume(HookBase):
                     "images come in a new order."
                 )
         loader.start = start
-        if not start:
-            return
-        if state:
+        written = start - 1
+        if comm.is_main_process() and (start or not self._checkpointer.has_checkpoint()):
+            written = self._cut_metrics(start)
+        if state and start:
             self._compare(state, loader, start)
             self._restore_histories(state)
-        if comm.is_main_process():
-            self._cut_metrics(start)
         if state and self._is_due(start - 1) and self._evaluated != start - 1:
-            self._evaluate_late(start - 1)
+            logger.info(
+                f"Training ended before the evaluation after step {start - 1}: it comes now."
+            )
+            self._run_late(self._evaluation, start - 1)
+            self._run_late([self], start - 1)
+        if state and start:
+            self._write_late(written, start - 1)
 
     def before_step(self) -> None:
         assert self._seed is not None
@@ -161,31 +167,45 @@ class ExactResume(HookBase):
                 storage.put_scalar(name, value, smoothing_hint=state["smoothing"].get(name, True))
         storage.iter = now
 
-    def _cut_metrics(self, start: int) -> None:
-        """Delete what a killed process wrote about steps that are to come again."""
+    def _cut_metrics(self, start: int) -> int:
+        """Delete what a killed process wrote about steps that are to come again.
+
+        Returns:
+            the last step that is left.
+        """
         file = Path(os.fspath(self._checkpointer.save_dir)) / _METRICS
+        last = -1
         if not file.is_file():
-            return
+            return last
         with open(file, "rb+") as opened:
             end = 0
             for line in opened:
                 try:
-                    content = json.loads(line)
-                    again = int(content["iteration"]) >= start
+                    iteration = int(json.loads(line)["iteration"])
                 except (ValueError, KeyError, TypeError):
-                    again = True  # torn
-                if again or not line.endswith(b"\n"):
+                    break  # torn
+                if iteration >= start or not line.endswith(b"\n"):
                     break
-                end += len(line)
+                end, last = end + len(line), iteration
             opened.truncate(end)
+        return last
 
-    def _evaluate_late(self, iteration: int) -> None:
-        logger.info(f"Training ended before the evaluation after step {iteration}: it comes now.")
+    def _run_late(self, hooks: Sequence[HookBase], iteration: int) -> None:
+        """Call ``after_step`` of hooks for a step that has been taken before."""
         now, self.trainer.iter = self.trainer.iter, iteration
         self.trainer.storage.iter = iteration
         try:
-            for hook in self._evaluation:
+            for hook in hooks:
                 hook.after_step()
-            self.after_step()
         finally:
             self.trainer.iter = self.trainer.storage.iter = now
+
+    def _write_late(self, written: int, last: int) -> None:
+        """Writers write the last step, if it came into a checkpoint only, and nothing twice."""
+        for hook in self.trainer._hooks:
+            if isinstance(hook, PeriodicWriter):
+                for writer in hook._writers:
+                    if hasattr(writer, "_last_write"):
+                        writer._last_write = written
+                if written < last:
+                    self._run_late([hook], last)

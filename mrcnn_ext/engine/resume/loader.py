@@ -127,6 +127,8 @@ class ExactLoader:
             num_workers=self.num_workers,
             collate_fn=self._collate,
             worker_init_fn=_outlive_signals,
+            # Of its own: it draws a seed when it starts, which is in another step after a resume.
+            generator=torch.Generator().manual_seed(self.seed % 2**31),
             **options,
         )
 

@@ -21,6 +21,7 @@ from ...errors import ConfigError
 from ...structures import pack_gt_masks
 from ..poolers import fuse_pooler
 from ..scripting import inherited
+from .output_layers import set_classification_loss
 
 __all__ = ["MrcnnExtRes5ROIHeads"]
 
@@ -78,6 +79,7 @@ class MrcnnExtRes5ROIHeads(Res5ROIHeads):
         without_keypoints.defrost()
         without_keypoints.MODEL.KEYPOINT_ON = False
         ret = super().from_config(without_keypoints, input_shape)
+        set_classification_loss(ret, cfg)
         _check_width(ret["res5"], names[0], input_shape[names[0]].channels)
         if cfg.MODEL.KEYPOINT_ON:
             size = cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION

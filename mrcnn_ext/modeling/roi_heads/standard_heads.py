@@ -14,6 +14,7 @@ from torch import nn
 from ...engine.running import check_followed
 from ...structures import pack_gt_masks
 from ..poolers import fuse_pooler
+from .output_layers import set_classification_loss
 from .self_pooling import self_pooling_arguments
 
 __all__ = ["MrcnnExtStandardROIHeads"]
@@ -24,6 +25,7 @@ class MrcnnExtStandardROIHeads(StandardROIHeads):
     """Detectron2's StandardROIHeads (same keys, state_dict and results) with fused RoIAlign.
 
     Mask and keypoint heads that pool for themselves get the feature maps, whatever their POOLER_TYPE.
+    ``MRCNN_EXT.BOX_HEAD`` may name another classification loss.
     """
 
     # Detectron2 marks these for TorchScript in its own class, and subclasses do not inherit that.
@@ -56,6 +58,10 @@ class MrcnnExtStandardROIHeads(StandardROIHeads):
     def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         check_followed(cfg)
         return super().from_config(cfg, input_shape)
+
+    @classmethod
+    def _init_box_head(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        return set_classification_loss(super()._init_box_head(cfg, input_shape), cfg)
 
     @classmethod
     def _init_mask_head(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
