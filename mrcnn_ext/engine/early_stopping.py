@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from detectron2.engine import HookBase
-from detectron2.engine.hooks import EvalHook
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.utils import comm
 
 from ..errors import ConfigError
@@ -51,7 +51,7 @@ class EarlyStopping(HookBase):
             patience: number of evaluations, 1 or more. One whose metric is NaN or missing brings
                 nothing.
             min_delta: by how much a value must be better than the best to count.
-            checkpointer: writes the last checkpoint; None: the trainer's, if it has one.
+            checkpointer: writes the last checkpoint; None: that of the trainer or its hooks.
 
         Raises:
             ConfigError: an argument is out of range.
@@ -125,7 +125,7 @@ class EarlyStopping(HookBase):
         step = self.trainer.iter
         if comm.is_main_process():
             logger.info(f"Training stops early after step {step}: {self._describe()}.")
-            checkpointer = self._checkpointer or getattr(self.trainer, "checkpointer", None)
+            checkpointer = self._checkpointer or _checkpointer_of(self.trainer)
             if checkpointer is not None:
                 checkpointer.save("model_final", iteration=step)
         for hook in self.trainer._hooks:
@@ -167,6 +167,13 @@ class EarlyStopping(HookBase):
 
         trainer.before_step = trainer.run_step = _nothing
         trainer.after_step = end_step
+
+
+def _checkpointer_of(trainer):
+    """That of a DefaultTrainer, or of the hook that writes checkpoints; None if there is none."""
+    found = getattr(trainer, "checkpointer", None)
+    hooks = [h for h in trainer._hooks if isinstance(h, PeriodicCheckpointer)]
+    return found or next((hook.checkpointer for hook in hooks), None)
 
 
 def _nothing() -> None:

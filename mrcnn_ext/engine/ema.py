@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from detectron2.engine import HookBase
+from detectron2.engine.hooks import EvalHook
 from detectron2.utils import comm
 from torch import Tensor, nn
 
@@ -38,22 +40,27 @@ class EMAHook(HookBase):
     averaged: statistics of BatchNorm, too, which then are those of the steps that the weights are of;
     integers are copied. The state goes into checkpoints, as that of all hooks.
 
-    Register it before the hook that writes checkpoints.
+    Register it before the hook that writes checkpoints. EvalHooks of the trainer then evaluate both,
+    see :meth:`evaluate`.
     """
+
+    before_checkpoint = True  # where a list of hooks has it
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | None = None,
         *,
         decay: float = 0.999,
         warmup: float = 10,
+        evaluate: bool = True,
         output_dir: str = "",
     ) -> None:
         """
         Args:
-            model: that is trained; may be wrapped for several processes.
+            model: may be wrapped for several processes; None: the trainer's.
             decay: in [0, 1).
             warmup: 0: the decay is the same from the first step.
+            evaluate: let the trainer's EvalHooks evaluate the average, too.
             output_dir: where model_ema_final.pth is written at the end; "": nowhere.
 
         Raises:
@@ -67,8 +74,9 @@ class EMAHook(HookBase):
             )
         self.decay, self.warmup = decay, warmup
         self.updates = 0
-        self._model: nn.Module = getattr(model, "module", model)  # of DistributedDataParallel
+        self._given = model
         self._output_dir = output_dir
+        self._evaluates, self._evaluating = evaluate, False
         self._average: dict[str, Tensor] = {}
         self._loaded: dict[str, Tensor] = {}
         self._applied = False
@@ -77,6 +85,9 @@ class EMAHook(HookBase):
 
     def before_train(self) -> None:
         self.start()
+        for hook in self.trainer._hooks if self._evaluates else ():
+            if isinstance(hook, EvalHook):
+                hook._func = functools.partial(self.evaluate, hook._func)
 
     def after_step(self) -> None:
         self.update()
@@ -96,6 +107,11 @@ class EMAHook(HookBase):
         self._average = {}
 
     # ---- by hand ---------------------------------------------------------------------------------
+
+    @property
+    def _model(self) -> nn.Module:
+        model = self.trainer.model if self._given is None else self._given
+        return getattr(model, "module", model)  # of DistributedDataParallel
 
     @torch.no_grad()
     def start(self) -> None:
@@ -162,18 +178,23 @@ class EMAHook(HookBase):
     def evaluate(self, function: Callable[[], Mapping | None]) -> dict:
         """Results of the model's own weights, and those of the average under "ema".
 
-        As an EvalHook's function: ``EvalHook(period, lambda: ema.evaluate(evaluate_the_model))``. The
-        average comes first, so files that the evaluation writes are those of the model's own weights.
-        It draws no random numbers of the training.
+        The average comes first, so files that the evaluation writes are those of the model's own
+        weights. It draws no random numbers of the training.
 
         Args:
             function: evaluates the model; returns a nested dict, and nothing in processes that have no
                 results.
         """
+        if self._evaluating:  # within itself
+            return dict(function() or {})
         if comm.is_main_process():
             logger.info("Evaluating the moving average of the weights:")
-        with _random_state_kept(), self.applied():
-            average = function()
+        self._evaluating = True
+        try:
+            with _random_state_kept(), self.applied():
+                average = function()
+        finally:
+            self._evaluating = False
         if comm.is_main_process():
             logger.info("Evaluating the weights themselves:")
         results = dict(function() or {})

@@ -50,8 +50,8 @@ def _training(tmp_path, values, *, max_iter=20, period=2, resume=False, **option
         log.evaluations.append(trainer.iter)
         return {"segm": {"AP": next(remaining)}}
 
-    ema = EMAHook(model, decay=0.5, output_dir=str(tmp_path))
-    stopping = EarlyStopping(period, "segm/AP", checkpointer=checkpointer, **options)
+    ema = EMAHook(decay=0.5, evaluate=False, output_dir=str(tmp_path))
+    stopping = EarlyStopping(period, "segm/AP", **options)
     losses = ValidationLossHook(period, model, lambda: log.ends.append("loader") or [])
     trainer.register_hooks(
         [

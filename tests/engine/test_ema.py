@@ -9,6 +9,8 @@ import types
 
 import pytest
 import torch
+from detectron2.engine import SimpleTrainer
+from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils.events import EventStorage
 from torch import nn
@@ -153,6 +155,40 @@ def test_results_of_both():
     torch.manual_seed(5)
     assert torch.rand(1).item() == order[1]  # the training's generator knows nothing of it
     assert hook.evaluate(lambda: None) == {}
+
+
+def test_in_a_trainer_that_evaluates(tmp_path):
+    """With the hook alone, as in a LazyConfig; steps and checkpoints are those without it."""
+
+    class Tiny(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, images):
+            return {"loss_a": (self.weight - 1).square().sum()}
+
+    def train(*hooks):
+        model = Tiny()
+        trainer = SimpleTrainer(model, [[{}]] * 9, torch.optim.SGD(model.parameters(), lr=0.1))
+        results = []
+
+        def evaluate():
+            results.append(model.weight.item())
+            return {"w": {"value": results[-1]}}
+
+        trainer.register_hooks([*hooks, EvalHook(2, evaluate)])
+        trainer.train(0, 6)
+        return results, trainer
+
+    alone, _ = train()
+    results, trainer = train(EMAHook(decay=0.5, warmup=0))
+    assert results[1::2] == alone  # the average first
+    assert results[0::2] != alone
+    latest = trainer.storage.latest()
+    assert (latest["ema/w/value"][0], latest["w/value"][0]) == tuple(results[-2:])
+    results, _ = train(EMAHook(evaluate=False))
+    assert results == alone
 
 
 def _trainer(hook, tmp_path, iteration=4, max_iter=4):
