@@ -7,8 +7,8 @@
 
 Detectron2's own, unmodified train_net.py trains each setting with each seed, one after the other, on
 the CPU: equal seeds mean equal weights and samples. Nothing is evaluated. Curves are those of
-Detectron2's metrics.json: every 20 steps the median of the last 20. A run that ended is not repeated, so
-the same command goes on where it was stopped. Written: training_curves.json and .md.
+Detectron2's metrics.json: every 20 steps the median of the last 20. A run that ended is not repeated,
+so the same command goes on where it was stopped. Written: training_curves.json and .md.
 """
 
 from __future__ import annotations
