@@ -68,8 +68,10 @@ def test_without_keys_all_is_detectron2s_bit_for_bit(tmp_path, monkeypatch, seed
 def test_keys_reach_all_parts(tmp_path, monkeypatch, way):
     cfg = linear_cfg(
         tmp_path, RESUME__EXACT=True, SOLVER__OPTIMIZER="AdamW", SOLVER__SCHEDULE="cosine",
-        SOLVER__ACCUMULATE=2, LOG__PERIOD=3,
+        SOLVER__ACCUMULATE=2, LOG__PERIOD=3, EMA__ENABLED=True, EARLY_STOPPING__METRIC="segm/AP",
     )  # fmt: skip
+    cfg.TEST.EVAL_PERIOD = 3
+    cfg.DATASETS.TEST = ("mrcnn_ext_shapes_val",)
     trainer = (Mixed if way == "mixin" else _script_trainer(monkeypatch))(cfg)
     assert isinstance(trainer.data_loader, ExactLoader)
     assert isinstance(trainer.optimizer, torch.optim.AdamW)
@@ -77,12 +79,14 @@ def test_keys_reach_all_parts(tmp_path, monkeypatch, way):
     assert isinstance(trainer.checkpointer, TrainingCheckpointer)
     names = [type(hook).__name__ for hook in trainer._hooks]
     assert names == [
-        "IterationTimer", "LRScheduler", "PeriodicCheckpointer", "StopOnSignal", "EvalHook",
-        "ExactResume", "PeriodicWriter",
+        "IterationTimer", "LRScheduler", "EMAHook", "PeriodicCheckpointer", "StopOnSignal", "EvalHook",
+        "EarlyStopping", "ExactResume", "PeriodicWriter",
     ]  # fmt: skip
     assert trainer._hooks[-1]._period == 3
-    assert trainer._hooks[2].checkpointer is trainer.checkpointer
+    assert trainer._hooks[3].checkpointer is trainer.checkpointer
+    trainer.test = lambda *_: {"segm": {"AP": 1.0}}
     trainer.train()
+    assert (tmp_path / "model_ema_final.pth").is_file()
     assert trainer.optimizer.param_groups[0]["lr"] < 0.1 / 5  # the cosine has come down
 
 

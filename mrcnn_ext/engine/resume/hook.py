@@ -206,6 +206,7 @@ class ExactResume(HookBase):
         for hook in self.trainer._hooks:
             if isinstance(hook, PeriodicWriter):
                 for writer in hook._writers:
+                    writer = getattr(writer, "writer", writer)  # of a GuardedWriter
                     if isinstance(getattr(writer, "_last_write", None), int):
                         writer._last_write = written
                 if written < last:
