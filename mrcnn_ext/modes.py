@@ -1,15 +1,17 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Switch modules between training and eval mode, and back."""
+"""Switch modules between training and eval mode, and back; keep training's random numbers."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import nn
 
-__all__ = ["eval_layers", "losses_in_eval", "restore_modes"]
+__all__ = ["eval_layers", "losses_in_eval", "restore_modes", "same_random_numbers"]
 
 
 @contextmanager
@@ -21,6 +23,25 @@ def restore_modes(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def same_random_numbers(seed: int | None = None) -> Iterator[None]:
+    """Restore the random states of PyTorch, also on the GPU in use, NumPy and Python afterwards.
+
+    Args:
+        seed: of PyTorch within the block; None: goes on as before.
+    """
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    states = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices):
+        if seed is not None:
+            torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(states[0])
+            random.setstate(states[1])
 
 
 @contextmanager

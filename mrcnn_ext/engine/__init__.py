@@ -7,6 +7,7 @@ from .early_stopping import EarlyStopping
 from .ema import EMAHook, find_ema
 from .evaluation_hooks import build_evaluation_hooks
 from .optimizer import build_optimizer, create_optimizer, get_param_groups
+from .picture_hook import PictureHook, build_picture_hook, spread_records
 from .resume import ExactLoader, ExactResume, StopOnSignal
 from .schedule import FlatCosineParamScheduler, build_lr_scheduler
 from .trainer import Trainer, TrainerMixin
@@ -21,6 +22,7 @@ __all__ = [
     "ExactLoader",
     "ExactResume",
     "FlatCosineParamScheduler",
+    "PictureHook",
     "StopOnSignal",
     "Trainer",
     "TrainerMixin",
@@ -29,9 +31,11 @@ __all__ = [
     "build_evaluation_hooks",
     "build_lr_scheduler",
     "build_optimizer",
+    "build_picture_hook",
     "build_validation_loader",
     "create_optimizer",
     "find_ema",
     "get_param_groups",
+    "spread_records",
     "validation_losses",
 ]

@@ -4,12 +4,9 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
-import numpy as np
 import torch
 from detectron2.data import (
     DatasetCatalog,
@@ -23,7 +20,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from ..modes import losses_in_eval
+from ..modes import losses_in_eval, same_random_numbers
 
 __all__ = ["ValidationLossHook", "build_validation_loader", "validation_losses"]
 
@@ -143,7 +140,7 @@ def validation_losses(
     model = getattr(model, "module", model)  # no DistributedDataParallel: nothing is to be shared
     sums: dict[str, float] = defaultdict(float)
     images = 0
-    with losses_in_eval(model), _own_random_numbers(seed), EventStorage(1), torch.no_grad():
+    with losses_in_eval(model), same_random_numbers(seed), EventStorage(1), torch.no_grad():
         for batch in loader:
             for name, value in model(batch).items():
                 sums[name] += float(value) * len(batch)
@@ -155,17 +152,3 @@ def validation_losses(
     names = sorted({name for part, _ in everywhere for name in part})
     means = {name: sum(part.get(name, 0.0) for part, _ in everywhere) / total for name in names}
     return {**means, "total_loss": sum(means.values())}
-
-
-@contextmanager
-def _own_random_numbers(seed: int) -> Iterator[None]:
-    """Seed PyTorch, on the GPU in use, too; restore NumPy and Python, which mappers draw from."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    states = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            np.random.set_state(states[0])
-            random.setstate(states[1])
