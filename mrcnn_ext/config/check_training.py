@@ -88,6 +88,10 @@ def check_training(cfg) -> None:
         value = _value(cfg, key)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise _unexpected(key, value, f"a whole number, {least} or more")
+    accumulate = _value(cfg, "SOLVER.ACCUMULATE")
+    if cfg.SOLVER.IMS_PER_BATCH % accumulate:
+        expected = f"a divisor of SOLVER.IMS_PER_BATCH, {cfg.SOLVER.IMS_PER_BATCH}"
+        raise _unexpected("SOLVER.ACCUMULATE", accumulate, expected)
     betas = list(_value(cfg, "SOLVER.BETAS"))
     if len(betas) != 2 or not all(_is_number(b) and 0 <= b < 1 for b in betas):
         raise _unexpected("SOLVER.BETAS", betas, "two numbers, each at least 0 and less than 1")

@@ -36,6 +36,8 @@ def test_set_keys_are_listed():
         ("SOLVER.LAYER_DECAY", 0.0, "more than 0 and at most 1"),
         ("SOLVER.LAYER_DECAY", float("nan"), "more than 0 and at most 1"),
         ("SOLVER.ACCUMULATE", 0, "1 or more"),
+        ("SOLVER.ACCUMULATE", 3, "a divisor of SOLVER.IMS_PER_BATCH, 16"),
+        ("SOLVER.CLIP_NORM", -1.0, "at least 0"),
         ("SOLVER.BETAS", [0.9], "two numbers"),
         ("SOLVER.BETAS", [0.9, 1.0], "two numbers"),
         ("SOLVER.ACCUMULATE_NORMALIZER", "batch", "'whole_batch'"),
