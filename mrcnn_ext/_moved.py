@@ -27,6 +27,7 @@ MOVED_MODULES: dict[str, str] = {
     "mrcnn_ext.evaluation.mask_quality": "mrcnn_ext.evaluation.tasks.mask_quality",
     "mrcnn_ext.evaluation.metrics": "mrcnn_ext.evaluation.tasks.ap",
     "mrcnn_ext.evaluation.pck": "mrcnn_ext.evaluation.tasks.pck",
+    "mrcnn_ext.evaluation.tool_hooks": "mrcnn_ext.evaluation.build",
     "mrcnn_ext.evaluation.rle": "mrcnn_ext.coco.rle",
     "mrcnn_ext.evaluation.samples": "mrcnn_ext.coco.index",
     "mrcnn_ext.modeling.keypoint_codecs.rle": (

@@ -7,7 +7,7 @@ import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
 
-__all__ = ["InstalledDetectron2", "installed_detectron2"]
+__all__ = ["InstalledDetectron2", "create_local_process_group", "installed_detectron2"]
 
 
 @dataclass(frozen=True)
@@ -47,3 +47,25 @@ def installed_detectron2() -> InstalledDetectron2 | None:
         is_main=hasattr(Backbone, "padding_constraints"),
         has_compiled_ops=importlib.util.find_spec("detectron2._C") is not None,
     )
+
+
+def create_local_process_group(num_processes: int) -> None:
+    """Tell Detectron2's comm which processes share this machine.
+
+    All processes call it, after ``torch.distributed.init_process_group``.
+
+    Args:
+        num_processes: of each machine.
+    """
+    import torch.distributed as dist
+    from detectron2.utils import comm
+
+    if hasattr(comm, "create_local_process_group"):
+        comm.create_local_process_group(num_processes)
+        return
+    # 0.6 has no function for it: its launch sets this variable, as main's function does.
+    for first in range(0, dist.get_world_size(), num_processes):
+        ranks = list(range(first, first + num_processes))
+        group = dist.new_group(ranks)
+        if dist.get_rank() in ranks:
+            comm._LOCAL_PROCESS_GROUP = group

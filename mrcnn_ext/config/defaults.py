@@ -1,8 +1,8 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 """Every config key of mrcnn_ext (yaml side; LazyConfig passes arguments instead).
 
-Those of training are in ``training_defaults.py``. ``docs/config.md`` is generated from both by ``python -m mrcnn_ext.config.reference``: the
-comment above a key is its documentation.
+Those of training are in ``training_defaults.py``. ``docs/config.md`` is generated from both files by
+``python -m mrcnn_ext.config.reference``: the comment above a key is its documentation.
 """
 
 from __future__ import annotations

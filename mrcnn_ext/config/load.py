@@ -13,7 +13,7 @@ from ..paths import configs_folder
 from .defaults import add_mrcnn_ext_config
 from .safe_yaml import check_yaml
 
-__all__ = ["default_config", "get_config_file", "list_configs", "load_config"]
+__all__ = ["default_config", "find_config", "get_config_file", "list_configs", "load_config"]
 
 
 _LONGEST = 400  # characters of a message
@@ -50,15 +50,7 @@ def load_config(
             f"{path}: is no yaml config, but may be a program; it was found, not named by you, so it "
             "is not run."
         )
-    if not os.path.isfile(path):
-        if os.path.exists(path):
-            raise ConfigError(f"{path}: is no file, but a folder, pipe or device.")
-        try:
-            path = get_config_file(path)
-        except ConfigError as error:
-            there = _in_detectron2(path)
-            raise ConfigError(f"there is no file '{path}', and {error}{there}") from error
-    where = path
+    where = path = find_config(path)
     try:
         if path.endswith(".py"):
             lazy = LazyConfig.load(path)
@@ -74,6 +66,24 @@ def load_config(
     except Exception as error:  # a LazyConfig is a program, which can raise anything
         raise ConfigError(f"{where}: {_describe(error)}") from error
     return cfg
+
+
+def find_config(config_file: str | os.PathLike) -> str:
+    """Path of a config file, or of a config of this package by its name.
+
+    Raises:
+        ConfigError: there is none, or it is no file.
+    """
+    path = os.fspath(config_file)
+    if os.path.isfile(path):
+        return path
+    if os.path.exists(path):
+        raise ConfigError(f"{path}: is no file, but a folder, pipe or device.")
+    try:
+        return get_config_file(path)
+    except ConfigError as error:
+        there = _in_detectron2(path)
+        raise ConfigError(f"there is no file '{path}', and {error}{there}") from error
 
 
 def _in_detectron2(name: str) -> str:

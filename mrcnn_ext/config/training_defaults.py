@@ -23,24 +23,28 @@ def add_training_defaults(_C: FvcoreCfgNode, CN: type) -> None:
     _C.SOLVER.BETAS = [0.9, 0.999]
     # AdamW: added to the root of the mean square.
     _C.SOLVER.EPS = 1e-8
-    # Learning rates of the backbone fall by this factor from layer to layer towards the image. For
-    # timm's models and Detectron2's ResNets; transformers often take .7 to .9. 1: all the same.
+    # Learning rates of the backbone fall by this factor from layer to layer towards the image; all
+    # else has the whole rate. Layers are timm's, the stages of Detectron2's ResNets and the blocks of
+    # its transformers, which often take .7 to .9. 1: all the same.
     _C.SOLVER.LAYER_DECAY = 1.0
     # Factor of the backbone's learning rates. (The neck is no part of it.)
     _C.SOLVER.BACKBONE_LR_FACTOR = 1.0
-    # No weight decay on norms, biases and other parameters of one dimension, whatever
-    # SOLVER.WEIGHT_DECAY_NORM and SOLVER.WEIGHT_DECAY_BIAS say.
+    # No weight decay on norms, biases, other parameters of one dimension and tables of positions,
+    # whatever SOLVER.WEIGHT_DECAY_NORM and SOLVER.WEIGHT_DECAY_BIAS say.
     _C.SOLVER.NO_DECAY_NORM_AND_BIAS = False
-    # "": as SOLVER.LR_SCHEDULER_NAME says. "step": SOLVER.STEPS and SOLVER.GAMMA. "cosine": falls from
-    # the end of warm-up to the end. "flat_cosine": stays for FLAT_FRACTION, then falls as a cosine. All
-    # begin with SOLVER's warm-up.
+    # Before each step scale all gradients together so that their norm is at most this (transformers
+    # often take 1). SOLVER.CLIP_GRADIENTS clips each parameter's by itself. 0: do not.
+    _C.SOLVER.CLIP_NORM = 0.0
+    # "": as SOLVER.LR_SCHEDULER_NAME says. "step": SOLVER.STEPS and SOLVER.GAMMA. "cosine": falls
+    # from the start of training to its end. "flat_cosine": stays for FLAT_FRACTION of training, then
+    # falls as a cosine. SOLVER's warm-up replaces the first SOLVER.WARMUP_ITERS of each.
     _C.SOLVER.SCHEDULE = ""
     # "flat_cosine": fraction of training during which the learning rate stays.
     _C.SOLVER.FLAT_FRACTION = 0.5
     # "cosine" and "flat_cosine": the last learning rate as a fraction of the first.
     _C.SOLVER.END_LR_FACTOR = 0.0
-    # Split every batch into this many micro-batches, one after the other, and step once with the mean of
-    # their gradients: memory of IMS_PER_BATCH / ACCUMULATE images, learning rate and schedule of
+    # Split every batch into this many micro-batches, one after the other, and step once with the mean
+    # of their gradients: memory of IMS_PER_BATCH / ACCUMULATE images, learning rate and schedule of
     # IMS_PER_BATCH. Divides the images of each process.
     _C.SOLVER.ACCUMULATE = 1
     # Losses that are means over RoIs are means of their micro-batch ("micro_batch"), or of the whole

@@ -21,7 +21,7 @@ from torch import nn
 from ..modes import restore_modes, same_random_numbers
 from ..visualization import draw_comparison, draw_instances
 
-__all__ = ["PictureHook", "build_picture_hook", "spread_records"]
+__all__ = ["PictureHook", "build_picture_hooks", "spread_records"]
 
 # Detectron2's tools print what is logged below its own name.
 logger = logging.getLogger("detectron2." + __name__)
@@ -119,34 +119,35 @@ class PictureHook(HookBase):
         return picture
 
 
-def build_picture_hook(cfg, model: nn.Module) -> PictureHook | None:
-    """The hook that ``MRCNN_EXT.LOG.IMAGES`` asks for, to run after EvalHook and before the writers.
+def build_picture_hooks(cfg, model: nn.Module) -> list[HookBase]:
+    """The hooks that ``MRCNN_EXT.LOG.IMAGES`` asks for, to run after EvalHook and before the writers.
 
     Args:
         cfg: a config with the ``MRCNN_EXT`` node.
         model: of the trainer.
 
     Returns:
-        None if there is nothing to draw, which is a warning if there are no test data.
+        one, or none if there is nothing to draw, which is a warning if there are no test data.
     """
     number = cfg.MRCNN_EXT.LOG.IMAGES
     if not number:
-        return None
+        return []
     if not cfg.DATASETS.TEST:
         if comm.is_main_process():
             logger.warning(
                 f"MRCNN_EXT.LOG.IMAGES is {number}, but DATASETS.TEST is empty: no pictures are drawn."
             )
-        return None
+        return []
     name = cfg.DATASETS.TEST[0]
     files = cfg.DATASETS.PROPOSAL_FILES_TEST if cfg.MODEL.LOAD_PROPOSALS else ()
-    return PictureHook(
+    hook = PictureHook(
         eval_period=cfg.TEST.EVAL_PERIOD,
         model=model,
         load_records=functools.partial(spread_records, name, number, proposal_file=files[:1]),
         mapper=DatasetMapper(cfg, is_train=False),
         metadata=MetadataCatalog.get(name),
     )
+    return [hook]
 
 
 def spread_records(

@@ -1,14 +1,15 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 """COCO and LVIS evaluation, with Boundary AP and mask quality."""
 
+from .._moved import moved_names
 from ..coco.index import GroundTruth
 from .at_true_boxes import mask_quality_at_boxes
 from .boundary import boundary_iou, boundary_of_rle, dilation_pixels
+from .build import build_coco_evaluator
 from .coco_evaluator import MrcnnExtCOCOEvaluator
 from .evaluate import evaluate_records
 from .results_file import evaluate_results_file
 from .settings import EvaluationSettings
-from .tool_hooks import build_coco_evaluator, build_evaluation_hooks
 
 __all__ = [
     "EvaluationSettings",
@@ -17,9 +18,10 @@ __all__ = [
     "boundary_iou",
     "boundary_of_rle",
     "build_coco_evaluator",
-    "build_evaluation_hooks",
     "dilation_pixels",
     "evaluate_records",
     "evaluate_results_file",
     "mask_quality_at_boxes",
 ]
+
+__getattr__ = moved_names(__name__, {"build_evaluation_hooks": "mrcnn_ext.engine"})

@@ -7,6 +7,7 @@ from detectron2.data import MetadataCatalog
 
 from ..coco.read import class_names, read_categories
 from ..config.check import check_config
+from ..config.check_training import check_training
 from ..config.check_values import unexpected
 from ..errors import ConfigError, DataError
 from ..messages import shorten, similar
@@ -31,6 +32,7 @@ def check_whole_config(cfg, *, training: bool = False) -> None:
         ConfigError: names the key, its value and what was expected.
     """
     check_config(cfg, training=training)
+    check_training(cfg, training=training)
     check_evaluation(cfg)
 
 

@@ -3,25 +3,21 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Dict, List, Optional  # noqa: UP035  (TorchScript knows no other names)
 
 import torch
 from detectron2.config import configurable
-from detectron2.engine import DefaultTrainer
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, detector_postprocess
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 
 from ..checkpoint import CheckedWeights, check_complete, compare_weights, describe_new
-from ..data import register_datasets
-from ..data.loading import check_when_loaded
 from ..errors import DataError
-from ..evaluation.check_keys import check_whole_config
 from ..structures import DeferredMaskInstances, DeferredMasks
 from .compute import autocast_for, check_autocast, float32_results, recompute_backbone
+from .run_setup import set_up_run
 from .scripting import inherited
 
 __all__ = ["MrcnnExtRCNN", "check_training_inputs", "postprocess"]
@@ -85,23 +81,7 @@ class MrcnnExtRCNN(GeneralizedRCNN):
 
     @classmethod
     def from_config(cls, cfg) -> dict:
-        register_datasets(cfg)
-        check_whole_config(cfg, training=_is_for_training())
-        check_when_loaded(
-            cfg.DATASETS.TRAIN,
-            with_masks=cfg.MODEL.MASK_ON,
-            # Of several, one may be of backgrounds.
-            need_objects=len(cfg.DATASETS.TRAIN) == 1 and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        )
-        check_when_loaded(
-            [name for name in cfg.DATASETS.TEST if name not in cfg.DATASETS.TRAIN],
-            with_masks=False,
-        )
-        if cfg.DATASETS.TEST:
-            # Here, since most programs that build models do not evaluate them
-            from ..evaluation.tool_hooks import add_evaluation_to_tool
-
-            add_evaluation_to_tool(cfg)
+        set_up_run(cfg)
         return {
             **super().from_config(cfg),
             "check_inputs": cfg.MRCNN_EXT.CHECK_INPUTS,
@@ -165,19 +145,6 @@ class MrcnnExtRCNN(GeneralizedRCNN):
             {"instances": postprocess(result, inputs)}
             for result, inputs in zip(results, batched_inputs)
         ]
-
-
-def _is_for_training() -> bool:
-    """Whether Detectron2's trainer builds the model, which a config does not say.
-
-    Predicting and evaluating need no training set.
-    """
-    frame = inspect.currentframe()
-    while frame is not None:
-        if frame.f_code is DefaultTrainer.__init__.__code__:
-            return True
-        frame = frame.f_back
-    return False
 
 
 def _setting(node: str, name: str) -> str:

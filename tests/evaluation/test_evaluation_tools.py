@@ -18,7 +18,7 @@ from detectron2.evaluation import COCOEvaluator
 from mrcnn_ext.compat import installed_detectron2
 from mrcnn_ext.errors import ConfigError
 from mrcnn_ext.evaluation import MrcnnExtCOCOEvaluator, build_coco_evaluator
-from mrcnn_ext.evaluation.tool_hooks import add_evaluation_to_tool
+from mrcnn_ext.tool_hooks import extend_running_tool
 from tests.helpers import run_python, small_cfg, tool
 from tests.test_tools import HOOK, LAZY, LAZY_TINY, TINY, YAML, _copypasted, _free_port, _ok
 
@@ -141,11 +141,11 @@ def test_no_trainer_class_is_a_warning_that_says_what_to_do(main_module, caplog)
     before = dict(vars(DefaultTrainer))
     cfg = small_cfg()
     cfg.DATASETS.TEST = ("mrcnn_ext_shapes_val",)
-    assert add_evaluation_to_tool(cfg) == []
+    assert extend_running_tool(cfg) == []
     assert not caplog.text
     cfg.MRCNN_EXT.EVALUATION.ENABLED = True
-    assert add_evaluation_to_tool(cfg) == []
-    assert "build_evaluator" in caplog.text
+    assert extend_running_tool(cfg) == []
+    assert "TrainerMixin" in caplog.text
     assert "dataloader.evaluator" in caplog.text
     assert dict(vars(DefaultTrainer)) == before
 
@@ -163,7 +163,7 @@ def test_only_the_scripts_own_class_gets_it_and_only_once(main_module):
     on = small_cfg()
     on.MRCNN_EXT.EVALUATION.ENABLED = True
     for _ in range(3):
-        assert add_evaluation_to_tool(on) == [trainer, child]
+        assert extend_running_tool(on) == [trainer, child]
     assert dict(vars(DefaultTrainer)) == before
     assert "build_evaluator" not in vars(child)
 
@@ -205,7 +205,7 @@ def test_keypoints_that_the_stock_evaluator_cannot_do_are_ours(
     cfg.DATASETS.TEST = (name,)
     cfg.TEST.KEYPOINT_OKS_SIGMAS = sigmas
     cfg.MODEL.KEYPOINT_ON = keypoints
-    add_evaluation_to_tool(cfg)
+    extend_running_tool(cfg)
     assert type(trainer.build_evaluator(cfg, name)) is expected
 
 
@@ -242,7 +242,7 @@ def test_annotations_that_the_stock_evaluator_cannot_take_are_ours(
         trainer = main_module(build_evaluator=classmethod(own))
         cfg = small_cfg()
         cfg.DATASETS.TEST = (name,)
-        add_evaluation_to_tool(cfg)
+        extend_running_tool(cfg)
         evaluator = trainer.build_evaluator(cfg, name)
     finally:
         DatasetCatalog.remove(name)
@@ -256,7 +256,7 @@ def test_an_evaluator_of_the_scripts_own_stays(main_module):
     cfg = small_cfg()
     cfg.DATASETS.TEST = ("mrcnn_ext_shapes_pose_val",)
     cfg.MODEL.KEYPOINT_ON = True
-    assert add_evaluation_to_tool(cfg) == [trainer]
+    assert extend_running_tool(cfg) == [trainer]
     assert trainer.build_evaluator(cfg, "mrcnn_ext_shapes_pose_val") == "theirs"
 
 
@@ -267,7 +267,7 @@ def test_hooks_come_before_the_writers(main_module, caplog):
     cfg = small_cfg()
     keys = cfg.MRCNN_EXT.EVALUATION
     keys.ENABLED = True
-    add_evaluation_to_tool(cfg)
+    extend_running_tool(cfg)
     keys.ENABLED = False
     keys.VALIDATION_LOSS, keys.BEST_METRIC = True, "segm/AP"
     instance = trainer.__new__(trainer)

@@ -14,7 +14,9 @@ from torch import nn
 
 from ...checkpoint.timm_models import create_timm_features
 from ...checkpoint.timm_weights import pixel_stats
+from ...engine.running import check_followed
 from ...errors import ConfigError
+from .timm_layers import timm_layers, timm_undecayed
 from .timm_norm import convert_norm, freeze_module
 
 __all__ = ["TimmBackbone", "build_timm_backbone", "warn_about_pixel_stats"]
@@ -89,6 +91,7 @@ class TimmBackbone(Backbone):
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec) -> dict:
+        check_followed(cfg)
         node = cfg.MRCNN_EXT.TIMM
         return {
             "model_name": node.NAME,
@@ -118,6 +121,21 @@ class TimmBackbone(Backbone):
         if self._channels_last_output:
             features = {f: t.permute(0, 3, 1, 2).contiguous() for f, t in features.items()}
         return features
+
+    def parameter_layers(self) -> dict[str, int]:
+        """Names of the parameters -> their layer, from 0 at the image, for layer-wise learning rates.
+
+        Raises:
+            ConfigError: timm does not divide this model into layers.
+        """
+        names = [name for name, _ in self.body.named_parameters()]
+        layers = timm_layers(self.model_name, names)
+        return {f"body.{name}": layer for name, layer in layers.items()}
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that timm exempts from weight decay, beside norms and biases."""
+        names = [name for name, _ in self.body.named_parameters()]
+        return {f"body.{name}" for name in timm_undecayed(self.model_name, names)}
 
     def _freeze(self, freeze_at: int, index_of: dict[str, int]) -> None:
         if freeze_at <= 0:

@@ -12,6 +12,7 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ...data.skeletons import class_keypoints_from_config
+from ...engine.running import check_followed
 from ...errors import ConfigError
 from ..keypoint_codecs import KeypointCodec, build_keypoint_codec
 from .mask_guide import MaskGuide
@@ -99,6 +100,7 @@ class KeypointHeadBase(nn.Module):
         Raises:
             ConfigError: a combination of keys that cannot work.
         """
+        check_followed(cfg)
         node, head = cfg.MRCNN_EXT.KEYPOINT_HEAD, cfg.MODEL.ROI_KEYPOINT_HEAD
         if not isinstance(input_shape, ShapeSpec):
             raise ConfigError(

@@ -14,6 +14,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from ...config.aliases import first_set
+from ...engine.running import check_followed
 from ...errors import ConfigError
 from ...structures import mask_targets
 from .losses import MaskLoss, check_loss_names
@@ -134,6 +135,7 @@ class MaskHeadBase(nn.Module):
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec | dict[str, ShapeSpec]) -> dict:
+        check_followed(cfg)
         node, head = cfg.MRCNN_EXT.MASK_HEAD, cfg.MODEL.ROI_MASK_HEAD
         check_loss_names(node.LOSSES, "MRCNN_EXT.MASK_HEAD.LOSSES")
         _check_score(node.SCORE, "MRCNN_EXT.MASK_HEAD.SCORE")

@@ -16,6 +16,7 @@ from detectron2.modeling.roi_heads.roi_heads import (
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
+from ...engine.running import check_followed
 from ...errors import ConfigError
 from ...structures import pack_gt_masks
 from ..poolers import fuse_pooler
@@ -66,6 +67,7 @@ class MrcnnExtRes5ROIHeads(Res5ROIHeads):
         Raises:
             ConfigError: a pooler type that C4 cannot follow, or features that do not fit res5.
         """
+        check_followed(cfg)
         _check_poolers(cfg)
         names = cfg.MODEL.ROI_HEADS.IN_FEATURES
         if len(names) != 1 or names[0] not in input_shape:

@@ -11,6 +11,7 @@ from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.structures import Instances
 from torch import nn
 
+from ...engine.running import check_followed
 from ...structures import pack_gt_masks
 from ..poolers import fuse_pooler
 from .output_layers import set_classification_loss
@@ -52,6 +53,11 @@ class MrcnnExtStandardROIHeads(StandardROIHeads):
             keypoint_pooler=fuse_pooler(keypoint_pooler),
             **kwargs,
         )
+
+    @classmethod
+    def from_config(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        check_followed(cfg)
+        return super().from_config(cfg, input_shape)
 
     @classmethod
     def _init_box_head(cls, cfg, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:

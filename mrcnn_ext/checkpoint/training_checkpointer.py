@@ -1,0 +1,139 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""The checkpointer of a training that may be interrupted at any moment."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..errors import DataError, WeightsError
+from .last_checkpoint import last_checkpoint, prune_checkpoints
+from .safe_checkpointer import SafeCheckpointer
+
+__all__ = ["TrainingCheckpointer"]
+
+logger = logging.getLogger("detectron2." + __name__)  # which its tools print
+
+# Those that training goes on from; model_best is not, since it may be an old one.
+_RESUMABLE = re.compile(r"model_(\d{7,}|final)")
+_INNER = "inner_trainer"
+
+
+class TrainingCheckpointer(SafeCheckpointer):
+    """Writes whole files, passes over damaged ones, and keeps the optimizer's state.
+
+    Detectron2 0.6's trainer saves no optimizer: a resumed training begins with momentum 0 there.
+    """
+
+    def __init__(self, model: nn.Module, save_dir: str = "", *, keep: int = 0, **kwargs) -> None:
+        """
+        Args:
+            model, save_dir, kwargs: as for DetectionCheckpointer.
+            keep: number of numbered checkpoints that stay; 0: all.
+        """
+        super().__init__(model, save_dir, **kwargs)
+        self._keep = keep
+        self._written: tuple[Any, list[str]] = (None, [])  # the last step, and its checkpoints
+        self._found: str | None = None
+
+    @classmethod
+    def of_trainer(
+        cls, model: nn.Module, save_dir: str, trainer, *, keep: int = 0
+    ) -> TrainingCheckpointer:
+        """For a DefaultTrainer, given as a weak proxy.
+
+        Args:
+            model, save_dir, keep: as above.
+        """
+        parts = {"trainer": trainer}
+        if "_trainer" not in trainer.state_dict():
+            parts[_INNER] = _Inner(trainer)
+        return cls(model, save_dir, keep=keep, **parts)
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """As Checkpointer.save. Deletes what ``keep`` says when the new one is there.
+
+        Raises:
+            DataError: it cannot be written; the one before is as it was.
+        """
+        try:
+            super().save(name, **kwargs)
+        except (OSError, RuntimeError) as error:  # torch has no OSError for a full disk
+            raise DataError(self._unwritable(name, error)) from error
+        if not _RESUMABLE.fullmatch(name) or not (self.save_dir and self.save_to_disk):
+            return
+        step = kwargs.get("iteration")
+        names = [n for n in self._written[1] if n != name] if self._written[0] == step else []
+        self._written = (step, [*names, name])
+        if self._keep:
+            prune_checkpoints(Path(self.save_dir), self._keep)
+
+    def save_again(self, iteration: int) -> None:
+        """Write the checkpoints of a step once more, if there are any, with what has come since."""
+        if self._written[0] == iteration:
+            for name in self._written[1]:
+                self.save(name, iteration=iteration)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        if _RESUMABLE.fullmatch(last_filename_basename.rpartition(".")[0]):
+            super().tag_last_checkpoint(last_filename_basename)
+
+    def has_checkpoint(self) -> bool:
+        return bool(self.get_checkpoint_file())
+
+    def get_checkpoint_file(self) -> str:
+        """The last checkpoint that is whole; "" if there is none at all.
+
+        Raises:
+            WeightsError: there are checkpoints, but training can go on from none of them.
+        """
+        if self._found is None:
+            self._found = self._find()
+        return self._found
+
+    def _find(self) -> str:
+        folder = Path(self.save_dir)
+        last = last_checkpoint(folder, like=self.model.state_dict(), parts=("trainer",))
+        for warning in last.warnings if last.file is not None else ():
+            logger.warning(warning)
+        if last.file is None and last.warnings:
+            raise WeightsError(
+                f"Training cannot go on from any checkpoint in {folder}: "
+                f"{'; '.join(last.warnings[:-1])}. Choose another OUTPUT_DIR, or leave out "
+                "--resume."
+            )
+        return str(last.file or "")
+
+    def _unwritable(self, name: str, error: Exception) -> str:
+        folder = Path(self.save_dir)
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        try:
+            free = f" ({shutil.disk_usage(folder).free / 1e6:.0f} MB are free)"
+        except OSError:
+            free = ""
+        try:
+            before = (folder / "last_checkpoint").read_text(encoding="utf-8").strip()
+        except OSError:
+            before = ""
+        text = f"the checkpoint {folder / name}.pth cannot be written: {reason}{free}."
+        if before:
+            text += f" {folder / before} is whole: make room, and go on from it with --resume."
+        return text
+
+
+class _Inner:
+    """State of the trainer within a DefaultTrainer, which may be put there later."""
+
+    def __init__(self, trainer) -> None:
+        self._trainer = trainer
+
+    def state_dict(self) -> dict:
+        return self._trainer._trainer.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        self._trainer._trainer.load_state_dict(state)

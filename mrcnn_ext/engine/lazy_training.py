@@ -1,0 +1,159 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Training from a LazyConfig, as Detectron2's lazyconfig_train_net.py does it.
+
+Beyond what that script reads, ``cfg.train`` may have, each as a ``LazyCall``:
+
+=================  =========================================================================
+``hooks``          list of hooks; they run after the evaluation and before the writers
+``writers``        list of event writers, in the place of Detectron2's default ones
+``exact_resume``   True: as MRCNN_EXT.RESUME.EXACT; ``train.seed`` decides what is random
+=================  =========================================================================
+"""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from detectron2.config import instantiate
+from detectron2.engine import AMPTrainer, SimpleTrainer, default_writers, hooks
+from detectron2.engine.defaults import create_ddp_model
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.utils import comm
+from torch import nn
+
+from ..checkpoint import SafeCheckpointer
+from ..checkpoint.training_checkpointer import TrainingCheckpointer
+from ..errors import ConfigError
+from .cpu_processes import parallel_on_cpus
+from .resume import ExactResume, StopOnSignal, make_exact
+from .same_start import check_same_start
+
+__all__ = ["evaluate_lazy", "train_lazy"]
+
+logger = logging.getLogger("detectron2")  # as in Detectron2's script
+
+
+def train_lazy(cfg, *, resume: bool = False, trust_pickle: bool = False) -> None:
+    """Train to the end.
+
+    Args:
+        cfg: a LazyConfig with the nodes that Detectron2's script names: model, dataloader.train,
+            optimizer, lr_multiplier, train; dataloader.test and dataloader.evaluator to evaluate.
+        resume: go on from the last checkpoint in train.output_dir.
+        trust_pickle: load weights even if that runs code from their file.
+
+    Raises:
+        ConfigError: a node is missing, or does not go with CPUs.
+    """
+    _check(cfg)
+    train = cfg.train
+    exact = bool(train.get("exact_resume", False))
+    model = _build_model(cfg)
+    logger.info(f"Model:\n{model}")
+    cfg.optimizer.params.model = model
+    optimizer = instantiate(cfg.optimizer)
+    loader = instantiate(cfg.dataloader.train)
+    if exact:
+        loader = make_exact(loader, seed=train.get("seed", -1))
+    model = _parallel(model, train.device, **train.get("ddp", {}))
+    trainer_class = AMPTrainer if train.amp.enabled else SimpleTrainer
+    trainer = trainer_class(model, loader, optimizer)
+    checkpointer_class = TrainingCheckpointer if exact else SafeCheckpointer
+    checkpointer = checkpointer_class(
+        model, train.output_dir, trust_pickle=trust_pickle, optimizer=optimizer, trainer=trainer
+    )
+    trainer.register_hooks(_hooks(cfg, model, checkpointer, exact))
+    check_same_start(checkpointer, train.init_checkpoint, resume)
+    checkpointer.resume_or_load(train.init_checkpoint, resume=resume)
+    goes_on = resume and checkpointer.has_checkpoint()
+    trainer.train(trainer.iter + 1 if goes_on else 0, train.max_iter)
+
+
+def evaluate_lazy(cfg, *, resume: bool = False, trust_pickle: bool = False):
+    """Evaluate train.init_checkpoint, whatever ``resume`` says, as Detectron2's script does.
+
+    Returns:
+        results of the main process; None if there is no evaluator.
+
+    Raises:
+        ConfigError: a node is missing.
+    """
+    del resume
+    _check(cfg, training=False)
+    model = _build_model(cfg)
+    model = _parallel(model, cfg.train.device)
+    checkpointer = SafeCheckpointer(model, trust_pickle=trust_pickle)
+    check_same_start(checkpointer, cfg.train.init_checkpoint, resume=False)
+    checkpointer.load(cfg.train.init_checkpoint)
+    results = _evaluate(cfg, model)
+    print(results)
+    return results
+
+
+def _check(cfg, training: bool = True) -> None:
+    nodes = ["model", "train", "train.device", "train.init_checkpoint"]
+    if training:
+        nodes += ["optimizer.params", "lr_multiplier", "dataloader.train", "train.output_dir"]
+        nodes += ["train.max_iter", "train.amp.enabled", "train.checkpointer", "train.eval_period"]
+        nodes += ["train.log_period"]
+    for node in nodes:
+        place = cfg
+        for name in node.split("."):
+            if name not in place:
+                raise ConfigError(
+                    f"the LazyConfig has no {node}; detectron2's configs/common/train.py has all of "
+                    "train, and docs/training.md shows a whole config."
+                )
+            place = place[name]
+    is_cpu = torch.device(cfg.train.device).type == "cpu"
+    if training and is_cpu and cfg.train.amp.enabled:
+        raise ConfigError(
+            "train.amp.enabled is True, but train.device is 'cpu', and Detectron2's mixed precision "
+            "works on GPUs only; expected False. model.autocast='bfloat16' computes in half "
+            "precision on CPUs."
+        )
+
+
+def _build_model(cfg) -> nn.Module:
+    return instantiate(cfg.model).to(cfg.train.device)
+
+
+def _parallel(model: nn.Module, device: str, **kwargs) -> nn.Module:
+    if torch.device(device).type == "cpu":
+        return parallel_on_cpus(model, **kwargs)
+    return create_ddp_model(model, **kwargs)
+
+
+def _evaluate(cfg, model: nn.Module):
+    if "evaluator" not in cfg.dataloader:
+        return None
+    loader, evaluator = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
+    results = inference_on_dataset(model, loader, evaluator)
+    print_csv_format(results)
+    return results
+
+
+def _hooks(cfg, model: nn.Module, checkpointer, exact: bool) -> list:
+    """In Detectron2's order; see ``trainer.py`` for where ours belong."""
+    train, is_main = cfg.train, comm.is_main_process()
+    built: list = [
+        hooks.IterationTimer(),
+        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+    ]
+    if is_main:
+        built.append(hooks.PeriodicCheckpointer(checkpointer, **train.checkpointer))
+    evaluation = [hooks.EvalHook(train.eval_period, lambda: _evaluate(cfg, model))]
+    evaluation += [instantiate(hook) for hook in train.get("hooks", ())]
+    if exact:
+        built.append(StopOnSignal(checkpointer))
+    built += evaluation
+    if exact:
+        built.append(ExactResume(checkpointer, evaluation, train.eval_period))
+    if is_main:
+        if train.get("writers") is None:
+            writers = default_writers(train.output_dir, train.max_iter)
+        else:
+            writers = [instantiate(writer) for writer in train.writers]
+        built.append(hooks.PeriodicWriter(writers, period=train.log_period))
+    return built

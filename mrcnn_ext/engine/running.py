@@ -1,0 +1,51 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Which trainer is being built right now, and whether it follows this package's keys of training."""
+
+from __future__ import annotations
+
+import inspect
+
+from detectron2.engine import TrainerBase
+
+from ..config.check_training import set_training_keys
+from ..errors import ConfigError
+
+__all__ = ["FOLLOWS", "check_followed", "trainer_being_built"]
+
+# Attribute of trainer classes that follow the keys of training.
+FOLLOWS = "_mrcnn_ext_follows"
+
+
+def trainer_being_built() -> TrainerBase | None:
+    """The trainer whose ``__init__`` is running; None: the model is built for something else.
+
+    Neither a config nor a model's arguments say what a model is built for; the call stack does.
+    Predicting and evaluating need no training set, and follow no key of training.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "__init__":
+            found = frame.f_locals.get("self")
+            if isinstance(found, TrainerBase):
+                return found
+        frame = frame.f_back
+    return None
+
+
+def check_followed(cfg) -> None:
+    """Called by this package's components as they are built: keys of training must not be in vain.
+
+    Raises:
+        ConfigError: some are set, and the trainer that is being built does not follow them.
+    """
+    trainer = trainer_being_built()
+    if trainer is None or getattr(type(trainer), FOLLOWS, False):
+        return
+    keys = set_training_keys(cfg)
+    if keys:
+        raise ConfigError(
+            f"{keys[0]} is set, but {type(trainer).__module__}.{type(trainer).__qualname__} does not "
+            "follow it. Set MODEL.META_ARCHITECTURE to 'MrcnnExtRCNN', which extends a script's own "
+            "subclass of DefaultTrainer, or train with python -m mrcnn_ext.train, or derive your "
+            "trainer from mrcnn_ext.engine.TrainerMixin."
+        )

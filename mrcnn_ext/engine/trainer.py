@@ -1,0 +1,150 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Training put together by config: what ``MRCNN_EXT`` adds to Detectron2's DefaultTrainer.
+
+Each part is a function of what the trainer would do without it, ``own``, the trainer or its class,
+and the arguments of that method. :class:`TrainerMixin` calls them for trainers that derive from it,
+``mrcnn_ext.tool_hooks`` for those of scripts that know nothing of this package. As long as no key is
+set, each gives what ``own`` gives.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+
+from detectron2.engine import DefaultTrainer
+from detectron2.engine import hooks as d2_hooks
+
+from ..checkpoint.training_checkpointer import TrainingCheckpointer
+from ..evaluation.build import build_evaluator
+from ..evaluation.default_evaluators import default_evaluator
+from .cpu_processes import CPUProcessesMixin
+from .evaluation_hooks import build_evaluation_hooks
+from .picture_hook import build_picture_hooks
+from .resume import ExactResume, StopOnSignal, make_exact
+from .running import FOLLOWS
+from .writers import build_writers
+
+__all__ = ["CLASS_PARTS", "INSTANCE_PARTS", "Trainer", "TrainerMixin"]
+
+
+def _train_loader(own: Callable, _cls: type, cfg, *args, **kwargs):
+    loader = own(cfg, *args, **kwargs)
+    return make_exact(loader, seed=cfg.SEED) if cfg.MRCNN_EXT.RESUME.EXACT else loader
+
+
+def _optimizer(own: Callable, _cls: type, cfg, model):
+    return own(cfg, model)
+
+
+def _lr_scheduler(own: Callable, _cls: type, cfg, optimizer):
+    return own(cfg, optimizer)
+
+
+def _evaluator(own: Callable, _cls: type, cfg, dataset_name: str, *args, **kwargs):
+    def build_own():
+        try:
+            return own(cfg, dataset_name, *args, **kwargs)
+        except NotImplementedError:  # DefaultTrainer's
+            return default_evaluator(cfg, dataset_name, *args, **kwargs)
+
+    return build_evaluator(cfg, dataset_name, build_own, *args, **kwargs)
+
+
+def _writers(own: Callable, trainer: DefaultTrainer) -> list:
+    return build_writers(trainer.cfg, own(), trainer.max_iter)
+
+
+def _hooks(own: Callable, trainer: DefaultTrainer) -> list:
+    """The script's hooks, with ours in their places among them.
+
+    Order: what changes the model before what saves it, evaluation after that, as in Detectron2;
+    writers come last, so that they see what the evaluation stored.
+    """
+    cfg = trainer.cfg
+    keys = cfg.MRCNN_EXT
+    if keys.RESUME.EXACT or keys.RESUME.KEEP:
+        # Before the script's hooks are built: some keep a reference to the checkpointer.
+        trainer.checkpointer = TrainingCheckpointer.of_trainer(
+            trainer.model, cfg.OUTPUT_DIR, weakref.proxy(trainer), keep=keys.RESUME.KEEP
+        )
+    hooks = [hook for hook in own() if hook is not None]
+    if keys.EVALUATION.ENABLED:
+        _insert_before_writers(hooks, build_evaluation_hooks(trainer))
+    _insert_before_writers(hooks, build_picture_hooks(cfg, trainer.model))
+    if keys.RESUME.EXACT:
+        evaluation = _from_evaluation_on(hooks)
+        resume = ExactResume(trainer.checkpointer, evaluation, cfg.TEST.EVAL_PERIOD)
+        _insert_before_writers(hooks, [resume])
+        place = next((i for i, h in enumerate(hooks) if h in evaluation), len(hooks))
+        hooks.insert(place, StopOnSignal(trainer.checkpointer))
+    if keys.LOG.PERIOD != 20:
+        hooks = [_with_period(hook, keys.LOG.PERIOD) for hook in hooks]
+    return hooks
+
+
+def _from_evaluation_on(hooks: list) -> list:
+    """EvalHook and what comes after it, without writers."""
+    first = next((i for i, h in enumerate(hooks) if isinstance(h, d2_hooks.EvalHook)), len(hooks))
+    return [h for h in hooks[first:] if not isinstance(h, d2_hooks.PeriodicWriter)]
+
+
+def _insert_before_writers(hooks: list, new: list) -> None:
+    writers = (i for i, h in enumerate(hooks) if isinstance(h, d2_hooks.PeriodicWriter))
+    place = next(writers, len(hooks))
+    hooks[place:place] = new
+
+
+def _with_period(hook, period: int):
+    if type(hook) is not d2_hooks.PeriodicWriter:
+        return hook
+    return d2_hooks.PeriodicWriter(hook._writers, period=period)
+
+
+# Method of the class -> part that follows the config.
+CLASS_PARTS: dict[str, Callable] = {
+    "build_train_loader": _train_loader,
+    "build_optimizer": _optimizer,
+    "build_lr_scheduler": _lr_scheduler,
+    "build_evaluator": _evaluator,
+}
+# Method of an instance -> part.
+INSTANCE_PARTS: dict[str, Callable] = {"build_hooks": _hooks, "build_writers": _writers}
+
+
+class TrainerMixin:
+    """Makes a trainer follow ``MRCNN_EXT``: put it before DefaultTrainer, or your subclass of it.
+
+    ``class MyTrainer(TrainerMixin, DefaultTrainer)``. Methods of MyTrainer that call ``super()`` get
+    what the config asks for. See docs/training.md.
+    """
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return _train_loader(super().build_train_loader, cls, cfg)  # type: ignore[misc]
+
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        return _optimizer(super().build_optimizer, cls, cfg, model)  # type: ignore[misc]
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):
+        return _lr_scheduler(super().build_lr_scheduler, cls, cfg, optimizer)  # type: ignore[misc]
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name, *args, **kwargs):
+        own = super().build_evaluator  # type: ignore[misc]
+        return _evaluator(own, cls, cfg, dataset_name, *args, **kwargs)
+
+    def build_hooks(self):
+        return _hooks(super().build_hooks, self)  # type: ignore[misc, arg-type]
+
+    def build_writers(self):
+        return _writers(super().build_writers, self)  # type: ignore[misc, arg-type]
+
+
+setattr(TrainerMixin, FOLLOWS, True)
+
+
+class Trainer(CPUProcessesMixin, TrainerMixin, DefaultTrainer):
+    """Detectron2's DefaultTrainer, put together by config."""

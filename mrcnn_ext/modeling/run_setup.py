@@ -1,0 +1,38 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""What every META_ARCHITECTURE of this package does with the whole config, before it is built."""
+
+from __future__ import annotations
+
+from ..data import register_datasets
+from ..data.loading import check_when_loaded
+from ..engine.running import trainer_being_built
+from ..evaluation.check_keys import check_whole_config
+from ..tool_hooks import extend_running_tool
+
+__all__ = ["set_up_run"]
+
+
+def set_up_run(cfg) -> None:
+    """Register the config's data sets, find its contradictions, and extend the tool that runs.
+
+    Every run builds a model with the whole config before it loads data, and nothing else of a plugin
+    is sure to see all of it.
+
+    Raises:
+        ConfigError: names the key, its value and what was expected.
+        DataError: a data set cannot be used.
+    """
+    register_datasets(cfg)
+    training = trainer_being_built() is not None
+    check_whole_config(cfg, training=training)
+    check_when_loaded(
+        cfg.DATASETS.TRAIN,
+        with_masks=cfg.MODEL.MASK_ON,
+        # Of several, one may be of backgrounds.
+        need_objects=len(cfg.DATASETS.TRAIN) == 1 and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+    )
+    check_when_loaded(
+        [name for name in cfg.DATASETS.TEST if name not in cfg.DATASETS.TRAIN],
+        with_masks=False,
+    )
+    extend_running_tool(cfg)
