@@ -9,7 +9,8 @@ needs NumPy, OpenCV and onnxruntime only, or with
 
     python -m mrcnn_ext.predict --model model.onnx INPUT… --output FOLDER
 
---check runs the file and the model on images of yours, and says how far they are apart.
+--check runs the file and the model on images of yours, and says how far they are apart. With
+--resize-in-graph the model gets images resized as the file does it, not as Pillow does.
 
 --int8 writes a smaller, quantised model, whose ranges come from the images of --calibration.
 
@@ -22,13 +23,17 @@ import argparse
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import torch
 from detectron2.data.detection_utils import read_image
 
 from .command_line import TRUST_PICKLE, add_import_option, command_parser, import_all
 from .config.load import load_config
-from .deploy import export_onnx
+from .deploy import ModelInput, export_onnx
+from .deploy.export import resizing_file
 from .deploy.parity import Parity, compare_detections, join
 from .deploy.quantise import quantise_int8
 from .deploy.supported import OPSETS, check_installed, check_model, check_opset
@@ -110,7 +115,8 @@ def _run(args: argparse.Namespace) -> int:
     print(f"{args.output}: {size:.1f} MB, opset {opset}, {parts}")
     if not images:
         return 0
-    result = _compare(predictor, ExportedPredictor(args.output, device="cpu"), images)
+    resize = _resizing(source, opset) if args.resize_in_graph else None
+    result = _compare(predictor, ExportedPredictor(args.output, device="cpu"), images, resize)
     print(f"{len(images)} images: {result}")
     return 0 if args.int8 or _is_same(result) else 1
 
@@ -120,14 +126,39 @@ def _images(names: list[str], option: str) -> list[Path]:
     return [source.path for source in sources if not source.is_video]
 
 
-def _compare(predictor: Predictor, exported: ExportedPredictor, images: list[Path]) -> Parity:
+def _resizing(source: ModelInput, opset: int) -> Callable[[np.ndarray], np.ndarray]:
+    """What makes the model's input from an image (H, W, 3), BGR, just as the file does it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        resizing_file(source, opset), options, ["CPUExecutionProvider"]
+    )
+    return lambda image: session.run(None, {"image": np.ascontiguousarray(image)})[0]
+
+
+def _compare(
+    predictor: Predictor,
+    exported: ExportedPredictor,
+    images: list[Path],
+    resize: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Parity:
+    """Differences over the images; ``resize`` is what resizes in place of the predictor."""
     parts = []
     for path in images:
         try:
             image = read_image(str(path), "BGR")
         except Exception as error:  # Pillow raises many kinds
             raise DataError(f"--check {path}: {error}") from error
-        expected, masks = detections_of(predictor(image)["instances"])
+        if resize is None:
+            (result,) = predictor.predict_batch([image])
+        else:
+            height, width = image.shape[:2]
+            pixels = torch.from_numpy(resize(image))
+            with torch.no_grad():
+                (result,) = predictor.model([{"image": pixels, "height": height, "width": width}])
+        expected, masks = detections_of(result["instances"])
         found = detections_of(exported(image)["instances"])
         parts.append(compare_detections(expected, found[0], masks, found[1]))
     return join(parts)

@@ -42,7 +42,7 @@ from .engine.cpu_processes import check_cpu_training
 from .engine.launch import launch, threads_per_process
 from .engine.lazy_training import evaluate_lazy, train_lazy
 from .engine.processes import EXPECTED_ERRORS, ProcessError
-from .engine.same_start import check_same_start
+from .engine.same_start import check_same_start, check_weights
 from .engine.trainer import Trainer
 from .errors import ConfigError
 from .modeling.tta import KeypointRCNNWithTTA
@@ -101,6 +101,8 @@ def _start(args: argparse.Namespace) -> None:
     processes = args.num_gpus * args.num_machines
     if device == "cpu" and not is_lazy and not args.eval_only:
         check_cpu_training(cfg, processes)
+    if not args.resume:
+        check_weights(cfg.train.init_checkpoint if is_lazy else cfg.MODEL.WEIGHTS)
     if device not in ("cpu", "cuda") and processes > 1:
         raise ConfigError(f"--num-gpus: several processes need CPUs or CUDA, not '{device}'.")
     print("Command Line Args:", args)

@@ -69,12 +69,13 @@ def add_training_defaults(_C: FvcoreCfgNode, CN: type) -> None:
     # Early stopping
     # ---------------------------------------------------------------------------------------------
     _C.EARLY_STOPPING = CN()
-    # End training when this metric of the evaluation, for example "segm/AP", no longer gets better.
-    # "": never.
+    # End training when this metric of the evaluation, for example "segm/AP", no longer gets better;
+    # "ema/segm/AP" is that of the moving average. A resumed training does not go on then, unless
+    # PATIENCE is larger. "": never.
     _C.EARLY_STOPPING.METRIC = ""
     # "max", or "min" for a loss.
     _C.EARLY_STOPPING.MODE = "max"
-    # How many evaluations in a row may bring nothing.
+    # After this many evaluations in a row that bring nothing.
     _C.EARLY_STOPPING.PATIENCE = 5
     # By how much a value must be better than the best to count.
     _C.EARLY_STOPPING.MIN_DELTA = 0.0

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import warnings
@@ -15,13 +16,13 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..files import replaced_file
-from ..modes import restore_modes
+from .fold import fold_norms
 from .graph import detect, resize_in_graph
 from .metadata import ModelInput, metadata_of, set_metadata
 from .supported import OPSETS, check_installed, check_model, check_opset
 from .traceable import leaves_maps, symbolics, traceable
 
-__all__ = ["export_onnx"]
+__all__ = ["export_onnx", "resizing_file"]
 
 _TRACED = (96, 128)  # any size will do
 
@@ -46,7 +47,8 @@ def export_onnx(
     height and width of the resized image, with ``resize``. Only what the model has is there.
 
     Args:
-        model: GeneralizedRCNN with its weights, on the CPU. It stays as it is.
+        model: GeneralizedRCNN with its weights, on the CPU. It stays as it is; a copy is made, whose
+            norms are folded (:func:`~.fold.fold_norms`).
         output: the file. It is written whole or not at all.
         source: of its images and classes; becomes part of the file.
         opset: version of ONNX's operators, 17 to 20.
@@ -68,9 +70,11 @@ def export_onnx(
         raise ConfigError(f"the model is on {model.device}; move it to the CPU to export it.")
     info = metadata_of(model, source, resize=resize)
     maps = leaves_maps(model)
-    with restore_modes(model), torch.no_grad(), traceable(model):
-        model.eval()
-        content = _traced(model, source, opset, resize, maps)
+    # In files for 8 bits, too: a convolution's own output, before its norm, differs much by channel.
+    folded = copy.deepcopy(model).eval()
+    fold_norms(folded)
+    with torch.no_grad(), traceable(folded):
+        content = _traced(folded, source, opset, resize, maps)
     import onnx
 
     proto = onnx.load_from_string(content)
@@ -81,18 +85,41 @@ def export_onnx(
     return info
 
 
+def resizing_file(source: ModelInput, opset: int) -> bytes:
+    """The resizing of a file that resizes in its graph, with the same operators, in a file of its own.
+
+    Returns:
+        an ONNX file; input "image" (H, W, 3) uint8, BGR, output "resized" (3, h, w) float32.
+    """
+    names = ["resized"]
+    return _written(_Resizing(source), _noise().permute(1, 2, 0).to(torch.uint8), names, opset)
+
+
+class _Resizing(nn.Module):
+    def __init__(self, source: ModelInput) -> None:
+        super().__init__()
+        self.sides = (source.min_size, source.max_size)
+        self.rgb = source.pixel_format == "RGB"
+
+    def forward(self, image: Tensor) -> Tensor:
+        return resize_in_graph(image, *self.sides, rgb=self.rgb)
+
+
+def _noise() -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (3, *_TRACED), generator=generator).to(torch.float32)
+
+
 def _traced(model: nn.Module, source: ModelInput, opset: int, resize: bool, maps: bool) -> bytes:
     """The ONNX file as the exporter writes it."""
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randint(0, 256, (3, *_TRACED), generator=generator).to(torch.float32)
+    image = _noise()
     run: Callable[[nn.Module, Tensor], dict[str, Tensor]]
     if resize:
         image = image.permute(1, 2, 0).to(torch.uint8)
+        resizing = _Resizing(source)
 
         def run(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
-            small = resize_in_graph(
-                image, source.min_size, source.max_size, rgb=source.pixel_format == "RGB"
-            )
+            small = resizing(image)
             size = torch.stack([torch.as_tensor(side) for side in small.shape[1:]])
             return {**detect(model, small, maps=maps), "resized": size}
 
@@ -103,22 +130,33 @@ def _traced(model: nn.Module, source: ModelInput, opset: int, resize: bool, maps
 
     names = list(run(model, image))  # eager, which also fills what must not be traced
     adapter = TracingAdapter(model, image, lambda *args: tuple(run(*args).values()))
-    adapter.eval()  # or the exporter puts all modules into training mode in the end
     axes = {name: {0: "detections"} for name in names if name != "resized"}
-    axes["image"] = {0: "height", 1: "width"} if resize else {1: "height", 2: "width"}
+    return _written(adapter, image, names, opset, axes)
+
+
+def _written(
+    module: nn.Module,
+    image: Tensor,
+    names: list[str],
+    opset: int,
+    axes: dict[str, dict[int, str]] | None = None,
+) -> bytes:
+    in_graph = image.dtype == torch.uint8
+    module.eval()  # or the exporter puts all modules into training mode in the end
+    sides = {0: "height", 1: "width"} if in_graph else {1: "height", 2: "width"}
     file = io.BytesIO()
     try:
         with symbolics(opset), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the tracer, by hundreds
             torch.onnx.export(
-                adapter,
+                module,
                 (image,),
                 file,  # type: ignore[arg-type]
                 dynamo=False,
                 opset_version=opset,
                 input_names=["image"],
                 output_names=names,
-                dynamic_axes=axes,
+                dynamic_axes={**(axes or {}), "image": sides},
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         reason = " ".join(str(error).split("[Caused by")[0].split())[:300]

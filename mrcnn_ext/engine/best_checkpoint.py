@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from pathlib import Path
 
 from detectron2.engine import hooks
-from detectron2.evaluation.testing import flatten_results_dict
 
 from ..errors import ConfigError
 from ..files import write_json
-from ..messages import similar
+from .ema import EMA_PREFIX, EMAWeightsCheckpointer, find_ema
+from .metrics import check_metric
 
 __all__ = ["BestCheckpointer"]
 
@@ -21,7 +20,8 @@ __all__ = ["BestCheckpointer"]
 class BestCheckpointer(hooks.BestCheckpointer):
     """Detectron2's hook, which also writes the best value to model_best.json.
 
-    A metric that does not exist is a ConfigError at the first evaluation.
+    A metric that does not exist is a ConfigError at the first evaluation. For one of the moving
+    average ("ema/segm/AP") its weights are saved, alone.
 
     Detectron2's forgets it when training stops: the first evaluation after ``--resume`` then
     replaces model_best.pth, however bad it is.
@@ -30,6 +30,15 @@ class BestCheckpointer(hooks.BestCheckpointer):
     _failed = False  # the error was raised; Detectron2's trainer calls after_train even so
 
     def before_train(self) -> None:
+        if self._val_metric.startswith(EMA_PREFIX):
+            ema = find_ema(self.trainer)
+            if ema is None:
+                raise ConfigError(
+                    f"MRCNN_EXT.EVALUATION.BEST_METRIC is '{self._val_metric}', but there is no moving "
+                    "average; expected MRCNN_EXT.EMA.ENABLED to be True."
+                )
+            folder = self._file().parent
+            self._checkpointer = EMAWeightsCheckpointer(ema, str(folder))
         if self.trainer.start_iter == 0:
             return  # a new training
         try:
@@ -53,18 +62,13 @@ class BestCheckpointer(hooks.BestCheckpointer):
         Raises:
             ConfigError: names those that there are.
         """
-        if self._failed or self._val_metric in self.trainer.storage.latest():
+        if self._failed:
             return
-        results = flatten_results_dict(getattr(self.trainer, "_last_eval_results", None) or {})
-        # A model that finds nothing at all yet has fewer results, all of them NaN.
-        if any(math.isfinite(value) for value in results.values()):
+        try:
+            check_metric(self.trainer, self._val_metric, "MRCNN_EXT.EVALUATION.BEST_METRIC")
+        except ConfigError:
             self._failed = True
-            near = similar(self._val_metric, results)
-            raise ConfigError(
-                f"MRCNN_EXT.EVALUATION.BEST_METRIC is '{self._val_metric}', which the evaluation does "
-                + (f"not have; similar: {', '.join(near)}; " if near else "not have; ")
-                + f"there are: {', '.join(results)}."
-            )
+            raise
 
     def _file(self) -> Path:
         return Path(os.fspath(self._checkpointer.save_dir)) / f"{self._file_prefix}.json"

@@ -123,7 +123,7 @@ def check_cpu_training(cfg, num_processes: int) -> None:
             "works on GPUs only; expected False. MRCNN_EXT.COMPUTE.AUTOCAST: 'bfloat16' computes in "
             "half precision on CPUs."
         )
-    if num_processes == 1:
+    if num_processes <= 1:
         return
     for key, value in _norms(cfg):
         if value in _GPU_NORMS:

@@ -4,7 +4,9 @@
 Beyond what that script reads, ``cfg.train`` may have, each as a ``LazyCall``:
 
 =================  =========================================================================
-``hooks``          list of hooks; they run after the evaluation and before the writers
+``accumulate``     arguments of :func:`~.accumulation.accumulate`, such as ``dict(steps=2)``
+``hooks``          list of hooks; they run after the evaluation and before the writers, an
+                   EMAHook before the checkpoint is written
 ``writers``        list of event writers, in the place of Detectron2's default ones
 ``exact_resume``   True: as MRCNN_EXT.RESUME.EXACT; ``train.seed`` decides what is random
 =================  =========================================================================
@@ -25,6 +27,7 @@ from torch import nn
 from ..checkpoint import SafeCheckpointer
 from ..checkpoint.training_checkpointer import TrainingCheckpointer
 from ..errors import ConfigError
+from .accumulation import accumulate
 from .cpu_processes import parallel_on_cpus
 from .resume import ExactResume, StopOnSignal, make_exact
 from .same_start import check_same_start
@@ -59,6 +62,8 @@ def train_lazy(cfg, *, resume: bool = False, trust_pickle: bool = False) -> None
     model = _parallel(model, train.device, **train.get("ddp", {}))
     trainer_class = AMPTrainer if train.amp.enabled else SimpleTrainer
     trainer = trainer_class(model, loader, optimizer)
+    if train.get("accumulate"):
+        accumulate(trainer, **train.accumulate)
     checkpointer_class = TrainingCheckpointer if exact else SafeCheckpointer
     checkpointer = checkpointer_class(
         model, train.output_dir, trust_pickle=trust_pickle, optimizer=optimizer, trainer=trainer
@@ -141,10 +146,12 @@ def _hooks(cfg, model: nn.Module, checkpointer, exact: bool) -> list:
         hooks.IterationTimer(),
         hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
     ]
+    own = [instantiate(hook) for hook in train.get("hooks", ())]
+    built += [hook for hook in own if getattr(hook, "before_checkpoint", False)]
     if is_main:
         built.append(hooks.PeriodicCheckpointer(checkpointer, **train.checkpointer))
     evaluation = [hooks.EvalHook(train.eval_period, lambda: _evaluate(cfg, model))]
-    evaluation += [instantiate(hook) for hook in train.get("hooks", ())]
+    evaluation += [hook for hook in own if hook not in built]
     if exact:
         built.append(StopOnSignal(checkpointer))
     built += evaluation

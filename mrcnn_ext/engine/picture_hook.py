@@ -21,7 +21,7 @@ from torch import nn
 from ..modes import restore_modes, same_random_numbers
 from ..visualization import draw_comparison, draw_instances
 
-__all__ = ["PictureHook", "build_picture_hooks", "spread_records"]
+__all__ = ["PictureHook", "build_picture_hook", "spread_records"]
 
 # Detectron2's tools print what is logged below its own name.
 logger = logging.getLogger("detectron2." + __name__)
@@ -67,16 +67,19 @@ class PictureHook(HookBase):
         self._score_threshold = score_threshold
         self._prefix = prefix
         self._records: list[dict] | None = None
+        self._drawn = -1  # the last step after which there were pictures
         self._failed = False
 
     def after_step(self) -> None:
         next_iteration = self.trainer.iter + 1
         is_last = next_iteration == self.trainer.max_iter  # after_train's
         if self._period > 0 and next_iteration % self._period == 0 and not is_last:
+            self._drawn = self.trainer.iter
             self.draw()
 
     def after_train(self) -> None:
-        if self.trainer.iter + 1 >= self.trainer.max_iter:
+        done = self.trainer.iter + 1 >= self.trainer.max_iter
+        if done and self._drawn != self.trainer.max_iter - 1:  # early stopping makes it the last
             self.draw()
 
     def draw(self) -> None:
@@ -119,35 +122,34 @@ class PictureHook(HookBase):
         return picture
 
 
-def build_picture_hooks(cfg, model: nn.Module) -> list[HookBase]:
-    """The hooks that ``MRCNN_EXT.LOG.IMAGES`` asks for, to run after EvalHook and before the writers.
+def build_picture_hook(cfg, model: nn.Module) -> PictureHook | None:
+    """The hook that ``MRCNN_EXT.LOG.IMAGES`` asks for, to run after EvalHook and before the writers.
 
     Args:
         cfg: a config with the ``MRCNN_EXT`` node.
         model: of the trainer.
 
     Returns:
-        one, or none if there is nothing to draw, which is a warning if there are no test data.
+        None if there is nothing to draw, which is a warning if there are no test data.
     """
     number = cfg.MRCNN_EXT.LOG.IMAGES
     if not number:
-        return []
+        return None
     if not cfg.DATASETS.TEST:
         if comm.is_main_process():
             logger.warning(
                 f"MRCNN_EXT.LOG.IMAGES is {number}, but DATASETS.TEST is empty: no pictures are drawn."
             )
-        return []
+        return None
     name = cfg.DATASETS.TEST[0]
     files = cfg.DATASETS.PROPOSAL_FILES_TEST if cfg.MODEL.LOAD_PROPOSALS else ()
-    hook = PictureHook(
+    return PictureHook(
         eval_period=cfg.TEST.EVAL_PERIOD,
         model=model,
         load_records=functools.partial(spread_records, name, number, proposal_file=files[:1]),
         mapper=DatasetMapper(cfg, is_train=False),
         metadata=MetadataCatalog.get(name),
     )
-    return [hook]
 
 
 def spread_records(

@@ -8,11 +8,27 @@ from detectron2.utils.file_io import PathManager
 
 from ..errors import ConfigError
 
-__all__ = ["check_same_start"]
+__all__ = ["check_same_start", "check_weights"]
+
+
+def check_weights(file: str) -> None:
+    """Check that weights with which training begins are there; addresses are not looked up.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    if not _is_here(file):
+        raise ConfigError(
+            f"{file}: there is no such file (MODEL.WEIGHTS or train.init_checkpoint)."
+        )
+
+
+def _is_here(file: str) -> bool:
+    return not file or "://" in file or PathManager.isfile(file)
 
 
 def check_same_start(checkpointer, weights: str, resume: bool) -> None:
-    """Check that all processes begin with the same file.
+    """Check that the file with which training begins is there, and is the same in all processes.
 
     Machines without a common file system would begin at different steps, and wait for each other for
     ever, or begin with different weights.
@@ -23,13 +39,14 @@ def check_same_start(checkpointer, weights: str, resume: bool) -> None:
         resume: likewise.
 
     Raises:
-        ConfigError: they do not; names the key and the process.
+        ConfigError: it is not; names the file or key, and the process.
     """
-    if comm.get_world_size() == 1:
-        return
     resumed = resume and checkpointer.has_checkpoint()
     file = checkpointer.get_checkpoint_file() if resumed else weights
-    is_here = not file or "://" in file or PathManager.isfile(file)
+    if comm.get_world_size() == 1:
+        check_weights(file)
+        return
+    is_here = _is_here(file)
     for rank, (other, is_there) in enumerate(comm.all_gather((file, is_here))):
         if other != file:
             raise ConfigError(

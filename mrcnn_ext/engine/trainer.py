@@ -16,16 +16,24 @@ from detectron2.engine import DefaultTrainer
 from detectron2.engine import hooks as d2_hooks
 
 from ..checkpoint.training_checkpointer import TrainingCheckpointer
+from ..config.check_training import set_training_keys
 from ..evaluation.build import build_evaluator
 from ..evaluation.default_evaluators import default_evaluator
+from .accumulation import accumulate
 from .cpu_processes import CPUProcessesMixin
+from .early_stopping import EarlyStopping
+from .ema import EMAHook
 from .evaluation_hooks import build_evaluation_hooks
-from .picture_hook import build_picture_hooks
+from .optimizer import build_optimizer, optimizer_keys_set
+from .picture_hook import build_picture_hook
 from .resume import ExactResume, StopOnSignal, make_exact
 from .running import FOLLOWS
+from .schedule import build_lr_scheduler, schedule_keys_set
 from .writers import build_writers
 
 __all__ = ["CLASS_PARTS", "INSTANCE_PARTS", "Trainer", "TrainerMixin"]
+
+_PERIOD = 20  # of Detectron2's writers
 
 
 def _train_loader(own: Callable, _cls: type, cfg, *args, **kwargs):
@@ -34,11 +42,11 @@ def _train_loader(own: Callable, _cls: type, cfg, *args, **kwargs):
 
 
 def _optimizer(own: Callable, _cls: type, cfg, model):
-    return own(cfg, model)
+    return build_optimizer(cfg, model) if optimizer_keys_set(cfg) else own(cfg, model)
 
 
 def _lr_scheduler(own: Callable, _cls: type, cfg, optimizer):
-    return own(cfg, optimizer)
+    return build_lr_scheduler(cfg, optimizer) if schedule_keys_set(cfg) else own(cfg, optimizer)
 
 
 def _evaluator(own: Callable, _cls: type, cfg, dataset_name: str, *args, **kwargs):
@@ -63,24 +71,53 @@ def _hooks(own: Callable, trainer: DefaultTrainer) -> list:
     """
     cfg = trainer.cfg
     keys = cfg.MRCNN_EXT
-    if keys.RESUME.EXACT or keys.RESUME.KEEP:
-        # Before the script's hooks are built: some keep a reference to the checkpointer.
+    if keys.SOLVER.ACCUMULATE > 1:
+        accumulate(
+            trainer, steps=keys.SOLVER.ACCUMULATE, normalizer=keys.SOLVER.ACCUMULATE_NORMALIZER
+        )
+    if set_training_keys(cfg):
+        # Before the script's hooks are built: some keep a reference to the checkpointer. That of
+        # Detectron2 0.6 saves no optimizer, and neither writes whole files only.
         trainer.checkpointer = TrainingCheckpointer.of_trainer(
             trainer.model, cfg.OUTPUT_DIR, weakref.proxy(trainer), keep=keys.RESUME.KEEP
         )
     hooks = [hook for hook in own() if hook is not None]
+    if keys.EMA.ENABLED:
+        first = (d2_hooks.PeriodicCheckpointer, d2_hooks.EvalHook)  # the former on rank 0 alone
+        _insert_before(hooks, first, [_moving_average(cfg)])
     if keys.EVALUATION.ENABLED:
         _insert_before_writers(hooks, build_evaluation_hooks(trainer))
-    _insert_before_writers(hooks, build_picture_hooks(cfg, trainer.model))
+    if keys.EARLY_STOPPING.METRIC:
+        _insert_before_writers(hooks, [_early_stopping(cfg)])
     if keys.RESUME.EXACT:
         evaluation = _from_evaluation_on(hooks)
         resume = ExactResume(trainer.checkpointer, evaluation, cfg.TEST.EVAL_PERIOD)
         _insert_before_writers(hooks, [resume])
-        place = next((i for i, h in enumerate(hooks) if h in evaluation), len(hooks))
-        hooks.insert(place, StopOnSignal(trainer.checkpointer))
-    if keys.LOG.PERIOD != 20:
+        _insert_before(hooks, d2_hooks.EvalHook, [StopOnSignal(trainer.checkpointer)])
+    pictures = build_picture_hook(cfg, trainer.model)
+    if pictures is not None:
+        _insert_before_writers(hooks, [pictures])
+    if keys.LOG.PERIOD != _PERIOD:
         hooks = [_with_period(hook, keys.LOG.PERIOD) for hook in hooks]
     return hooks
+
+
+def _moving_average(cfg) -> EMAHook:
+    keys = cfg.MRCNN_EXT.EMA
+    return EMAHook(
+        decay=keys.DECAY, warmup=keys.WARMUP, evaluate=keys.EVALUATE, output_dir=cfg.OUTPUT_DIR
+    )
+
+
+def _early_stopping(cfg) -> EarlyStopping:
+    keys = cfg.MRCNN_EXT.EARLY_STOPPING
+    return EarlyStopping(
+        cfg.TEST.EVAL_PERIOD,
+        keys.METRIC,
+        mode=keys.MODE,
+        patience=keys.PATIENCE,
+        min_delta=keys.MIN_DELTA,
+    )
 
 
 def _from_evaluation_on(hooks: list) -> list:
@@ -89,10 +126,14 @@ def _from_evaluation_on(hooks: list) -> list:
     return [h for h in hooks[first:] if not isinstance(h, d2_hooks.PeriodicWriter)]
 
 
-def _insert_before_writers(hooks: list, new: list) -> None:
-    writers = (i for i, h in enumerate(hooks) if isinstance(h, d2_hooks.PeriodicWriter))
-    place = next(writers, len(hooks))
+def _insert_before(hooks: list, kinds, new: list) -> None:
+    """Before the first hook of these kinds; at the end if there is none."""
+    place = next((i for i, hook in enumerate(hooks) if isinstance(hook, kinds)), len(hooks))
     hooks[place:place] = new
+
+
+def _insert_before_writers(hooks: list, new: list) -> None:
+    _insert_before(hooks, d2_hooks.PeriodicWriter, new)
 
 
 def _with_period(hook, period: int):

@@ -51,6 +51,7 @@ class ValidationLossHook(HookBase):
         self._build_loader = build_loader
         self._loader: Iterable[list[dict]] | None = None
         self._prefix = prefix
+        self._done_after = -1  # number of steps before the last run
 
     def after_step(self) -> None:
         next_iteration = self.trainer.iter + 1
@@ -59,10 +60,12 @@ class ValidationLossHook(HookBase):
             self._run()
 
     def after_train(self) -> None:
-        if self.trainer.iter + 1 >= self.trainer.max_iter:
+        # Training that stopped early ends with a step after which it ran.
+        if self.trainer.iter + 1 >= self.trainer.max_iter and self._done_after != self.trainer.iter:
             self._run()
 
     def _run(self) -> None:
+        self._done_after = self.trainer.iter + 1
         if self._loader is None:
             self._loader = self._build_loader()
         losses = validation_losses(self._model, self._loader)

@@ -19,6 +19,8 @@ __all__ = ["check_evaluation", "check_whole_config"]
 # of Detectron2's "GN"
 _NEEDS = {"segm": "MASK_ON", "boundary": "MASK_ON", "mask_quality": "MASK_ON"}
 _NEEDS |= {"keypoints": "KEYPOINT_ON", "pck": "KEYPOINT_ON"}
+# How names of losses on validation data begin, and those of the moving average
+_LOSSES, _AVERAGE = "validation/", "ema/"
 
 
 def check_whole_config(cfg, *, training: bool = False) -> None:
@@ -61,19 +63,35 @@ def check_evaluation(cfg) -> None:
     if len(keys.PCK_REFERENCE) not in (0, 2):
         expected = "the names of two keypoints, or none"
         raise unexpected(f"{node}.PCK_REFERENCE", list(keys.PCK_REFERENCE), expected)
-    if keys.BEST_METRIC and "/" not in keys.BEST_METRIC:
-        raise unexpected(f"{node}.BEST_METRIC", keys.BEST_METRIC, "TASK/METRIC, such as 'segm/AP'")
-    if keys.BEST_METRIC:
-        _check_best_metric(cfg, f"{node}.BEST_METRIC")
+    stopping = cfg.MRCNN_EXT.EARLY_STOPPING
+    for key, metric in (
+        (f"{node}.BEST_METRIC", keys.BEST_METRIC),
+        ("MRCNN_EXT.EARLY_STOPPING.METRIC", stopping.METRIC),
+    ):
+        if metric:
+            _check_metric(cfg, key, metric)
     try:
         choose_backend(keys.BACKEND)
     except ConfigError as error:
         raise ConfigError(f"{node}.BACKEND: {error}") from error
 
 
-def _check_best_metric(cfg, key: str) -> None:
+def _check_metric(cfg, key: str, name: str) -> None:
     """Refuse a name that the evaluation cannot have. The first evaluation says of the rest."""
-    name, tests = cfg.MRCNN_EXT.EVALUATION.BEST_METRIC, list(cfg.DATASETS.TEST)
+    if "/" not in name:
+        raise unexpected(key, name, "TASK/METRIC, such as 'segm/AP'")
+    if name.startswith(_LOSSES):
+        for switch in ("ENABLED", "VALIDATION_LOSS"):
+            if not cfg.MRCNN_EXT.EVALUATION[switch]:
+                raise _missing(key, name, f"EVALUATION.{switch}")
+        return
+    whole = name
+    if name.startswith(_AVERAGE):
+        for switch in ("ENABLED", "EVALUATE"):
+            if not cfg.MRCNN_EXT.EMA[switch]:
+                raise _missing(key, name, f"EMA.{switch}")
+        name = name[len(_AVERAGE) :]
+    tests = list(cfg.DATASETS.TEST)
     types = {MetadataCatalog.get(test).get("evaluator_type") for test in tests}
     if not tests or not types <= {"coco", "lvis"}:  # other evaluators have names of their own
         return
@@ -82,7 +100,7 @@ def _check_best_metric(cfg, key: str) -> None:
     if len(tests) > 1:
         if not of_test:
             expected = f"one that begins with a test set's name: {', '.join(tests)}"
-            raise unexpected(key, name, f"{expected}, such as '{tests[0]}/{name}'")
+            raise unexpected(key, whole, f"{expected}, such as '{tests[0]}/{name}'")
         rest = name[len(max(of_test, key=len)) + 1 :]
     task, _, metric = rest.partition("/")
     asked = list(cfg.MRCNN_EXT.EVALUATION.TASKS) if cfg.MRCNN_EXT.EVALUATION.ENABLED else []
@@ -92,11 +110,15 @@ def _check_best_metric(cfg, key: str) -> None:
     if task not in tasks:
         if task not in TASKS and not cfg.MRCNN_EXT.EVALUATION.ENABLED:
             return  # of the script's own evaluator
-        raise _unknown_metric(key, name, f"'{task}' is not evaluated", tasks, task)
+        raise _unknown_metric(key, whole, f"'{task}' is not evaluated", tasks, task)
     classes = _classes(of_test[:1] or tests)
     if not TASKS[task].can_have(metric, classes):
         metrics = [f"{task}/{m}" for m in TASKS[task].metrics]
-        raise _unknown_metric(key, name, "the evaluation does not have it", metrics, rest)
+        raise _unknown_metric(key, whole, "the evaluation does not have it", metrics, rest)
+
+
+def _missing(key: str, name: str, switch: str) -> ConfigError:
+    return ConfigError(f"{key} is '{name}', but MRCNN_EXT.{switch} is False; expected True.")
 
 
 def _unknown_metric(key: str, name: str, why: str, known: list[str], wrong: str) -> ConfigError:

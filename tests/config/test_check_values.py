@@ -27,6 +27,8 @@ FCN = [f"{MASK}.NAME", "MrcnnExtFCNMaskHead"]
 ON = [f"{EVALUATION}.ENABLED", True]
 TRAIN, VAL = "mrcnn_ext_shapes_train", "mrcnn_ext_shapes_val"
 CASCADE = ["MODEL.ROI_HEADS.NAME", "MrcnnExtCascadeROIHeads"]
+EMA = ["MRCNN_EXT.EMA.ENABLED", True]
+STOP = ["TEST.EVAL_PERIOD", 5, "MRCNN_EXT.EARLY_STOPPING.METRIC"]
 AGNOSTIC = [*CASCADE, "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]
 POSE = ["MODEL.KEYPOINT_ON", True, f"{KEYPOINT}.NUM_KEYPOINTS", 11]
 
@@ -191,6 +193,20 @@ def test_configs_of_this_package_pass(name):
             [f"{EVALUATION}.BEST_METRIC", "segm/AP", "DATASETS.TEST", (TRAIN, VAL)],
             f"expected one that begins with a test set's name: {TRAIN}, {VAL}, such as",
         ),
+        (
+            [f"{EVALUATION}.BEST_METRIC", "ema/segm/AP"],
+            "BEST_METRIC is 'ema/segm/AP', but MRCNN_EXT.EMA.ENABLED is False",
+        ),
+        (
+            [*STOP, "ema/segm/AP", *EMA, "MRCNN_EXT.EMA.EVALUATE", False],
+            "EARLY_STOPPING.METRIC is 'ema/segm/AP', but MRCNN_EXT.EMA.EVALUATE is False",
+        ),
+        ([*STOP, "ema/segm/APP", *EMA], "METRIC is 'ema/segm/APP', but .* similar: segm/AP"),
+        ([*STOP, "AP"], "MRCNN_EXT.EARLY_STOPPING.METRIC is 'AP'; expected TASK/METRIC"),
+        (
+            [*STOP, "validation/total_loss", *ON],
+            "METRIC is 'validation/total_loss', but MRCNN_EXT.EVALUATION.VALIDATION_LOSS is False",
+        ),
         (["MODEL.META_ARCHITECTURE", "MrcnnExtRCN"], "similar names: MrcnnExtRCNN"),
         (["MODEL.ROI_HEADS.NAME", "StandardRoIHeads"], "similar names: StandardROIHeads"),
         (["MODEL.BACKBONE.NAME", "build_tim_fpn_backbone"], "similar names: build_timm_fpn_backb"),
@@ -254,6 +270,9 @@ def test_found_when_the_model_is_built(overrides, message):
         [*POSE, f"{EVALUATION}.BEST_METRIC", "pck/PCK@0.1-gear/crown"],
         [f"{EVALUATION}.BEST_METRIC", f"{VAL}/segm/AP75", "DATASETS.TEST", (TRAIN, VAL)],
         [f"{EVALUATION}.BEST_METRIC", "mine/f1", "DATASETS.TEST", ()],
+        [*STOP, "ema/segm/AP-gear", *EMA, f"{EVALUATION}.BEST_METRIC", "ema/bbox/AP"],
+        [*STOP, f"ema/{VAL}/segm/AP", *EMA, "DATASETS.TEST", (TRAIN, VAL)],
+        [*STOP, "validation/total_loss", *ON, f"{EVALUATION}.VALIDATION_LOSS", True],
     ],
 )
 def test_what_works_is_not_refused(overrides):

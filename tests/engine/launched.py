@@ -11,9 +11,12 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from mrcnn_ext.engine import Trainer
 from mrcnn_ext.errors import ConfigError
+from tests.helpers import random_inputs, timm_cfg
 
 
 def note(folder: Path) -> None:
@@ -49,6 +52,79 @@ def wait(folder: Path) -> None:
     except KeyboardInterrupt:
         (folder / f"{comm.get_rank()}.checkpoint").write_text("")
         raise
+
+
+def shard_cfg(folder: Path):
+    """A model of a second, in the memory format that is not torch's own."""
+    cfg = timm_cfg("resnet18", fpn=True)
+    cfg.MRCNN_EXT.COMPUTE.CHANNELS_LAST = True
+    cfg.DATASETS.TEST = ()
+    cfg.SOLVER.IMS_PER_BATCH = 4
+    cfg.SOLVER.MAX_ITER = 2
+    cfg.SOLVER.WARMUP_ITERS = 0
+    cfg.SEED = 3
+    cfg.MODEL.WEIGHTS = str(folder / "start.pth")
+    cfg.OUTPUT_DIR = str(folder / f"output_{comm.get_rank()}")
+    return cfg
+
+
+def shard(cfg, rank: int) -> list[dict]:
+    """The images of a process."""
+    return random_inputs(cfg, number=4)[2 * rank : 2 * rank + 2]
+
+
+def seed_shard(rank: int, step: int) -> None:
+    """Random numbers of a process in a step: RoI heads sample."""
+    torch.manual_seed(100 * step + rank)
+
+
+def gradients(model) -> dict[str, torch.Tensor]:
+    """By name, without the prefix of DistributedDataParallel."""
+    model = getattr(model, "module", model)
+    return {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
+
+
+class _Shards:
+    """A loader of the process's own images, which also seeds what comes after."""
+
+    def __init__(self, cfg) -> None:
+        self.cfg, self.rank = cfg, comm.get_rank()
+
+    def __iter__(self):
+        for step in range(10):
+            seed_shard(self.rank, step)
+            yield shard(self.cfg, self.rank)
+
+
+class _ShardTrainer(Trainer):
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return _Shards(cfg)
+
+
+def train_shards(folder: Path) -> None:
+    """Two steps; every process writes the gradients of the first and its last weights."""
+    cfg = shard_cfg(folder)
+    trainer = _ShardTrainer(cfg)
+    trainer.resume_or_load(resume=False)
+    kept: list = []
+
+    class Keep(HookBase):
+        def after_step(self) -> None:
+            kept.append(gradients(self.trainer.model))
+            latest = self.trainer.storage.latest()
+            if comm.is_main_process() and not self.trainer.iter:
+                losses = {k: v[0] for k, v in latest.items() if k.startswith("loss_")}
+                torch.save(losses, folder / "losses.pth")
+
+    trainer.register_hooks([Keep()])
+    trainer.train()
+    state = {k: v.clone() for k, v in trainer.model.module.state_dict().items()}
+    torch.save((kept[0], state), folder / f"rank_{comm.get_rank()}.pth")
+    again = _ShardTrainer(cfg)  # what rank 0 wrote fits the wrapped model
+    again.checkpointer.load(str(folder / "output_0" / "model_final.pth"))
+    for name, value in again.model.module.state_dict().items():
+        assert torch.equal(value, state[name]), name
 
 
 if __name__ == "__main__":

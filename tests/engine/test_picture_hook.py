@@ -15,7 +15,7 @@ from detectron2.utils.events import EventStorage
 from PIL import Image
 from torch import nn
 
-from mrcnn_ext.engine import build_picture_hooks, spread_records
+from mrcnn_ext.engine import build_picture_hook, spread_records
 from tests.helpers import small_cfg
 
 NAME = "mrcnn_ext_test_pictures"
@@ -70,7 +70,7 @@ def _hook(number=3, period=2, **trainer):
     cfg.INPUT.MIN_SIZE_TEST = 48
     cfg.MRCNN_EXT.LOG.IMAGES = number
     model = _Model()
-    (hook,) = build_picture_hooks(cfg, model)
+    hook = build_picture_hook(cfg, model)
     hook.trainer = types.SimpleNamespace(iter=0, max_iter=4, storage=EventStorage(), **trainer)
     return hook, model
 
@@ -123,8 +123,8 @@ def test_an_image_that_is_gone_costs_a_warning(dataset, caplog):
 
 def test_nothing_to_draw(caplog):
     cfg = small_cfg()
-    assert build_picture_hooks(cfg, _Model()) == []
+    assert build_picture_hook(cfg, _Model()) is None
     cfg.MRCNN_EXT.LOG.IMAGES = 2
     cfg.DATASETS.TEST = ()
-    assert build_picture_hooks(cfg, _Model()) == []
+    assert build_picture_hook(cfg, _Model()) is None
     assert "LOG.IMAGES is 2, but DATASETS.TEST is empty" in caplog.text

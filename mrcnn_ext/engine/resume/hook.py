@@ -89,20 +89,21 @@ class ExactResume(HookBase):
                     "images come in a new order."
                 )
         loader.start = start
-        written = start - 1
+        last = start - 1  # the step that the checkpoint is of
+        late = bool(state) and self._is_due(last) and self._evaluated != last
+        written = last
         if comm.is_main_process() and (start or not self._checkpointer.has_checkpoint()):
-            written = self._cut_metrics(start)
-        if state and start:
-            self._compare(state, loader, start)
-            self._restore_histories(state)
-        if state and self._is_due(start - 1) and self._evaluated != start - 1:
-            logger.info(
-                f"Training ended before the evaluation after step {start - 1}: it comes now."
-            )
-            self._run_late(self._evaluation, start - 1)
-            self._run_late([self], start - 1)
-        if state and start:
-            self._write_late(written, start - 1)
+            # What an evaluation gives is in the line of its step.
+            written = self._cut_metrics(last if late else start)
+        if not (state and start):
+            return
+        self._compare(state, loader, start)
+        self._restore_histories(state)
+        if late:
+            logger.info(f"Training ended before the evaluation after step {last}: it comes now.")
+            self._run_late(self._evaluation, last)
+            self._run_late([self], last)
+        self._write_late(written, last)
 
     def before_step(self) -> None:
         assert self._seed is not None
@@ -205,7 +206,8 @@ class ExactResume(HookBase):
         for hook in self.trainer._hooks:
             if isinstance(hook, PeriodicWriter):
                 for writer in hook._writers:
-                    if hasattr(writer, "_last_write"):
+                    writer = getattr(writer, "writer", writer)  # of a GuardedWriter
+                    if isinstance(getattr(writer, "_last_write", None), int):
                         writer._last_write = written
                 if written < last:
                     self._run_late([hook], last)
