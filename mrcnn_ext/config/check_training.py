@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+from collections.abc import Sequence
 
 from fvcore.common.config import CfgNode
 
@@ -17,6 +19,7 @@ __all__ = [
     "SCHEDULES",
     "WRITERS",
     "check_training",
+    "check_writers",
     "set_training_keys",
 ]
 
@@ -70,8 +73,12 @@ def set_training_keys(cfg) -> list[str]:
     ]
 
 
-def check_training(cfg) -> None:
+def check_training(cfg, *, training: bool = False) -> None:
     """Check the values of all keys of training.
+
+    Args:
+        cfg: a config with the ``MRCNN_EXT`` node.
+        training: it is to be trained, so that the packages of writers must be installed.
 
     Raises:
         ConfigError: names the key, its value and what was expected.
@@ -101,6 +108,8 @@ def check_training(cfg) -> None:
             hint = f" (similar: {near[0]})" if near else ""
             expected = f"some of {', '.join(WRITERS)}"
             raise _unexpected("LOG.WRITERS", list(_value(cfg, "LOG.WRITERS")), expected + hint)
+    if training:
+        check_writers(_value(cfg, "LOG.WRITERS"))
     if _value(cfg, "EARLY_STOPPING.METRIC") and not (
         cfg.DATASETS.TEST and cfg.TEST.EVAL_PERIOD > 0
     ):
@@ -108,6 +117,26 @@ def check_training(cfg) -> None:
             f"MRCNN_EXT.EARLY_STOPPING.METRIC is '{_value(cfg, 'EARLY_STOPPING.METRIC')}', but nothing "
             "is evaluated during training; expected DATASETS.TEST and TEST.EVAL_PERIOD to be set."
         )
+
+
+def check_writers(names: Sequence[str]) -> None:
+    """Check that the packages of writers are installed, without importing them.
+
+    Args:
+        names: of WRITERS.
+
+    Raises:
+        ConfigError: one is not; says how to install it.
+    """
+    for name in names:
+        # Packages and modules have the names of writers. A mere folder, as W&B leaves one where it
+        # writes, has no origin.
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            raise ConfigError(
+                f"MRCNN_EXT.LOG.WRITERS has '{name}', which needs the package {name}: pip install "
+                f"{name}."
+            )
 
 
 def _value(cfg, key: str):

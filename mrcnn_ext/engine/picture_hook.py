@@ -67,16 +67,19 @@ class PictureHook(HookBase):
         self._score_threshold = score_threshold
         self._prefix = prefix
         self._records: list[dict] | None = None
+        self._drawn = -1  # the last step after which there were pictures
         self._failed = False
 
     def after_step(self) -> None:
         next_iteration = self.trainer.iter + 1
         is_last = next_iteration == self.trainer.max_iter  # after_train's
         if self._period > 0 and next_iteration % self._period == 0 and not is_last:
+            self._drawn = self.trainer.iter
             self.draw()
 
     def after_train(self) -> None:
-        if self.trainer.iter + 1 >= self.trainer.max_iter:
+        done = self.trainer.iter + 1 >= self.trainer.max_iter
+        if done and self._drawn != self.trainer.max_iter - 1:  # early stopping makes it the last
             self.draw()
 
     def draw(self) -> None:

@@ -34,7 +34,7 @@ def check_whole_config(cfg, *, training: bool = False) -> None:
         ConfigError: names the key, its value and what was expected.
     """
     check_config(cfg, training=training)
-    check_training(cfg)
+    check_training(cfg, training=training)
     check_evaluation(cfg)
 
 

@@ -238,6 +238,25 @@ def test_a_resumed_training_is_recognised_in_a_real_trainer():
 # ------------------------------------------------------------------------------- facts of a run
 
 
+def test_an_exact_resume_writes_nothing_twice(tmp_path):
+    """It restores the last values, and tells writers what was written before."""
+    writer, json_writer = _Recorder(), JSONWriter(str(tmp_path / "metrics.json"))
+    guarded = GuardedWriter(json_writer)
+    assert not hasattr(GuardedWriter(_Raises()), "_last_write")
+    for each in (writer, guarded):
+        assert hasattr(each, "_last_write")
+        each._last_write = 3
+    assert json_writer._last_write == 3
+    with EventStorage(0) as storage:
+        for storage.iter in (2, 3, 5):
+            storage.put_scalar("loss", float(storage.iter))
+            storage.put_scalar("at 3", 1.0) if storage.iter == 3 else None
+        writer.write()
+        writer.close()
+    assert writer.calls[1][1] == {5: {"loss": 3.0}}
+    assert writer.calls[-1][1] == {"loss": 3.0, "at 3": 1.0}
+
+
 def test_config_as_text_and_values(tmp_path):
     cfg = small_cfg()
     assert config_text(cfg) == cfg.dump()

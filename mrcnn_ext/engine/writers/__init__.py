@@ -1,7 +1,7 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 """Writers of a training's log: TensorBoard, Weights & Biases, MLflow."""
 
-from .build import build_writers, check_writers
+from .build import build_writers
 from .guarded_writer import GuardedWriter
 from .mlflow_writer import MLflowWriter
 from .run_facts import git_state
@@ -16,6 +16,5 @@ __all__ = [
     "TensorboardWriter",
     "WandbWriter",
     "build_writers",
-    "check_writers",
     "git_state",
 ]

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,14 +15,14 @@ from detectron2.utils.events import (
     TensorboardXWriter,
 )
 
-from ...errors import ConfigError
+from ...config.check_training import check_writers
 from .guarded_writer import GuardedWriter
 from .mlflow_writer import MLflowWriter
 from .run_writer import RunWriter
 from .tensorboard_writer import TensorboardWriter
 from .wandb_writer import WandbWriter
 
-__all__ = ["build_writers", "check_writers"]
+__all__ = ["build_writers"]
 
 
 def build_writers(
@@ -39,7 +38,7 @@ def build_writers(
         max_iter: iterations of the training, for the console.
 
     Raises:
-        ConfigError: an unknown name, or a package is missing; says how to install it.
+        ConfigError: a package is missing; says how to install it.
     """
     names = list(cfg.MRCNN_EXT.LOG.WRITERS)
     if not names or not comm.is_main_process():
@@ -59,30 +58,6 @@ def build_writers(
     guarded = [w if isinstance(w, RunWriter) else GuardedWriter(w) for w in kept]
     # Ours first: others may delete the pictures.
     return [*ours, *guarded]
-
-
-def check_writers(names: Sequence[str]) -> None:
-    """Check that writers are known and their packages installed, without importing them.
-
-    Args:
-        names: as in LOG.WRITERS.
-
-    Raises:
-        ConfigError: one is not; says what there is, or how to install it.
-    """
-    for name in names:
-        if name not in _BUILDERS:
-            raise ConfigError(
-                f"MRCNN_EXT.LOG.WRITERS has '{name}'; expected some of {', '.join(_BUILDERS)}."
-            )
-        # Packages and modules have the names of writers. A mere folder, as W&B leaves one where it
-        # writes, has no origin.
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None:
-            raise ConfigError(
-                f"MRCNN_EXT.LOG.WRITERS has '{name}', which needs the package {name}: pip install "
-                f"{name}."
-            )
 
 
 def _tensorboard(cfg) -> TensorboardWriter:

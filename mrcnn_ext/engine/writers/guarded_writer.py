@@ -65,6 +65,14 @@ class GuardedWriter(EventWriter):
         self.writer = writer
         self._failures = Failures(type(writer).__name__, most_failures)
 
+    @property
+    def _last_write(self) -> int:  # of those that have it; an exact resume sets it
+        return self.writer._last_write  # type: ignore[attr-defined]
+
+    @_last_write.setter
+    def _last_write(self, iteration: int) -> None:
+        self.writer._last_write = iteration  # type: ignore[attr-defined]
+
     def write(self) -> None:
         """As the writer's, but without exceptions."""
         if self._failures.given_up:

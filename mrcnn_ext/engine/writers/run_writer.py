@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 import queue
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 
@@ -119,6 +121,8 @@ class RunWriter(EventWriter):
         self._failures = Failures(type(self).__name__, most_failures)
         self._written: dict[str, int] = {}  # scalar -> iteration of its last entry
         self._final: dict[str, float] = {}
+        # As JSONWriter has it: an exact resume sets it to what was written before.
+        self._last_write = -1
         self._seen: dict[str, list] = {}
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(_WAITING)
         self._waiting_pictures = 0
@@ -206,10 +210,10 @@ class RunWriter(EventWriter):
         for name, (value, iteration) in storage.latest_with_smoothing_hint(
             self._window_size
         ).items():
-            if self._written.get(name) != iteration:
+            self._final[name] = float(value)
+            if iteration > self._last_write and self._written.get(name) != iteration:
                 scalars[iteration][name] = float(value)
                 self._written[name] = iteration
-                self._final[name] = float(value)
         entry.scalars = dict(sorted(scalars.items()))
         # Detectron2's storage has no other access to these; see its TensorboardXWriter.
         for name, image, iteration in self._new("pictures", storage._vis_data):
@@ -301,7 +305,16 @@ class RunWriter(EventWriter):
 
 
 def _first_iteration(storage: EventStorage) -> int:
-    """Where this process's training started: the iteration of the oldest value."""
+    """Where this process's training started.
+
+    A writer is not told; the hook that calls it knows. Without one: the iteration of the oldest value.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, HookBase) and hasattr(caller.trainer, "start_iter"):
+            return int(caller.trainer.start_iter)
+        frame = frame.f_back
     starts = [history.values()[0][1] for history in storage.histories().values()]
     return int(min(starts, default=storage.iter))
 
