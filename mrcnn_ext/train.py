@@ -37,7 +37,9 @@ from .command_line import (
     open_standard_files,
     run_until_stopped,
 )
+from .config.check_training import check_training
 from .config.load import find_config, load_config
+from .data import register_datasets
 from .engine.cpu_processes import check_cpu_training
 from .engine.launch import launch, threads_per_process
 from .engine.lazy_training import evaluate_lazy, train_lazy
@@ -165,6 +167,9 @@ def _train_yaml(args: argparse.Namespace):
     import_all(args.imports)
     _log_own_errors_briefly()
     cfg = load_config(args.config_file, args.opts)
+    # For any META_ARCHITECTURE; those of this package also check the whole config.
+    register_datasets(cfg)
+    check_training(cfg)
     cfg.freeze()
     default_setup(cfg, args)
     if args.eval_only:

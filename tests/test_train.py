@@ -284,6 +284,9 @@ def test_a_lazy_config_trains_goes_on_and_evaluates(tmp_path):
         f"train.hooks = [L(Note)(file={str(tmp_path / 'steps.txt')!r})]\n"
         f"train.writers = [L(JSONWriter)(json_file={str(tmp_path / 'own.json')!r})]\n"
         "train.exact_resume = True\n"
+        "train.accumulate = dict(steps=2)\n"
+        "train.ema = dict(decay=0.9)\n"
+        "train.early_stopping = dict(metric='segm/AP', patience=3)\n"
     )
     (tmp_path / "own_hook.py").write_text(
         "from detectron2.engine import HookBase\n"
@@ -295,13 +298,19 @@ def test_a_lazy_config_trains_goes_on_and_evaluates(tmp_path):
         "            file.write(f'{self.trainer.iter} ')\n"
     )
     command = ["-W", "ignore", "-m", "mrcnn_ext.train", "--config-file", tmp_path / "mine.py"]
-    tiny = [*LAZY_TINY, f"train.output_dir={tmp_path / 'out'}", "train.seed=1"]
+    tiny = [
+        *LAZY_TINY,
+        "dataloader.train.total_batch_size=4",
+        f"train.output_dir={tmp_path / 'out'}",
+        "train.seed=1",
+    ]
     run = {"cwd": tmp_path, "env": {"PYTHONPATH": f"{tmp_path}{os.pathsep}{REPO}"}, "timeout": 900}
     result = run_python([*command, "--num-gpus", "2", "--dist-url", "auto", *tiny], **run)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     assert "copypaste: Task: segm" in result.stdout
     assert (tmp_path / "steps.txt").read_text().split() == ["0", "0", "1", "1"]
     assert (tmp_path / "own.json").is_file()
+    assert (tmp_path / "out" / "model_ema_final.pth").is_file()
     weights = f"train.init_checkpoint={tmp_path / 'out' / 'model_final.pth'}"
     result = run_python([*command, "--resume", *tiny, "train.max_iter=3"], **run)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]

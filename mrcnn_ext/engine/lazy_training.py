@@ -1,20 +1,23 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 """Training from a LazyConfig, as Detectron2's lazyconfig_train_net.py does it.
 
-Beyond what that script reads, ``cfg.train`` may have, each as a ``LazyCall``:
+Beyond what that script reads, ``cfg.train`` may have:
 
-=================  =========================================================================
-``accumulate``     arguments of :func:`~.accumulation.accumulate`, such as ``dict(steps=2)``
-``hooks``          list of hooks; they run after the evaluation and before the writers, an
-                   EMAHook before the checkpoint is written
-``writers``        list of event writers, in the place of Detectron2's default ones
-``exact_resume``   True: as MRCNN_EXT.RESUME.EXACT; ``train.seed`` decides what is random
-=================  =========================================================================
+==================  ==============================================================================
+``accumulate``      dict of ``steps`` and perhaps ``normalizer``, as for ``accumulate``
+``ema``             dict of arguments of EMAHook
+``early_stopping``  dict of arguments of EarlyStopping but for the period and the checkpointer
+``exact_resume``    True: as MRCNN_EXT.RESUME.EXACT; ``train.seed`` decides what is random
+``hooks``           list of LazyCalls; they run after the evaluation and before the writers
+``writers``         list of LazyCalls of event writers, in the place of Detectron2's default ones
+==================  ==============================================================================
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
+from collections.abc import Callable
 
 import torch
 from detectron2.config import instantiate
@@ -22,6 +25,7 @@ from detectron2.engine import AMPTrainer, SimpleTrainer, default_writers, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
+from omegaconf import OmegaConf
 from torch import nn
 
 from ..checkpoint import SafeCheckpointer
@@ -29,6 +33,8 @@ from ..checkpoint.training_checkpointer import TrainingCheckpointer
 from ..errors import ConfigError
 from .accumulation import accumulate
 from .cpu_processes import parallel_on_cpus
+from .early_stopping import EarlyStopping
+from .ema import EMAHook
 from .resume import ExactResume, StopOnSignal, make_exact
 from .same_start import check_same_start
 
@@ -62,6 +68,8 @@ def train_lazy(cfg, *, resume: bool = False, trust_pickle: bool = False) -> None
     model = _parallel(model, train.device, **train.get("ddp", {}))
     trainer_class = AMPTrainer if train.amp.enabled else SimpleTrainer
     trainer = trainer_class(model, loader, optimizer)
+    if train.get("accumulate") is not None:
+        _call("accumulate", train, accumulate, trainer)
     if train.get("accumulate"):
         accumulate(trainer, **train.accumulate)
     checkpointer_class = TrainingCheckpointer if exact else SafeCheckpointer
@@ -139,6 +147,22 @@ def _evaluate(cfg, model: nn.Module):
     return results
 
 
+def _call(name: str, train, function: Callable, *args, **defaults):
+    """Call a function with the arguments of a node of ``train``.
+
+    Raises:
+        ConfigError: the node is no dict, or has other arguments; names it.
+    """
+    if not OmegaConf.is_dict(train[name]):
+        raise ConfigError(f"train.{name} is {train[name]!r}; expected a dict of arguments.")
+    given = OmegaConf.to_container(train[name], resolve=True)
+    try:
+        inspect.signature(function).bind(*args, **{**defaults, **given})
+    except TypeError as error:
+        raise ConfigError(f"train.{name}: {error}.") from error
+    return function(*args, **{**defaults, **given})
+
+
 def _hooks(cfg, model: nn.Module, checkpointer, exact: bool) -> list:
     """In Detectron2's order; see ``trainer.py`` for where ours belong."""
     train, is_main = cfg.train, comm.is_main_process()
@@ -148,10 +172,15 @@ def _hooks(cfg, model: nn.Module, checkpointer, exact: bool) -> list:
     ]
     own = [instantiate(hook) for hook in train.get("hooks", ())]
     built += [hook for hook in own if getattr(hook, "before_checkpoint", False)]
+    if train.get("ema") is not None:
+        built.append(_call("ema", train, EMAHook, output_dir=train.output_dir))
     if is_main:
         built.append(hooks.PeriodicCheckpointer(checkpointer, **train.checkpointer))
     evaluation = [hooks.EvalHook(train.eval_period, lambda: _evaluate(cfg, model))]
     evaluation += [hook for hook in own if hook not in built]
+    if train.get("early_stopping") is not None:
+        more = {"eval_period": train.eval_period, "checkpointer": checkpointer}
+        evaluation.append(_call("early_stopping", train, EarlyStopping, **more))
     if exact:
         built.append(StopOnSignal(checkpointer))
     built += evaluation

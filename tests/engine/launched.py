@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from detectron2.engine import HookBase
+from detectron2.layers import get_norm
 from detectron2.utils import comm
 
 from mrcnn_ext.engine import Trainer
@@ -24,9 +25,18 @@ def note(folder: Path) -> None:
     ranks = comm.all_gather(comm.get_rank())
     total = torch.tensor([comm.get_rank() + 1.0])
     dist.all_reduce(total)
+    _check_naive_sync_norm()
     words = [comm.get_world_size(), comm.get_local_rank(), comm.get_local_size()]
     words += [torch.get_num_threads(), int(total), *ranks]
     (folder / str(comm.get_rank())).write_text(" ".join(map(str, words)))
+
+
+def _check_naive_sync_norm() -> None:
+    """Detectron2's own is the alternative to SyncBN that messages name: as one norm of all images."""
+    images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.BatchNorm2d(3)(images)[comm.get_rank()]
+    ours = get_norm("naiveSyncBN", 3)(images[comm.get_rank()][None])[0]
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
 def fail(what: str) -> None:

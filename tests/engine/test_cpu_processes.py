@@ -124,7 +124,7 @@ def test_gradients_losses_and_files_of_two_processes(tmp_path):
     launch(launched.train_shards, 2, args=(tmp_path,), device="cpu")
 
     results = [torch.load(tmp_path / f"rank_{rank}.pth") for rank in (0, 1)]
-    assert len(own[0]) > 50
+    assert len(own[0]) > 40
     for name, first in own[0].items():
         mean = (first + own[1][name]) / 2
         for reduced, _ in results:
