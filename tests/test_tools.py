@@ -84,6 +84,31 @@ def test_train_net_evaluates_only(trained):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("keys", [("CHANNELS_LAST",), ("CHANNELS_LAST", "CHECKPOINT_BACKBONE")])
+def test_train_net_computes_as_the_keys_say(keys, trained, tmp_path):
+    """The same losses in the first step and up to rounding in the second; the checkpoint fits both."""
+    output, _ = trained
+    opts = [part for key in keys for part in (f"MRCNN_EXT.COMPUTE.{key}", "True")]
+    opts += ["SEED", "1", "SOLVER.MAX_ITER", "2"]
+    text = _ok(_train_net(tmp_path / "keys", opts=opts))
+    assert "copypaste: Task: segm" in text
+    _ok(_train_net(tmp_path / "plain", opts=["SEED", "1", "SOLVER.MAX_ITER", "2"]))
+    losses = []
+    for name in ("keys", "plain"):
+        lines = (tmp_path / name / "metrics.json").read_text().splitlines()
+        losses.append([json.loads(line)["total_loss"] for line in lines if "total_loss" in line])
+    assert losses[0]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+    states = [
+        torch.load(folder / "model_final.pth", map_location="cpu", weights_only=False)["model"]
+        for folder in (tmp_path / "keys", output)
+    ]
+    assert states[0].keys() == states[1].keys()
+    weights = ["MODEL.WEIGHTS", str(tmp_path / "keys" / "model_final.pth")]
+    _ok(_train_net(tmp_path / "plain", "--eval-only", opts=weights))
+
+
+@pytest.mark.slow
 def test_train_net_resumes(trained, tmp_path):
     # In a copy: the other tests evaluate the model of two steps.
     output = shutil.copytree(trained[0], tmp_path / "copy")

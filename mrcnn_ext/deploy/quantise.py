@@ -18,7 +18,7 @@ from .metadata import copy_metadata
 from .onnx_runner import OnnxModel
 from .supported import check_installed
 
-__all__ = ["quantise_int8"]
+__all__ = ["kept_layers", "quantise_int8"]
 
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # So that the range is that of their results, and they become a part of the layer before them. They stay
@@ -83,7 +83,7 @@ def quantise_int8(
                 _Reader(),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=[*_WEIGHTED, *_ACTIVATIONS],
-                nodes_to_exclude=_kept(proto.graph),
+                nodes_to_exclude=kept_layers(proto.graph),
                 per_channel=True,
                 reduce_range=True,
                 activation_type=QuantType.QUInt8,
@@ -103,14 +103,16 @@ def quantise_int8(
         temporary.write_bytes(result.SerializeToString(deterministic=True))
 
 
-def _kept(graph) -> list[str]:
+def kept_layers(graph) -> list[str]:
     """Names of the layers whose results are no input of another layer's, and of products of results.
 
     Searched from the outputs and from what chooses and moves boxes, back to the first layer each.
     """
     maker = {name: node for node in graph.node for name in node.output}
     constant = {item.name for item in graph.initializer}
-    constant |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
+    for node in graph.node:  # the exporter stores equal weights once
+        if node.op_type == "Constant" or (node.op_type == "Identity" and node.input[0] in constant):
+            constant.add(node.output[0])
     left = [output.name for output in graph.output]
     kept = set()
     for node in graph.node:

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
 
 from mrcnn_ext import export
 from mrcnn_ext.config.load import list_configs, load_config
-from mrcnn_ext.deploy import ModelInput, OnnxModel, export_onnx, supported
+from mrcnn_ext.deploy import ModelInput, OnnxModel, export_onnx, quantise, supported
+from mrcnn_ext.deploy.export import resizing_file
 from mrcnn_ext.deploy.parity import Parity, compare_detections
 from mrcnn_ext.errors import ConfigError
 from mrcnn_ext.modeling.keypoint_codecs import KEYPOINT_CODEC_REGISTRY
@@ -18,7 +20,7 @@ from tests.deploy import export_cases
 from tests.deploy.export_cases import CASES, build_case, keypoint_cfg, parity, picture
 
 pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
+onnxruntime = pytest.importorskip("onnxruntime")
 NO_RESIZE = ModelInput("BGR", 0, 0)
 
 
@@ -75,6 +77,22 @@ def test_nothing_of_the_machine_is_in_the_file(exported):
     content = exported[1].read_bytes()
     for part in (b"site-packages", b"/mrcnn_ext", b"/tmp/", b"/home/"):
         assert part not in content
+
+
+def test_norms_are_folded_and_last_layers_keep_float32(exported):
+    """What decides how good 8 bits are: which results are quantised, and which layers are not."""
+    import onnx
+
+    graph = onnx.load(str(exported[1])).graph
+    convolved = {node.output[0] for node in graph.node if node.op_type == "Conv"}
+    takers = {node.op_type for node in graph.node if convolved & set(node.input)}
+    assert "Relu" in takers
+    assert not takers & {"Mul", "Sub", "Div", "BatchNormalization"}
+    kept = quantise.kept_layers(graph)
+    last = ("objectness_logits", "anchor_deltas", "cls_score", "bbox_pred", "predictor")
+    for part in (*last, "score_lowres"):
+        assert any(part in name for name in kept), part
+    assert not any("backbone" in name or "/fc1/" in name for name in kept)
 
 
 @pytest.mark.slow
@@ -191,7 +209,7 @@ def test_wrong_inputs(fields, message):
 
 @pytest.mark.slow
 def test_resizing_in_the_graph(tmp_path):
-    """Boxes move as far as one grey level moves them; sizes are Detectron2's."""
+    """One grey level from Pillow's; boxes move as far as that moves them; sizes are Detectron2's."""
     model = build_case(export_cases.mask_cfg())
     images = [picture(seed, *size) for seed, size in enumerate([(200, 300), (131, 97), (60, 90)])]
     export_cases.set_threshold(model, 0.5)
@@ -201,7 +219,10 @@ def test_resizing_in_the_graph(tmp_path):
         file = tmp_path / f"{resize}.onnx"
         export_onnx(model, file, source, opset=18, resize=resize)
         runners.append(OnnxModel(file, threads=1))
+    resizing = onnxruntime.InferenceSession(resizing_file(source, 18))
     for image in images:
+        (pixels,) = resizing.run(None, {"image": image})
+        assert np.abs(pixels - runners[0].resized(image)).max() <= 1
         found = [runner(image) for runner in runners]
         values = runners[1]._run(image)
         assert tuple(values["resized"]) == runners[0].resized_shape(*image.shape[:2])

@@ -7,10 +7,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from detectron2.config import instantiate
 from detectron2.data import Metadata
 from detectron2.data import transforms as T
 
 from mrcnn_ext import export
+from mrcnn_ext.config.load import load_config
 from mrcnn_ext.errors import ConfigError
 from mrcnn_ext.predict.__main__ import main
 from mrcnn_ext.predict.exported import ExportedPredictor, input_of
@@ -20,6 +23,7 @@ from tests.deploy.constant_model import some_outputs, write_model
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
+_THRESHOLD = "model.roi_heads.box_predictor.test_score_thresh"
 
 
 @pytest.fixture
@@ -156,6 +160,41 @@ def test_from_checkpoint_to_predictions(trained, photos, tmp_path, capsys):
         assert (a["image_id"], a["category_id"]) == (b["image_id"], b["category_id"])
         assert a["score"] == pytest.approx(b["score"], abs=1e-4)
         assert a["bbox"] == pytest.approx(b["bbox"], abs=0.05)
+
+
+@pytest.mark.slow
+def test_a_file_that_resizes_is_compared_with_images_that_it_resized(
+    trained, photos, tmp_path, capsys
+):
+    config, _ = trained
+    arguments = ["--config-file", str(config), "--output", str(tmp_path / "m.onnx")]
+    check = ["--check", str(photos / "a.png"), "--resize-in-graph"]
+    assert export.main([*arguments, *check]) == 0
+    assert "0 unmatched; boxes differ by" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_lazy_config_is_exported(photos, tmp_path, capsys):
+    """By its name here, with overrides; predict runs the file and the checkpoint alike."""
+    name, options = "Shapes/mask_rcnn_Lite0_FPN.py", ["--opts", f"{_THRESHOLD}=0.0"]
+    torch.manual_seed(0)
+    model = instantiate(load_config(name).model)
+    weights = tmp_path / "model.pth"
+    torch.save({"model": model.state_dict()}, weights)
+    output = tmp_path / "m.onnx"
+    arguments = ["--config-file", name, "--weights", str(weights)]
+    check = ["--output", str(output), "--check", str(photos / "a.png")]
+    assert export.main([*arguments, *check, *options]) == 0
+    assert "0 unmatched; boxes differ by" in capsys.readouterr().out
+    info = ExportedPredictor(output, device="cpu").model.info
+    assert (info["resize"]["min_size"], info["resize"]["max_size"]) == (272, 384)
+    numbers = []
+    for kind, options_of in ((["--model", str(output)], []), (arguments, options)):
+        folder = tmp_path / f"out{len(numbers)}"
+        common = [str(photos / "a.png"), "--output", str(folder), "--score-threshold", "0"]
+        assert main([*kind, *common, "--no-pictures", *options_of]) == 0
+        numbers.append(len(json.loads((folder / "coco_results.json").read_text())))
+    assert numbers[0] == numbers[1] > 0
 
 
 @pytest.mark.slow
