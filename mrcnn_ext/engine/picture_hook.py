@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
@@ -41,29 +40,30 @@ class PictureHook(HookBase):
         self,
         *,
         eval_period: int,
-        model: nn.Module,
-        load_records: Callable[[], Sequence[dict]],
+        dataset_name: str,
+        number: int,
         mapper: Callable[[dict], dict],
-        metadata=None,
+        model: nn.Module | None = None,
+        proposal_file: Sequence[str] = (),
         score_threshold: float = 0.5,
         prefix: str = "validation/",
     ) -> None:
         """
         Args:
             eval_period: iterations between two evaluations; 0: after the last iteration alone.
-            model: returns "instances" in eval mode; may be wrapped for several processes.
-            load_records: gives the images to draw, in Detectron2's dataset format; is called once,
-                when they are first needed. See :func:`spread_records`.
+            dataset_name: registered; its images are read when they are first needed.
+            number: of images; see :func:`spread_records`.
             mapper: makes a model's input of a record, as a DatasetMapper for testing does.
-            metadata: of the data set, for names.
+            model: returns "instances" in eval mode; may be wrapped for several processes. None: the
+                trainer's.
+            proposal_file: of the data set, if the model needs one.
             score_threshold: predictions that score less are not drawn.
             prefix: of the names of pictures.
         """
         self._period = eval_period
-        self._model = model
-        self._load_records = load_records
+        self._dataset_name, self._number, self._proposal_file = dataset_name, number, proposal_file
         self._mapper = mapper
-        self._metadata = metadata
+        self._model = model
         self._score_threshold = score_threshold
         self._prefix = prefix
         self._records: list[dict] | None = None
@@ -89,7 +89,9 @@ class PictureHook(HookBase):
         try:
             with same_random_numbers():
                 if self._records is None:
-                    self._records = list(self._load_records())
+                    self._records = spread_records(
+                        self._dataset_name, self._number, proposal_file=self._proposal_file
+                    )
                 for index, record in enumerate(self._records):
                     name = f"{self._prefix}{index}_{PurePath(record['file_name']).stem}"
                     picture = self._picture(record)
@@ -103,19 +105,20 @@ class PictureHook(HookBase):
                 )
 
     def _picture(self, record: dict) -> np.ndarray:
-        model = getattr(self._model, "module", self._model)
+        model = self.trainer.model if self._model is None else self._model
+        model = getattr(model, "module", model)
         inputs = self._mapper(copy.deepcopy(record))
         with restore_modes(model), torch.no_grad():
             model.eval()
             instances = model([inputs])[0]["instances"].to("cpu")
         image = read_image(record["file_name"], "RGB")
-        threshold = self._score_threshold
+        threshold, metadata = self._score_threshold, MetadataCatalog.get(self._dataset_name)
         if record.get("annotations"):
             picture = draw_comparison(
-                record, instances, self._metadata, image=image, score_threshold=threshold
+                record, instances, metadata, image=image, score_threshold=threshold
             )
         else:
-            picture = draw_instances(image, instances, self._metadata, score_threshold=threshold)
+            picture = draw_instances(image, instances, metadata, score_threshold=threshold)
         factor = _WIDEST / max(picture.shape)
         if factor < 1:
             picture = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
@@ -141,14 +144,14 @@ def build_picture_hook(cfg, model: nn.Module) -> PictureHook | None:
                 f"MRCNN_EXT.LOG.IMAGES is {number}, but DATASETS.TEST is empty: no pictures are drawn."
             )
         return None
-    name = cfg.DATASETS.TEST[0]
     files = cfg.DATASETS.PROPOSAL_FILES_TEST if cfg.MODEL.LOAD_PROPOSALS else ()
     return PictureHook(
         eval_period=cfg.TEST.EVAL_PERIOD,
-        model=model,
-        load_records=functools.partial(spread_records, name, number, proposal_file=files[:1]),
+        dataset_name=cfg.DATASETS.TEST[0],
+        number=number,
         mapper=DatasetMapper(cfg, is_train=False),
-        metadata=MetadataCatalog.get(name),
+        model=model,
+        proposal_file=files[:1],
     )
 
 

@@ -276,6 +276,11 @@ def test_config_as_text_and_values(tmp_path):
     assert "Linear" in flat["model._target_"]
     assert config_text("as it is") == "as it is"
     assert config_text(None) == ""
+    assert config_values("as it is") == config_values("a: [") == {}
+    (tmp_path / "config.yaml").write_text("A: {B: 3}\n")
+    writer = _Recorder(folder=tmp_path)
+    assert writer.config_text == "A: {B: 3}\n"
+    assert flat_values(writer.config_values) == {"A.B": 3}
     assert config_text(CONFIG).startswith("MODEL:")
     assert config_values({"f": LazyCall})["f"].endswith("LazyCall")
 

@@ -55,7 +55,7 @@ class MLflowWriter(RunWriter):
             ConfigError: mlflow is not installed.
         """
         self._mlflow: Any = needed_package("mlflow", "mlflow", "mlflow")
-        super().__init__(**kwargs)
+        super().__init__(folder=output_dir, **kwargs)
         self._folder = Path(output_dir)
         self._experiment = experiment
         self._name = name or self._folder.resolve().name

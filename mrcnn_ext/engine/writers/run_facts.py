@@ -6,13 +6,14 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 from detectron2.config import CfgNode, LazyConfig
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["config_text", "config_values", "flat_values", "git_state"]
+__all__ = ["config_text", "config_values", "flat_values", "git_state", "saved_config"]
 
 _GIT_SECONDS = 10  # a repository on a slow network drive must not hold up training
 
@@ -35,9 +36,25 @@ def config_text(config: CfgNode | DictConfig | Mapping | str | None) -> str:
     return yaml.safe_dump(config_values(config), sort_keys=True)
 
 
+def saved_config(folder: str | os.PathLike) -> str | None:
+    """The config that Detectron2's ``default_setup`` writes to the folder of a training."""
+    try:
+        return Path(folder, "config.yaml").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+
+
 def config_values(config: CfgNode | DictConfig | Mapping | str | None) -> dict[str, Any]:
-    """The config as nested dicts of numbers, texts, lists and None; other objects by their text."""
-    if config is None or isinstance(config, str):
+    """The config as nested dicts of numbers, texts, lists and None; other objects by their text.
+
+    A text that is no yaml gives none.
+    """
+    if isinstance(config, str):
+        try:
+            config = yaml.safe_load(config)
+        except yaml.YAMLError:
+            config = None
+    if not isinstance(config, Mapping) and not isinstance(config, DictConfig):
         return {}
     if isinstance(config, DictConfig):
         config = OmegaConf.to_container(config, resolve=False)  # type: ignore[assignment]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import os
 import queue
 import sys
 import threading
@@ -27,7 +28,7 @@ from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 from ...errors import ConfigError
 from ...modes import same_random_numbers
 from .guarded_writer import MOST_FAILURES, Failures
-from .run_facts import config_text, config_values, git_state
+from .run_facts import config_text, config_values, git_state, saved_config
 
 __all__ = ["Picture", "RunWriter", "needed_package"]
 
@@ -100,6 +101,7 @@ class RunWriter(EventWriter):
     def __init__(
         self,
         *,
+        folder: str | os.PathLike | None = None,
         config: Any = None,
         window_size: int = 20,
         start_seconds: float = 60.0,
@@ -108,12 +110,16 @@ class RunWriter(EventWriter):
     ) -> None:
         """
         Args:
-            config: what :func:`~.run_facts.config_text` takes.
+            folder: of the training.
+            config: what :func:`~.run_facts.config_text` takes. None: the config.yaml in ``folder``,
+                which Detectron2's scripts write, of a LazyConfig, too.
             window_size: iterations over whose median scalars are smoothed.
             start_seconds: how long the first entry may hold up training.
             close_seconds: how long the end of training waits for what is not sent yet.
             most_failures: exceptions in a row after which nothing more is sent.
         """
+        if config is None and folder is not None:
+            config = saved_config(folder)
         self.config_text, self.config_values = config_text(config), config_values(config)
         self.git = git_state() if comm.is_main_process() else None
         self._window_size = window_size

@@ -30,7 +30,7 @@ class TensorboardWriter(RunWriter):
             ConfigError: tensorboard is not installed.
         """
         module = needed_package("torch.utils.tensorboard", "tensorboard", "tensorboard")
-        super().__init__(**kwargs)
+        super().__init__(folder=log_dir, **kwargs)
         self._make = module.SummaryWriter
         self._log_dir = os.fspath(log_dir)
 

@@ -49,7 +49,7 @@ class WandbWriter(RunWriter):
             ConfigError: wandb is not installed.
         """
         self._wandb: Any = needed_package("wandb", "wandb", "wandb")
-        super().__init__(**kwargs)
+        super().__init__(folder=output_dir, **kwargs)
         self._folder = Path(output_dir)
         self._project = project
         self._name = name or self._folder.resolve().name
