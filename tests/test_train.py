@@ -18,7 +18,7 @@ from detectron2.engine import default_argument_parser
 
 from mrcnn_ext import train
 from mrcnn_ext.errors import DataError
-from tests.helpers import REPO, run_python, tool
+from tests.helpers import REPO, THREADS, run_python, tool
 from tests.test_tools import LAZY, LAZY_TINY, TINY, YAML
 
 NAME = "Shapes/mask_rcnn_Lite0_FPN.yaml"
@@ -226,7 +226,7 @@ def test_two_machines_train_what_two_processes_of_one_do(in_two_processes, tmp_p
         subprocess.Popen(
             [sys.executable, *map(str, [*command[:at], rank, *command[at:], *opts])],
             cwd=REPO,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": str(THREADS)},  # sums depend on it
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -247,7 +247,8 @@ def test_sigterm_writes_a_checkpoint_in_two_processes(tmp_path):
     command = _command(tmp_path, "--num-gpus", "2", "--dist-url", "auto", opts=opts)
     process = subprocess.Popen([sys.executable, *map(str, command)], cwd=REPO)
     start = time.monotonic()
-    while not (tmp_path / "metrics.json").is_file():
+    file = tmp_path / "metrics.json"
+    while not (file.is_file() and file.stat().st_size):  # it is opened before the first step
         assert process.poll() is None
         assert time.monotonic() - start < 600
         time.sleep(0.2)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from detectron2.config import instantiate
@@ -155,7 +156,7 @@ def _call(name: str, train, function: Callable, *args, **defaults):
     """
     if not OmegaConf.is_dict(train[name]):
         raise ConfigError(f"train.{name} is {train[name]!r}; expected a dict of arguments.")
-    given = OmegaConf.to_container(train[name], resolve=True)
+    given: Any = OmegaConf.to_container(train[name], resolve=True)
     try:
         inspect.signature(function).bind(*args, **{**defaults, **given})
     except TypeError as error:
