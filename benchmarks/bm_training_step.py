@@ -6,8 +6,8 @@
         [--size 448 448] [--repeat 9] [--device cpu|cuda] [--quick] [--out FOLDER] [--opts KEY VALUE …]
 
 Each setting is a model of its own with the same random weights; forward, backward and an SGD step run
-in turns with those of the others, in one process. With one thread on a CPU, time is CPU seconds. Memory:
-what the forward pass keeps for the backward pass, and on CUDA the highest allocation. Settings that
+in turns with those of the others, in one process. With one thread on a CPU, time is CPU seconds.
+Memory: what the forward pass keeps for the backward pass, and on CUDA the highest allocation. Settings that
 need bfloat16 say why where the hardware has none. Written after each turn: training_step.json.
 """
 
