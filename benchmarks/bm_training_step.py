@@ -7,8 +7,9 @@
 
 Each setting is a model of its own with the same random weights; forward, backward and an SGD step run
 in turns with those of the others, in one process. With one thread on a CPU, time is CPU seconds.
-Memory: what the forward pass keeps for the backward pass, and on CUDA the highest allocation. Settings that
-need bfloat16 say why where the hardware has none. Written after each turn: training_step.json.
+Memory: what the forward pass keeps for the backward pass, and on CUDA the highest allocation.
+Settings that need bfloat16 say why where the hardware has none. Written after each turn:
+training_step.json.
 """
 
 from __future__ import annotations
