@@ -177,8 +177,8 @@ def _grown(folder: Path) -> bool:
 
 def _differences(whole: Path, killed: Path) -> list[str]:
     first, second = (torch.load(f / "model_final.pth", weights_only=True) for f in (whole, killed))
-    lines = [_lines(folder / "metrics.json") for folder in (whole, killed)]
-    found = [f"metrics.json: {text}" for text in _compare(*lines, "")]
+    lines = _lines(whole / "metrics.json"), _lines(killed / "metrics.json")
+    found = [f"metrics.json: {text}" for text in _compare(lines[0], lines[1], "")]
     found += [f"model_final.pth: {text}" for text in _compare(first, second, "")]
     return found[:20]
 

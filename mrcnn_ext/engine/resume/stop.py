@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+from typing import Any
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
@@ -33,7 +34,7 @@ class StopOnSignal(HookBase):
         self._asked = False
         self._in_step = True
         self._done: int | None = None  # the last whole step
-        self._previous = None
+        self._previous: Any = None
 
     def before_train(self) -> None:
         if threading.current_thread() is threading.main_thread():  # others cannot set handlers
