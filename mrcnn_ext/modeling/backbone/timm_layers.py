@@ -44,7 +44,7 @@ def timm_layers(model_name: str, names: Iterable[str]) -> dict[str, int]:
 
 def timm_undecayed(model_name: str, names: Iterable[str]) -> set[str]:
     """Those of ``names`` that timm exempts from weight decay, such as tables of positions."""
-    exempt = getattr(_whole_model(model_name), "no_weight_decay", set)()
+    exempt: set[str] = getattr(_whole_model(model_name), "no_weight_decay", set)()
     whole = {_canonical(name) for name in exempt}
     last = {name for name in exempt if "." not in name}  # some models give the end of names only
     return {name for name in names if _canonical(name) in whole or name.split(".")[-1] in last}
