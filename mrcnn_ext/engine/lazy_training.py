@@ -71,8 +71,6 @@ def train_lazy(cfg, *, resume: bool = False, trust_pickle: bool = False) -> None
     trainer = trainer_class(model, loader, optimizer)
     if train.get("accumulate") is not None:
         _call("accumulate", train, accumulate, trainer)
-    if train.get("accumulate"):
-        accumulate(trainer, **train.accumulate)
     checkpointer_class = TrainingCheckpointer if exact else SafeCheckpointer
     checkpointer = checkpointer_class(
         model, train.output_dir, trust_pickle=trust_pickle, optimizer=optimizer, trainer=trainer
