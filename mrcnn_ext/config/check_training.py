@@ -11,6 +11,7 @@ from fvcore.common.config import CfgNode
 
 from ..errors import ConfigError
 from ..messages import similar
+from .check_values import plain, unexpected, value_of
 from .training_defaults import add_training_defaults
 
 __all__ = [
@@ -69,7 +70,7 @@ def set_training_keys(cfg) -> list[str]:
         f"MRCNN_EXT.{node}.{name}"
         for node in _NODES
         for name, value in defaults[node].items()
-        if _plain(cfg.MRCNN_EXT[node][name]) != _plain(value)
+        if plain(cfg.MRCNN_EXT[node][name]) != plain(value)
     ]
 
 
@@ -140,12 +141,7 @@ def check_writers(names: Sequence[str]) -> None:
 
 
 def _value(cfg, key: str):
-    node, _, name = key.partition(".")
-    return cfg.MRCNN_EXT[node][name]
-
-
-def _plain(value):
-    return list(value) if isinstance(value, tuple) else value
+    return value_of(cfg, f"MRCNN_EXT.{key}")
 
 
 def _is_number(value) -> bool:
@@ -166,4 +162,4 @@ def _describe_range(low: float, high: float, ends: str) -> str:
 
 
 def _unexpected(key: str, value, expected: str) -> ConfigError:
-    return ConfigError(f"MRCNN_EXT.{key} is {value!r}; expected {expected}.")
+    return unexpected(f"MRCNN_EXT.{key}", value, expected)

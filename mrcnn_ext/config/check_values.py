@@ -18,7 +18,7 @@ from fvcore.common.config import CfgNode
 from ..errors import ConfigError
 from .defaults import add_mrcnn_ext_config
 
-__all__ = ["check_values", "unexpected"]
+__all__ = ["check_values", "plain", "unexpected", "value_of"]
 
 # Factors of losses: 0 or more. Lists have several.
 _WEIGHTS = (
@@ -99,7 +99,8 @@ def check_values(cfg) -> None:
         raise unexpected("INPUT.MASK_FORMAT", cfg.INPUT.MASK_FORMAT, "'polygon' or 'bitmask'")
 
 
-def _value(cfg, key: str):
+def value_of(cfg, key: str):
+    """The value of a key, given with its nodes."""
     for part in key.split("."):
         cfg = cfg[part]
     return cfg
@@ -111,7 +112,7 @@ def unexpected(key: str, value, expected: str) -> ConfigError:
 
 
 def _numbers(cfg, key: str, expected: str) -> Iterable[float]:
-    value = _value(cfg, key)
+    value = value_of(cfg, key)
     values = value if isinstance(value, (list, tuple)) else [value]
     for item in values:
         if isinstance(item, bool) or not isinstance(item, (int, float)) or not math.isfinite(item):
@@ -122,15 +123,15 @@ def _numbers(cfg, key: str, expected: str) -> Iterable[float]:
 def _check_numbers(cfg) -> None:
     for key in _WEIGHTS:
         if any(item < 0 for item in _numbers(cfg, key, "0 or more")):
-            raise unexpected(key, _value(cfg, key), "0 or more")
+            raise unexpected(key, value_of(cfg, key), "0 or more")
     for key in _RATES:
         if any(not 0 <= item <= 1 for item in _numbers(cfg, key, "0 to 1")):
-            raise unexpected(key, _value(cfg, key), "0 to 1")
+            raise unexpected(key, value_of(cfg, key), "0 to 1")
     for key in _FINITE:
         _numbers(cfg, key, "a finite number")
     for key, least in _LEAST.items():
-        if _value(cfg, key) < least:
-            raise unexpected(key, _value(cfg, key), f"{least} or more")
+        if value_of(cfg, key) < least:
+            raise unexpected(key, value_of(cfg, key), f"{least} or more")
     node = cfg.MRCNN_EXT.MASK_HEAD
     if node.CONTEXT < 1:
         raise unexpected("MRCNN_EXT.MASK_HEAD.CONTEXT", node.CONTEXT, "1 or more")
@@ -145,9 +146,9 @@ def _check_numbers(cfg) -> None:
 
 def _check_classes(cfg) -> None:
     key, number = "MRCNN_EXT.MASK_HEAD.TRAIN_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    for item in _value(cfg, key):
+    for item in value_of(cfg, key):
         if isinstance(item, bool) or not isinstance(item, int) or not 0 <= item < number:
-            raise unexpected(key, list(_value(cfg, key)), f"whole numbers from 0 to {number - 1}")
+            raise unexpected(key, list(value_of(cfg, key)), f"whole numbers from 0 to {number - 1}")
 
 
 def _check_head(cfg, node: str, registry) -> None:
@@ -180,9 +181,9 @@ def _check_head(cfg, node: str, registry) -> None:
         defaults = CfgNode()
         add_mrcnn_ext_config(defaults)
         for key in _OWN_SWITCHES[node]:
-            if _plain(_value(cfg, key)) != _plain(_value(defaults, key)):
+            if plain(value_of(cfg, key)) != plain(value_of(defaults, key)):
                 raise ConfigError(
-                    f"{key} is {_value(cfg, key)!r}, which {head.NAME} does not read; heads of this "
+                    f"{key} is {value_of(cfg, key)!r}, which {head.NAME} does not read; heads of this "
                     "package do (MrcnnExt…)."
                 )
 
@@ -196,7 +197,8 @@ def _check_classification_loss(cfg) -> None:
         )
 
 
-def _plain(value):
+def plain(value):
+    """A value for comparison: tuples and lists are the same in a config."""
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -260,7 +262,7 @@ def _check_features(cfg) -> None:
     for key in ("MODEL.RPN.IN_FEATURES", "MODEL.ROI_HEADS.IN_FEATURES"):
         if key.startswith("MODEL.RPN") and cfg.MODEL.PROPOSAL_GENERATOR.NAME != "RPN":
             continue
-        _check_known(key, list(_value(cfg, key)), known)
+        _check_known(key, list(value_of(cfg, key)), known)
 
 
 def _check_known(key: str, names: list, known: set[str]) -> None:
@@ -270,7 +272,7 @@ def _check_known(key: str, names: list, known: set[str]) -> None:
 
 def _check_group_norm(cfg) -> None:
     for norm_key, width_key, widths in _normed(cfg):
-        if _value(cfg, norm_key) != "GN":
+        if value_of(cfg, norm_key) != "GN":
             continue
         for width in widths:
             if width % _GROUPS:
