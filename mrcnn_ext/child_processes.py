@@ -18,7 +18,7 @@ from contextlib import suppress
 
 from .files import held_locks
 
-__all__ = ["GRACE", "end_children", "end_with_parent", "start_child"]
+__all__ = ["GRACE", "end_children", "end_own_group", "end_with_parent", "start_child"]
 
 GRACE = 10.0  # seconds from SIGTERM to SIGKILL
 _VARIABLE = "MRCNN_EXT_PARENT_PIPE"  # says which pipe; other programs may be given other ones
@@ -96,6 +96,11 @@ def _watch() -> None:
     with suppress(OSError):
         while os.read(0, 1):  # nobody writes: it returns when the other end is closed
             pass
+    end_own_group()
+
+
+def end_own_group() -> None:
+    """End this process, and its group if it leads one: SIGTERM, then SIGKILL after GRACE seconds."""
     _signal_group(signal.SIGTERM)
     time.sleep(GRACE)
     _signal_group(signal.SIGKILL)

@@ -7,7 +7,6 @@ They end with the process that started them, whatever ends that one.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import threading
 import time
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 
-from ..child_processes import GRACE
+from ..child_processes import GRACE, end_own_group
 from ..errors import ConfigError, DataError, WeightsError
 from ..stop_signals import Stopped, StopSignals, exit_code
 
@@ -222,6 +221,4 @@ def end_with_starter() -> None:
 
 def _watch(parent) -> None:
     parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(GRACE)
-    os.kill(os.getpid(), signal.SIGKILL)
+    end_own_group()
