@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..files import replaced_file
+from ..modes import same_random_numbers
 
 __all__ = ["EMA_PREFIX", "EMAHook", "EMAWeightsCheckpointer", "find_ema"]
 
@@ -191,7 +192,8 @@ class EMAHook(HookBase):
             logger.info("Evaluating the moving average of the weights:")
         self._evaluating = True
         try:
-            with _random_state_kept(), self.applied():
+            # Loaders of an evaluation draw their workers' seeds from the generator of the training.
+            with same_random_numbers(), self.applied():
                 average = function()
         finally:
             self._evaluating = False
@@ -238,11 +240,3 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 def _copy(tensor: Tensor) -> Tensor:
     dtype = torch.float32 if tensor.dtype in _COARSE else tensor.dtype
     return tensor.detach().to(dtype, copy=True)
-
-
-@contextmanager
-def _random_state_kept() -> Iterator[None]:
-    """Loaders of an evaluation draw their workers' seeds from the generator of the training."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
-        yield
