@@ -13,6 +13,7 @@ from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.utils import comm
 
 from ..errors import ConfigError
+from .evaluation_steps import is_evaluation_step
 from .metrics import check_metric
 
 __all__ = ["EarlyStopping"]
@@ -91,8 +92,7 @@ class EarlyStopping(HookBase):
             self._end_after(self.trainer.start_iter - 1)
 
     def after_step(self) -> None:
-        after = self.trainer.iter + 1
-        if after % self._period == 0 and after != self.trainer.max_iter:  # as EvalHook
+        if is_evaluation_step(self.trainer.iter, self._period, self.trainer.max_iter):
             self._decide()
 
     def state_dict(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from torch import nn
 
 from ..modes import restore_modes, same_random_numbers
 from ..visualization import draw_comparison, draw_instances
+from .evaluation_steps import is_evaluation_step
 
 __all__ = ["PictureHook", "build_picture_hook", "spread_records"]
 
@@ -71,9 +72,7 @@ class PictureHook(HookBase):
         self._failed = False
 
     def after_step(self) -> None:
-        next_iteration = self.trainer.iter + 1
-        is_last = next_iteration == self.trainer.max_iter  # after_train's
-        if self._period > 0 and next_iteration % self._period == 0 and not is_last:
+        if is_evaluation_step(self.trainer.iter, self._period, self.trainer.max_iter):
             self._drawn = self.trainer.iter
             self.draw()
 

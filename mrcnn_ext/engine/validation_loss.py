@@ -21,6 +21,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from ..modes import losses_in_eval, same_random_numbers
+from .evaluation_steps import is_evaluation_step
 
 __all__ = ["ValidationLossHook", "build_validation_loader", "validation_losses"]
 
@@ -54,9 +55,7 @@ class ValidationLossHook(HookBase):
         self._done_after = -1  # number of steps before the last run
 
     def after_step(self) -> None:
-        next_iteration = self.trainer.iter + 1
-        is_last = next_iteration == self.trainer.max_iter  # after_train's
-        if self._period > 0 and next_iteration % self._period == 0 and not is_last:
+        if is_evaluation_step(self.trainer.iter, self._period, self.trainer.max_iter):
             self._run()
 
     def after_train(self) -> None:

@@ -15,6 +15,7 @@ from detectron2.utils import comm
 
 from ...checkpoint.training_checkpointer import TrainingCheckpointer
 from ...errors import ConfigError
+from ..evaluation_steps import is_evaluation_step
 from .loader import ExactLoader
 from .seeds import seed_step
 
@@ -128,10 +129,7 @@ class ExactResume(HookBase):
     # ---- parts -----------------------------------------------------------------------------------
 
     def _is_due(self, iteration: int) -> bool:
-        """Whether there is an evaluation after this step; the last one is another matter."""
-        after = iteration + 1
-        due = self._eval_period > 0 and after % self._eval_period == 0
-        return due and after < self.trainer.max_iter
+        return is_evaluation_step(iteration, self._eval_period, self.trainer.max_iter)
 
     def _loader(self) -> ExactLoader:
         loader = getattr(self.trainer, "data_loader", None)
