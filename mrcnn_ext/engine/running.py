@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 
 from detectron2.engine import TrainerBase
 
 from ..config.check_training import set_training_keys
 from ..errors import ConfigError
 
-__all__ = ["FOLLOWS", "check_followed", "trainer_being_built"]
+__all__ = ["FOLLOWS", "check_followed", "running_methods", "trainer_being_built"]
 
 # Attribute of trainer classes that follow the keys of training.
 FOLLOWS = "_mrcnn_ext_follows"
@@ -22,14 +23,18 @@ def trainer_being_built() -> TrainerBase | None:
     Neither a config nor a model's arguments say what a model is built for; the call stack does.
     Predicting and evaluating need no training set, and follow no key of training.
     """
+    for name, found in running_methods():
+        if name == "__init__" and isinstance(found, TrainerBase):
+            return found
+    return None
+
+
+def running_methods() -> Iterator[tuple[str, object]]:
+    """Names of the functions that are running, the innermost first, and their ``self`` or None."""
     frame = inspect.currentframe()
     while frame is not None:
-        if frame.f_code.co_name == "__init__":
-            found = frame.f_locals.get("self")
-            if isinstance(found, TrainerBase):
-                return found
+        yield frame.f_code.co_name, frame.f_locals.get("self")
         frame = frame.f_back
-    return None
 
 
 def check_followed(cfg) -> None:

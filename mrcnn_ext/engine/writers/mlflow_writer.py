@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...files import write_json
-from .run_facts import flat_values
+from .run_facts import flat_values, stored_run
 from .run_writer import Picture, RunWriter, needed_package
 
 __all__ = ["MLflowWriter"]
@@ -80,10 +80,8 @@ class MLflowWriter(RunWriter):
 
     def _stored_run(self) -> Any:
         """The run that was interrupted; None if there is none, or it was deleted."""
-        try:
-            content = json.loads((self._folder / self.RUN_FILE).read_text(encoding="utf-8"))
-            run_id = str(content["run_id"])
-        except (OSError, ValueError, KeyError, TypeError):
+        run_id = stored_run(self._folder / self.RUN_FILE, "run_id")
+        if not run_id:
             return None
         try:
             run = self._client.get_run(run_id)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ import yaml
 from detectron2.config import CfgNode, LazyConfig
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["config_text", "config_values", "flat_values", "git_state", "saved_config"]
+__all__ = ["config_text", "config_values", "flat_values", "git_state", "saved_config", "stored_run"]
 
 _GIT_SECONDS = 10  # a repository on a slow network drive must not hold up training
 
@@ -42,6 +43,14 @@ def saved_config(folder: str | os.PathLike) -> str | None:
         return Path(folder, "config.yaml").read_text(encoding="utf-8")
     except (OSError, ValueError):
         return None
+
+
+def stored_run(file: str | os.PathLike, key: str) -> str:
+    """The id of a run that a writer left in a json file; "" if there is none."""
+    try:
+        return str(json.loads(Path(file).read_text(encoding="utf-8"))[key])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def config_values(config: CfgNode | DictConfig | Mapping | str | None) -> dict[str, Any]:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import logging
 import os
 import queue
@@ -27,6 +26,7 @@ from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 
 from ...errors import ConfigError
 from ...modes import same_random_numbers
+from ..running import running_methods
 from .guarded_writer import MOST_FAILURES, Failures
 from .run_facts import config_text, config_values, git_state, saved_config
 
@@ -315,12 +315,9 @@ def _first_iteration(storage: EventStorage) -> int:
 
     A writer is not told; the hook that calls it knows. Without one: the iteration of the oldest value.
     """
-    frame = inspect.currentframe()
-    while frame is not None:
-        caller = frame.f_locals.get("self")
+    for _, caller in running_methods():
         if isinstance(caller, HookBase) and hasattr(caller.trainer, "start_iter"):
             return int(caller.trainer.start_iter)
-        frame = frame.f_back
     starts = [history.values()[0][1] for history in storage.histories().values()]
     return int(min(starts, default=storage.iter))
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import uuid
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...files import write_json
+from .run_facts import stored_run
 from .run_writer import Picture, RunWriter, needed_package
 
 __all__ = ["WandbWriter"]
@@ -57,7 +57,7 @@ class WandbWriter(RunWriter):
         self._run: Any = None
 
     def start(self, first_iteration: int) -> None:
-        run_id = self._stored_id() if first_iteration else ""
+        run_id = stored_run(self._folder / self.RUN_FILE, "id") if first_iteration else ""
         self._run = self._init(run_id or uuid.uuid4().hex[:12])
         write_json(self._folder / self.RUN_FILE, {"id": self._run.id})
         # Not W&B's own steps: a resumed training repeats iterations, which they do not allow.
@@ -71,13 +71,6 @@ class WandbWriter(RunWriter):
             file = Path(self._run.dir) / "training_config.txt"  # "config.yaml" is W&B's own
             file.write_text(self.config_text, encoding="utf-8")
             self._run.save(str(file), base_path=str(file.parent), policy="now")
-
-    def _stored_id(self) -> str:
-        try:
-            content = json.loads((self._folder / self.RUN_FILE).read_text(encoding="utf-8"))
-            return str(content["id"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return ""
 
     def _init(self, run_id: str) -> Any:
         self._folder.mkdir(parents=True, exist_ok=True)
