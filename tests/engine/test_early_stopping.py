@@ -14,21 +14,12 @@ from detectron2.engine import SimpleTrainer
 from detectron2.engine import hooks as d2_hooks
 from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter
-from torch import nn
 
 from mrcnn_ext.engine import EarlyStopping, EMAHook, ValidationLossHook
 from mrcnn_ext.errors import ConfigError
+from tests.engine.training_cases import Tiny
 
 NAN = math.nan
-
-
-class Tiny(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1))
-
-    def forward(self, images):
-        return {"loss_a": (self.weight - 1).square().sum()}
 
 
 def _training(tmp_path, values, *, max_iter=20, period=2, resume=False, **options):

@@ -18,6 +18,7 @@ from torch import nn
 from mrcnn_ext.engine import BestCheckpointer
 from mrcnn_ext.engine.ema import EMAHook, find_ema
 from mrcnn_ext.errors import ConfigError
+from tests.engine.training_cases import Tiny
 
 
 def _model(dtype=torch.float64):
@@ -159,14 +160,6 @@ def test_results_of_both():
 
 def test_in_a_trainer_that_evaluates(tmp_path):
     """With the hook alone, as in a LazyConfig; steps and checkpoints are those without it."""
-
-    class Tiny(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.zeros(1))
-
-        def forward(self, images):
-            return {"loss_a": (self.weight - 1).square().sum()}
 
     def train(*hooks):
         model = Tiny()

@@ -30,6 +30,17 @@ class MrcnnExtTestsLinear(nn.Module):
         return {"loss": ((self.layer(colours) - noise) ** 2).mean()}
 
 
+class Tiny(nn.Module):
+    """One weight, which training moves from 0 to 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images):
+        return {"loss_a": (self.weight - 1).square().sum()}
+
+
 def linear_cfg(tmp_path, **keys):
     """Its config; ``keys`` are of MRCNN_EXT, with "__" for "."."""
     cfg = small_cfg()
