@@ -67,6 +67,7 @@ class TrainingCheckpointer(SafeCheckpointer):
             raise DataError(self._unwritable(name, error)) from error
         if not _RESUMABLE.fullmatch(name) or not (self.save_dir and self.save_to_disk):
             return
+        self._found = str(Path(self.save_dir) / f"{name}.pth")  # hooks ask what was saved
         step = kwargs.get("iteration")
         names = [n for n in self._written[1] if n != name] if self._written[0] == step else []
         self._written = (step, [*names, name])

@@ -319,8 +319,11 @@ def test_only_the_newest_are_kept(tmp_path):
 
 def test_the_best_checkpoint_is_not_the_last(tmp_path):
     checkpointer = TrainingCheckpointer(torch.nn.Linear(1, 1), str(tmp_path))
+    assert not checkpointer.has_checkpoint()
     checkpointer.save("model_0000003", iteration=3)
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / "model_0000003.pth")
     checkpointer.save("model_best", iteration=1)
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / "model_0000003.pth")
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
 
 
