@@ -72,6 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.description = __doc__
     (number,) = (action for action in parser._actions if action.dest == "num_gpus")
     number.help = "number of GPUs, or of CPU processes with MODEL.DEVICE cpu, *per machine*"
+    (resume,) = (action for action in parser._actions if action.dest == "resume")
+    resume.help = (
+        "go on from the last checkpoint in OUTPUT_DIR; without one, start at the beginning"
+    )
+    (evaluate,) = (action for action in parser._actions if action.dest == "eval_only")
+    evaluate.help = "evaluate MODEL.WEIGHTS (LazyConfig: train.init_checkpoint) on the test sets"
     add_import_option(parser, "heads or data sets")
     parser.add_argument("--trust-pickle", action="store_true", help=TRUST_PICKLE)
     return parser

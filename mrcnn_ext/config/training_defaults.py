@@ -45,7 +45,7 @@ def add_training_defaults(_C: FvcoreCfgNode, CN: type) -> None:
     _C.SOLVER.END_LR_FACTOR = 0.0
     # Split every batch into this many micro-batches, one after the other, and step once with the mean
     # of their gradients: memory of IMS_PER_BATCH / ACCUMULATE images, learning rate and schedule of
-    # IMS_PER_BATCH. Divides the images of each process.
+    # IMS_PER_BATCH. An iteration is one step. Must divide the number of images of each process. 1: off.
     _C.SOLVER.ACCUMULATE = 1
     # Losses that are means over RoIs are means of their micro-batch ("micro_batch"), or of the whole
     # batch ("whole_batch"), as without accumulation: this costs one more pass without gradients through
@@ -56,9 +56,9 @@ def add_training_defaults(_C: FvcoreCfgNode, CN: type) -> None:
     # Exponential moving average of the weights
     # ---------------------------------------------------------------------------------------------
     _C.EMA = CN()
-    # Keep one, in the checkpoints too; model_ema_final.pth has its weights alone.
+    # Keep one, in the checkpoints too. At the end it is in model_ema_final.pth, for MODEL.WEIGHTS.
     _C.EMA.ENABLED = False
-    # Decay per step, after warm-up.
+    # Decay per step, after warm-up: about the last 1 / (1 - DECAY) steps count.
     _C.EMA.DECAY = 0.999
     # The decay of step t is min(DECAY, (1 + t) / (WARMUP + t)). 0: no warm-up.
     _C.EMA.WARMUP = 10
@@ -75,9 +75,10 @@ def add_training_defaults(_C: FvcoreCfgNode, CN: type) -> None:
     _C.EARLY_STOPPING.METRIC = ""
     # "max", or "min" for a loss.
     _C.EARLY_STOPPING.MODE = "max"
-    # After this many evaluations in a row that bring nothing.
+    # End after this many evaluations (one each TEST.EVAL_PERIOD iterations) in a row that are not
+    # better than the best.
     _C.EARLY_STOPPING.PATIENCE = 5
-    # By how much a value must be better than the best to count.
+    # By how much a value must be better than the best to count, in the metric's unit; AP is in percent.
     _C.EARLY_STOPPING.MIN_DELTA = 0.0
 
     # ---------------------------------------------------------------------------------------------
@@ -89,7 +90,8 @@ def add_training_defaults(_C: FvcoreCfgNode, CN: type) -> None:
     # whole or not at all, a damaged one is passed over, SIGTERM writes one. The order of the images
     # is another than Detectron2's.
     _C.RESUME.EXACT = False
-    # Delete all numbered checkpoints but the newest ones. 0: keep all.
+    # Number of the newest numbered checkpoints (model_0000499.pth) that are kept. model_final.pth and
+    # model_best.pth always are. 0: keep all.
     _C.RESUME.KEEP = 0
 
     # ---------------------------------------------------------------------------------------------
@@ -103,9 +105,10 @@ def add_training_defaults(_C: FvcoreCfgNode, CN: type) -> None:
     _C.LOG.PROJECT = "mrcnn_ext"
     # Name of the run. "": the name of OUTPUT_DIR.
     _C.LOG.NAME = ""
-    # How many validation images are drawn with their predictions, after each evaluation.
+    # How many images of the first set of DATASETS.TEST are drawn with their predictions, after each
+    # evaluation. 0: none.
     _C.LOG.IMAGES = 0
-    # Iterations between two entries.
+    # Iterations between two entries of all writers, console and metrics.json included.
     _C.LOG.PERIOD = 20
 
     # ---------------------------------------------------------------------------------------------

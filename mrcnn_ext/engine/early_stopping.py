@@ -156,7 +156,9 @@ class EarlyStopping(HookBase):
 
     def _describe(self) -> str:
         best = "never been finite" if self.best is None else f"not been better than {self.best:.5g}"
-        return f"{self.metric} has {best} for {self.bad_evaluations} evaluations in a row"
+        number = self.bad_evaluations
+        times = "in the last evaluation" if number == 1 else f"for {number} evaluations in a row"
+        return f"{self.metric} has {best} {times}"
 
     def _end_after(self, step: int) -> None:
         """Let nothing happen in the steps after ``step``: Detectron2's trainers loop over a range."""

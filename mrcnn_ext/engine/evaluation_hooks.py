@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from .best_checkpoint import BestCheckpointer
 from .validation_loss import ValidationLossHook, build_validation_loader
 
-__all__ = ["build_evaluation_hooks"]
+__all__ = ["build_evaluation_hooks", "warn_of_keys_in_vain"]
 
 # Detectron2's tools print what is logged below its own name.
 logger = logging.getLogger("detectron2." + __name__)
@@ -61,3 +61,16 @@ def build_evaluation_hooks(trainer: DefaultTrainer) -> list:
                 )
             )
     return hooks
+
+
+def warn_of_keys_in_vain(cfg) -> None:
+    """Say which keys ask for a hook that ``MRCNN_EXT.EVALUATION.ENABLED: False`` leaves out."""
+    keys = cfg.MRCNN_EXT.EVALUATION
+    if keys.ENABLED or not comm.is_main_process():
+        return
+    for name in ("BEST_METRIC", "VALIDATION_LOSS"):
+        if keys[name]:
+            logger.warning(
+                f"MRCNN_EXT.EVALUATION.{name} is {keys[name]!r}, which does nothing while "
+                "MRCNN_EXT.EVALUATION.ENABLED is False; expected True."
+            )

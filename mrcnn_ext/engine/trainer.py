@@ -23,7 +23,7 @@ from .accumulation import accumulate
 from .cpu_processes import CPUProcessesMixin
 from .early_stopping import EarlyStopping
 from .ema import EMAHook
-from .evaluation_hooks import build_evaluation_hooks
+from .evaluation_hooks import build_evaluation_hooks, warn_of_keys_in_vain
 from .optimizer import build_optimizer, optimizer_keys_set
 from .picture_hook import build_picture_hook
 from .resume import ExactResume, StopOnSignal, make_exact
@@ -85,6 +85,7 @@ def _hooks(own: Callable, trainer: DefaultTrainer) -> list:
     if keys.EMA.ENABLED:
         first = (d2_hooks.PeriodicCheckpointer, d2_hooks.EvalHook)  # the former on rank 0 alone
         _insert_before(hooks, first, [_moving_average(cfg)])
+    warn_of_keys_in_vain(cfg)
     if keys.EVALUATION.ENABLED:
         _insert_before_writers(hooks, build_evaluation_hooks(trainer))
     if keys.EARLY_STOPPING.METRIC:

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -52,6 +54,36 @@ def _stock(sampler, batch_size=2, grouped=True, workers=0):
 
 def _indices(batches, count=25):
     return [[item["index"] for item in batch] for batch in itertools.islice(iter(batches), count)]
+
+
+_held = []  # as trainer and hooks hold a loader's iterator until the process ends
+
+
+def _hold_batches():
+    _held.append(iter(make_exact(_stock(TrainingSampler(9, seed=1), workers=1), seed=11)))
+    next(_held[0])
+    assert multiprocessing.active_children()
+
+
+def test_workers_end_with_a_process_that_still_holds_their_batches(monkeypatch):
+    """They outlive the SIGTERM that multiprocessing sends them before it waits for their end."""
+    process = multiprocessing.get_context("fork").Process(target=_hold_batches)
+    process.start()
+    process.join(30)
+    try:
+        assert process.exitcode == 0
+    finally:
+        process.kill()
+    at_exit = []
+    monkeypatch.setattr(atexit, "register", lambda *call: at_exit.append(call))
+    before = set(multiprocessing.active_children())
+    try:
+        _hold_batches()
+        for function, *arguments in at_exit:
+            function(*arguments)
+        assert set(multiprocessing.active_children()) <= before
+    finally:
+        _held.clear()
 
 
 @pytest.mark.parametrize("grouped", [True, False])

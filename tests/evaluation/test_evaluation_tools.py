@@ -274,6 +274,9 @@ def test_hooks_come_before_the_writers(main_module, caplog):
     instance.__dict__.update(cfg=cfg, _trainer=types.SimpleNamespace(model=None))
     instance.checkpointer = None
     assert instance.build_hooks() == theirs
+    assert "BEST_METRIC is 'segm/AP', which does nothing while" in caplog.text
+    assert "VALIDATION_LOSS is True, which does nothing while" in caplog.text
+    caplog.clear()
     keys.ENABLED = True
     names = [type(hook).__name__ for hook in instance.build_hooks()]
     assert names == ["IterationTimer", "ValidationLossHook", "BestCheckpointer", "PeriodicWriter"]

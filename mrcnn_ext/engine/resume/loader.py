@@ -9,11 +9,15 @@ numbers of a sample come from its position in the stream.
 
 from __future__ import annotations
 
+import atexit
 import copy
 import itertools
+import multiprocessing.util
 import random
 import signal
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -117,6 +121,11 @@ class ExactLoader:
         return next(itertools.islice(self._batches(), number, None))
 
     def __iter__(self) -> Iterator[list]:
+        batches = self._load()
+        _end_at_exit(batches)
+        return batches
+
+    def _load(self) -> Generator[list, None, None]:
         options = dict(self._options)
         if not self.num_workers:
             options.pop("prefetch_factor", None)
@@ -209,6 +218,25 @@ class _Samples(torch.utils.data.Dataset):
 
 def _as_list(batch: list) -> list:
     return batch
+
+
+def _end_at_exit(batches: Generator) -> None:
+    """Let the workers of ``batches`` end before the process waits for its children.
+
+    Something may still hold ``batches`` then: a trainer and its hooks refer to each other. torch leaves
+    such workers to multiprocessing, which sends the SIGTERM that they outlive, and waits for ever.
+    """
+    reference = weakref.ref(batches)
+    atexit.register(_close, reference)  # of the main process; before torch's and multiprocessing's
+    # Of processes that multiprocessing started; before it closes queues, which has a priority of 10.
+    multiprocessing.util.Finalize(None, _close, args=(reference,), exitpriority=100)
+
+
+def _close(reference: weakref.ref) -> None:
+    batches = reference()
+    if batches is not None:
+        with suppress(ValueError):  # it is running
+            batches.close()
 
 
 def _outlive_signals(_worker: int) -> None:
