@@ -21,6 +21,10 @@ from .plain_pickle import check_plain_pickle
 __all__ = ["SafeCheckpointer", "why_not"]
 
 
+# What a model, an optimizer or a training makes of a state that is not its own
+_ODD_STATES = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+
+
 class _TensorFiles(Checkpointer):
     """Reads .pth files; Detectron2's checkpointer calls this one's ``_load_file`` for them."""
 
@@ -68,6 +72,20 @@ class SafeCheckpointer(DetectionCheckpointer, _TensorFiles):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
+
+    def load(self, path: str, *args, **kwargs) -> dict[str, Any]:
+        """As Checkpointer.load.
+
+        Raises:
+            WeightsError: the file cannot be loaded, or its state of the training is not of this one.
+        """
+        try:
+            return super().load(path, *args, **kwargs)
+        except OSError as error:  # of a download, say
+            raise WeightsError(f"{path}: cannot be loaded: {error}") from error
+        except _ODD_STATES as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise WeightsError(f"{path}: cannot be loaded: {reason}") from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         """

@@ -30,6 +30,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from ..checkpoint import SafeCheckpointer
+from ..checkpoint.check_weights import check_usable
 from ..checkpoint.training_checkpointer import TrainingCheckpointer
 from ..errors import ConfigError
 from .accumulation import accumulate
@@ -79,6 +80,9 @@ def train_lazy(cfg, *, resume: bool = False, trust_pickle: bool = False) -> None
     check_same_start(checkpointer, train.init_checkpoint, resume)
     checkpointer.resume_or_load(train.init_checkpoint, resume=resume)
     goes_on = resume and checkpointer.has_checkpoint()
+    if not goes_on:
+        start, key = train.init_checkpoint, "train.init_checkpoint"
+        check_usable(checkpointer.checked, start, key, training=True)
     trainer.train(trainer.iter + 1 if goes_on else 0, train.max_iter)
 
 
@@ -98,6 +102,7 @@ def evaluate_lazy(cfg, *, resume: bool = False, trust_pickle: bool = False):
     checkpointer = SafeCheckpointer(model, trust_pickle=trust_pickle)
     check_same_start(checkpointer, cfg.train.init_checkpoint, resume=False)
     checkpointer.load(cfg.train.init_checkpoint)
+    check_usable(checkpointer.checked, cfg.train.init_checkpoint, "train.init_checkpoint")
     results = _evaluate(cfg, model)
     print(results)
     return results

@@ -77,6 +77,7 @@ class ExactLoader:
 
     Attributes:
         seed: of the order of images, and of their random numbers.
+        asked_seed: the one that was given; None: it was drawn.
         start: number of batches that are left out at the beginning.
     """
 
@@ -106,6 +107,7 @@ class ExactLoader:
         self.dataset, self.sampler, self.batch_size = dataset, sampler, batch_size
         self.aspect_ratio_grouping = aspect_ratio_grouping
         self.num_workers = num_workers
+        self.asked_seed = seed if seed >= 0 else None
         self.seed = seed if seed >= 0 else comm.shared_random_seed()
         self.start = 0
         self._collate = collate_fn or _as_list
