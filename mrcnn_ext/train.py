@@ -43,6 +43,7 @@ from .config.check_solver import check_given
 from .config.check_training import check_training
 from .config.load import find_config, load_config
 from .data import register_datasets
+from .engine.check_lazy import check_lazy
 from .engine.cpu_processes import check_cpu_training
 from .engine.launch import launch, threads_per_process
 from .engine.lazy_training import evaluate_lazy, train_lazy
@@ -103,14 +104,16 @@ def _start(args: argparse.Namespace) -> None:
     import_all(args.imports)
     cfg = load_config(args.config_file, args.opts)
     is_lazy = args.config_file.endswith(".py")
-    if not is_lazy:
+    if is_lazy:
+        check_lazy(cfg, training=not args.eval_only)
+    else:
         check_given(cfg)
         check_training(cfg, training=not args.eval_only)
     device = _device(cfg, is_lazy)
     processes = args.num_gpus * args.num_machines
     if device == "cpu" and not is_lazy and not args.eval_only:
         check_cpu_training(cfg, processes)
-    _check_output(cfg, is_lazy)
+    _check_output(cfg, is_lazy, args.eval_only)
     if not args.resume:
         check_weights(cfg.train.init_checkpoint if is_lazy else cfg.MODEL.WEIGHTS)
     if device not in ("cpu", "cuda") and processes > 1:
@@ -133,11 +136,13 @@ def _start(args: argparse.Namespace) -> None:
     )
 
 
-def _check_output(cfg, is_lazy: bool) -> None:
+def _check_output(cfg, is_lazy: bool, eval_only: bool) -> None:
     """Before the data are read, and before hours have passed."""
     key, folder = (
         ("train.output_dir", cfg.train.output_dir) if is_lazy else ("OUTPUT_DIR", cfg.OUTPUT_DIR)
     )
+    if folder is None and eval_only:
+        return
     if not isinstance(folder, str) or not folder:
         raise ConfigError(f"{key} is {folder!r}; expected a folder for checkpoints and logs.")
     try:
