@@ -45,9 +45,10 @@ from .config.load import find_config, load_config
 from .data import register_datasets
 from .engine.check_lazy import check_lazy
 from .engine.cpu_processes import check_cpu_training
+from .engine.expected_errors import EXPECTED_ERRORS, expected_error
 from .engine.launch import launch, threads_per_process
 from .engine.lazy_training import evaluate_lazy, train_lazy
-from .engine.processes import EXPECTED_ERRORS, ProcessError
+from .engine.processes import ProcessError
 from .engine.same_start import check_same_start, check_weights
 from .engine.trainer import Trainer
 from .errors import ConfigError, DataError
@@ -87,7 +88,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
 
     def run(_signals: StopSignals) -> int:
-        _start(args)
+        try:
+            _start(args)
+        except Exception as error:
+            expected = expected_error(error)
+            if expected is None or expected is error:
+                raise
+            raise expected from error
         return 0
 
     def ended(stop: KeyboardInterrupt) -> str:
@@ -251,6 +258,7 @@ def _train_lazy(args: argparse.Namespace) -> None:
 
 def _log_own_errors_briefly() -> None:
     """Keep Detectron2's trainer from printing the traceback of an error whose message says all."""
+    logging.raiseExceptions = False  # a log on a full disk is lost; no traceback for each line
     logger = logging.getLogger("detectron2.engine.train_loop")
     if not any(isinstance(f, _Brief) for f in logger.filters):
         logger.addFilter(_Brief())
@@ -261,7 +269,8 @@ class _Brief(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if not isinstance(error, EXPECTED_ERRORS):
+        error = expected_error(error) if error is not None else None
+        if error is None:
             return True
         record.exc_info, record.msg, record.args = None, f"{type(error).__name__}: {error}", ()
         for handler in logging.getLogger("detectron2").handlers:

@@ -18,7 +18,7 @@ from ..errors import DataError, WeightsError
 from ..messages import shorten
 from .compare_optimizers import compare_optimizers, saved_optimizer
 from .last_checkpoint import last_checkpoint, prune_checkpoints
-from .safe_checkpointer import SafeCheckpointer
+from .safe_checkpointer import SafeCheckpointer, why_unwritten
 
 __all__ = ["TrainingCheckpointer"]
 
@@ -69,8 +69,11 @@ class TrainingCheckpointer(SafeCheckpointer):
         """
         try:
             super().save(name, **kwargs)
-        except (OSError, RuntimeError) as error:  # torch has no OSError for a full disk
-            raise DataError(self._unwritable(name, error)) from error
+        except (OSError, RuntimeError) as error:
+            reason = why_unwritten(error)
+            if reason is None:
+                raise
+            raise DataError(self._unwritable(name, reason)) from error
         if not _RESUMABLE.fullmatch(name) or not (self.save_dir and self.save_to_disk):
             return
         self._found = str(Path(self.save_dir) / f"{name}.pth")  # hooks ask what was saved
@@ -173,9 +176,8 @@ class TrainingCheckpointer(SafeCheckpointer):
             )
         return str(last.file or "")
 
-    def _unwritable(self, name: str, error: Exception) -> str:
+    def _unwritable(self, name: str, reason: str) -> str:
         folder = Path(self.save_dir)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         try:
             free = f" ({shutil.disk_usage(folder).free / 1e6:.0f} MB are free)"
         except OSError:

@@ -311,6 +311,16 @@ def test_a_full_disk_is_one_error_and_the_checkpoint_before_stays(tmp_path, monk
     assert (tmp_path / "model_0000001.pth").read_bytes() == before
 
 
+def test_a_worker_that_was_killed_meanwhile_is_no_full_disk(tmp_path, monkeypatch):
+    def killed(_content, _file):
+        raise RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed. ")
+
+    monkeypatch.setattr(torch, "save", killed)
+    checkpointer = TrainingCheckpointer(torch.nn.Linear(1, 1), str(tmp_path))
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        checkpointer.save("model_0000001", iteration=1)
+
+
 def test_only_the_newest_are_kept(tmp_path):
     _train(linear_cfg(tmp_path, RESUME__KEEP=2))
     names = sorted(file.name for file in tmp_path.glob("*.pth"))

@@ -201,12 +201,24 @@ class _Samples(torch.utils.data.Dataset):
                 return self._entries[index]
             others = random.Random(random.getrandbits(64))
             for _ in range(_TRIES):
-                sample = self._mapper(self._entries[index])
+                sample = self._map(self._entries[index])
                 if sample is not None:
                     return sample
                 # A mapper may refuse a sample; Detectron2 takes others in its place, too.
                 index = others.randrange(len(self._entries))
         raise DataError(f"The mapper returned None for {_TRIES} samples in a row.")
+
+    def _map(self, entry):
+        """
+        Raises:
+            DataError: the image cannot be read; names its file, which its own error may not.
+        """
+        try:
+            return self._mapper(entry)
+        except OSError as error:
+            name = entry.get("file_name", "?") if isinstance(entry, dict) else "?"
+            reason = error.strerror or error
+            raise DataError(f"image {name} cannot be read: {reason}.") from error
 
 
 def _as_list(batch: list) -> list:
