@@ -29,7 +29,7 @@ _TRAINING_NODES = (
 )
 _MAY_BE_NULL = ("train.init_checkpoint", "train.output_dir")  # the command asks for the latter
 # Least values of whole numbers
-_LEAST = {"max_iter": 1, "log_period": 1, "checkpointer.period": 1}
+_LEAST: dict[str, float] = {"max_iter": 1, "log_period": 1, "checkpointer.period": 1}
 _LEAST |= {"eval_period": -math.inf, "seed": -math.inf}
 _SEEDS = 2**32  # NumPy's
 # All that is read: by Detectron2's script, and by train_lazy

@@ -31,9 +31,9 @@ def expected_error(error: BaseException) -> Exception | None:
     """
     killed = _KILLED.search(str(error)) if isinstance(error, RuntimeError) else None
     if killed:
-        how = f"killed by {killed[1]}" if killed[1] else "gone"
+        how = f"was ended by a signal ({killed[1]})" if killed[1] else "is gone"
         return DataError(
-            f"a worker that reads images was {how}. Linux kills one where memory runs out: try fewer "
+            f"a worker that reads images {how}. Linux kills one where memory runs out: try fewer "
             "(DATALOADER.NUM_WORKERS, dataloader.train.num_workers), or free memory and /dev/shm."
         )
     if not isinstance(error, (*EXPECTED_ERRORS, SizeMismatchError)):

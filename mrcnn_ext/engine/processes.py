@@ -73,8 +73,8 @@ def outcome_of(run: Callable[[], object]) -> Outcome:
     except BaseException as error:
         expected = expected_error(error)
         if expected is not None:
-            kind = next(cls for cls in EXPECTED_ERRORS if isinstance(expected, cls))
-            return Outcome(time.monotonic(), "error", kind, str(expected), 1)
+            known = next(cls for cls in EXPECTED_ERRORS if isinstance(expected, cls))
+            return Outcome(time.monotonic(), "error", known, str(expected), 1)
         return Outcome(time.monotonic(), "failed", text=traceback.format_exc(), code=1)
     return Outcome(time.monotonic(), "done")
 

@@ -213,6 +213,7 @@ class _Samples(torch.utils.data.Dataset):
         Raises:
             DataError: the image cannot be read; names its file, which its own error may not.
         """
+        assert self._mapper is not None
         try:
             return self._mapper(entry)
         except OSError as error:
