@@ -30,6 +30,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from .checkpoint import SafeCheckpointer
+from .checkpoint.check_weights import check_usable
 from .command_line import (
     TRUST_PICKLE,
     add_import_option,
@@ -37,16 +38,21 @@ from .command_line import (
     open_standard_files,
     run_until_stopped,
 )
+from .config.check import check_model_and_datasets
+from .config.check_solver import check_given
 from .config.check_training import check_training
 from .config.load import find_config, load_config
 from .data import register_datasets
+from .engine.check_lazy import check_lazy
 from .engine.cpu_processes import check_cpu_training
+from .engine.expected_errors import EXPECTED_ERRORS, expected_error
 from .engine.launch import launch, threads_per_process
 from .engine.lazy_training import evaluate_lazy, train_lazy
-from .engine.processes import EXPECTED_ERRORS, ProcessError
+from .engine.processes import ProcessError
 from .engine.same_start import check_same_start, check_weights
 from .engine.trainer import Trainer
-from .errors import ConfigError
+from .errors import ConfigError, DataError
+from .files import check_writable
 from .modeling.tta import KeypointRCNNWithTTA
 from .stop_signals import StopSignals
 
@@ -88,7 +94,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
 
     def run(_signals: StopSignals) -> int:
-        _start(args)
+        try:
+            _start(args)
+        except Exception as error:
+            expected = expected_error(error)
+            if expected is None or expected is error:
+                raise
+            raise expected from error
         return 0
 
     def ended(stop: KeyboardInterrupt) -> str:
@@ -105,10 +117,16 @@ def _start(args: argparse.Namespace) -> None:
     import_all(args.imports)
     cfg = load_config(args.config_file, args.opts)
     is_lazy = args.config_file.endswith(".py")
+    if is_lazy:
+        check_lazy(cfg, training=not args.eval_only)
+    else:
+        check_given(cfg)
+        check_training(cfg, training=not args.eval_only)
     device = _device(cfg, is_lazy)
     processes = args.num_gpus * args.num_machines
     if device == "cpu" and not is_lazy and not args.eval_only:
         check_cpu_training(cfg, processes)
+    _check_output(cfg, is_lazy, args.eval_only)
     if not args.resume:
         check_weights(cfg.train.init_checkpoint if is_lazy else cfg.MODEL.WEIGHTS)
     if device not in ("cpu", "cuda") and processes > 1:
@@ -129,6 +147,21 @@ def _start(args: argparse.Namespace) -> None:
         args=(args,),
         device="cuda" if device == "cuda" else "cpu",
     )
+
+
+def _check_output(cfg, is_lazy: bool, eval_only: bool) -> None:
+    """Before the data are read, and before hours have passed."""
+    key, folder = (
+        ("train.output_dir", cfg.train.output_dir) if is_lazy else ("OUTPUT_DIR", cfg.OUTPUT_DIR)
+    )
+    if folder is None and eval_only:
+        return
+    if not isinstance(folder, str) or not folder:
+        raise ConfigError(f"{key} is {folder!r}; expected a folder for checkpoints and logs.")
+    try:
+        check_writable(folder)
+    except DataError as error:
+        raise ConfigError(f"{key} is '{folder}', but {error}") from error
 
 
 def _device(cfg, is_lazy: bool) -> str:
@@ -175,7 +208,7 @@ def _train_yaml(args: argparse.Namespace):
     cfg = load_config(args.config_file, args.opts)
     # For any META_ARCHITECTURE; those of this package also check the whole config.
     register_datasets(cfg)
-    check_training(cfg)
+    check_model_and_datasets(cfg, training=not args.eval_only)
     cfg.freeze()
     default_setup(cfg, args)
     if args.eval_only:
@@ -183,6 +216,7 @@ def _train_yaml(args: argparse.Namespace):
         checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR, trust_pickle=args.trust_pickle)
         check_same_start(checkpointer, cfg.MODEL.WEIGHTS, args.resume)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        check_usable(checkpointer.checked, cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS")
         results = Trainer.test(cfg, model)
         if cfg.TEST.AUG.ENABLED:
             results.update(_test_with_tta(cfg, model))
@@ -193,6 +227,9 @@ def _train_yaml(args: argparse.Namespace):
     trainer = _CommandTrainer(cfg)
     check_same_start(trainer.checkpointer, cfg.MODEL.WEIGHTS, args.resume)
     trainer.resume_or_load(resume=args.resume)
+    if not trainer.start_iter:
+        checked = getattr(trainer.checkpointer, "checked", None)
+        check_usable(checked, cfg.MODEL.WEIGHTS, "MODEL.WEIGHTS", training=True)
     if cfg.TEST.AUG.ENABLED:
         trainer.register_hooks([hooks.EvalHook(0, lambda: _test_with_tta(cfg, trainer.model))])
     trainer.train()
@@ -227,6 +264,7 @@ def _train_lazy(args: argparse.Namespace) -> None:
 
 def _log_own_errors_briefly() -> None:
     """Keep Detectron2's trainer from printing the traceback of an error whose message says all."""
+    logging.raiseExceptions = False  # a log on a full disk is lost; no traceback for each line
     logger = logging.getLogger("detectron2.engine.train_loop")
     if not any(isinstance(f, _Brief) for f in logger.filters):
         logger.addFilter(_Brief())
@@ -237,7 +275,8 @@ class _Brief(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if not isinstance(error, EXPECTED_ERRORS):
+        error = expected_error(error) if error is not None else None
+        if error is None:
             return True
         record.exc_info, record.msg, record.args = None, f"{type(error).__name__}: {error}", ()
         for handler in logging.getLogger("detectron2").handlers:

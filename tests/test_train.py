@@ -22,6 +22,7 @@ from tests.helpers import REPO, THREADS, run_python, tool
 from tests.test_tools import LAZY, LAZY_TINY, TINY, YAML
 
 NAME = "Shapes/mask_rcnn_Lite0_FPN.yaml"
+NO_FOLDER = f"{__file__}/below"
 
 
 def _options(parser) -> dict:
@@ -70,6 +71,10 @@ def _fails(capsys, *arguments) -> str:
         (["--num-gpus", "0", "--config-file", NAME], "--num-gpus) is 0; expected 1 or more"),
         (["--machine-rank", "1", "--config-file", NAME], "machine_rank (--machine-rank) is 1"),
         (["--import", "no_such_module", "--config-file", NAME], "--import no_such_module:"),
+        (["--config-file", NAME, "SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER is 0; expected"),
+        (["--config-file", NAME, "OUTPUT_DIR", ""], "OUTPUT_DIR is ''; expected a folder"),
+        (["--config-file", NAME, "OUTPUT_DIR", NO_FOLDER], "OUTPUT_DIR is '/"),
+        (["--config-file", LAZY, f"train.output_dir={NO_FOLDER}"], "train.output_dir is '"),
         (["--config-file", LAZY, "train.no_such.key"], "overrides of "),
         (["--config-file", LAZY, "train.device=gpu"], "train.device is 'gpu'; expected"),
     ],
@@ -117,6 +122,7 @@ class _StandIn:
     def __init__(self, cfg) -> None:
         self.calls.append(("build", cfg.SOLVER.MAX_ITER, cfg.is_frozen()))
         self.checkpointer = self.model = None
+        self.start_iter = 0
 
     def resume_or_load(self, resume: bool) -> None:
         self.calls.append(("load", resume))
@@ -129,12 +135,13 @@ class _StandIn:
         raise DataError("image 7 is black.")
 
 
-def test_steps_of_a_training(monkeypatch, capsys):
+def test_steps_of_a_training(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(train, "default_setup", lambda cfg, args: None)
     monkeypatch.setattr(train, "_CommandTrainer", _StandIn)
     monkeypatch.setattr(train, "check_same_start", lambda *_: None)
     command = ["--config-file", NAME, "--resume", "SOLVER.MAX_ITER", "7", "TEST.AUG.ENABLED"]
-    assert "train: image 7 is black." in _fails(capsys, *command, "True")
+    command += ["True", "OUTPUT_DIR", tmp_path]
+    assert "train: image 7 is black." in _fails(capsys, *command)
     expected = [("build", 7, True), ("load", True), ("hooks", ["EvalHook"]), "train"]
     assert _StandIn.calls == expected
     logging.getLogger("detectron2.engine.train_loop").filters.clear()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,10 @@ from torch import nn
 from ..errors import WeightsError
 from ..messages import shorten
 
-__all__ = ["CheckedWeights", "check_complete", "compare_weights", "describe_loaded", "describe_new"]
+__all__ = ["CheckedWeights", "check_complete", "check_usable", "compare_weights"]
+__all__ += ["describe_loaded", "describe_new"]
+
+logger = logging.getLogger("detectron2." + __name__)  # which its tools print
 
 # Left at what the config or the layer itself says if a (usually older) file lacks them.
 _OPTIONAL = ("pixel_mean", "pixel_std", ".num_batches_tracked")
@@ -98,6 +102,29 @@ def check_complete(checked: CheckedWeights, source: str) -> None:
         f"{source}: lacks {len(checked.missing)} of the model's {total} weights, which would be "
         f"random: {_parts(checked.missing)}. Is it of this config, and not of a backbone only?"
     )
+
+
+def check_usable(
+    checked: CheckedWeights | None, source: str, key: str, *, training: bool = False
+) -> None:
+    """Refuse weights that no model can use, whatever else it lets be missing.
+
+    Args:
+        checked: what :func:`compare_weights` returned; None: nothing was loaded.
+        source: name of the file.
+        key: that names it.
+        training: it begins with them, so that there may be none.
+
+    Raises:
+        WeightsError: some are NaN, or an evaluation has none of the model's.
+    """
+    if checked is None:
+        if not training:
+            logger.warning(f"{key} is {source!r}: a model with random weights is evaluated.")
+    elif checked.not_finite or not (training or checked.loaded):
+        check_complete(checked, f"{source} ({key})")
+    elif not checked.loaded:
+        logger.warning(f"{key}: {source} has none of the model's weights: all begin random.")
 
 
 def describe_new(checked: CheckedWeights, start: int) -> str:

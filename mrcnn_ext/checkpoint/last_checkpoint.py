@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ..files import is_special
+from ..messages import describe
 from .safe_checkpointer import why_not
 
 __all__ = ["LastCheckpoint", "checkpoint_problem", "last_checkpoint", "prune_checkpoints"]
@@ -19,6 +20,7 @@ __all__ = ["LastCheckpoint", "checkpoint_problem", "last_checkpoint", "prune_che
 _NUMBERED = re.compile(r"model_(\d{7,})\.pth")
 _FINAL = "model_final.pth"
 _TAG = "last_checkpoint"
+_LARGEST = 2**63  # iterations
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ def last_checkpoint(
 ) -> LastCheckpoint:
     """The last checkpoint in ``folder`` that is whole, as Detectron2 names them.
 
-    The file ``last_checkpoint`` says which is tried first; then come the others, the newest first.
+    The file ``last_checkpoint`` says which is tried first; then come those of earlier steps, the newest
+    first, then those of later steps, which a longer training may have left in the folder before.
 
     Args:
         folder: of the training.
@@ -55,9 +58,11 @@ def last_checkpoint(
         named = folder / tag
         if named in files:
             files.remove(named)
-            files.insert(0, named)
+            files = [named, *sorted(files, key=lambda file: _number(file) > _number(named) >= 0)]
         else:
-            what = f"names '{tag}', which is no checkpoint there" if tag else "is empty"
+            what = (
+                f"names {describe(tag)}, which is no checkpoint there" if tag else "names no file"
+            )
             warnings.append(f"{folder / _TAG} {what}")
     for file in files:
         problem, iteration = _examine(file, like, parts)
@@ -123,10 +128,13 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _read_tag(folder: Path) -> str | None:
+    file = folder / _TAG
     try:
-        return (folder / _TAG).read_text(encoding="utf-8", errors="replace").strip()
+        return file.read_text(encoding="utf-8", errors="replace").strip()
     except FileNotFoundError:
         return None
+    except OSError:  # it is a folder, say
+        return ""
 
 
 def _examine(
@@ -148,21 +156,27 @@ def _examine(
     state, iteration = (
         (content.get("model"), content.get("iteration")) if isinstance(content, dict) else (None, 0)
     )
-    if not isinstance(state, dict) or not isinstance(iteration, int):
+    if not isinstance(state, dict) or type(iteration) is not int:
         return "is no checkpoint of a training: it lacks 'model' or 'iteration'", -1
+    if not 0 <= iteration < _LARGEST:
+        return f"is no checkpoint of a training: its 'iteration' is {describe(iteration)}", -1
     lacking = [name for name in parts if name not in content]
     if lacking:
         return f"is no checkpoint of this training: it lacks '{lacking[0]}'", -1
+    trainer = content["trainer"] if "trainer" in parts else {"iteration": iteration}
+    if not isinstance(trainer, dict) or trainer.get("iteration") != iteration:
+        return "is no checkpoint of a training: the state of its trainer is of another step", -1
     return _problem_of_weights(state, like), iteration
 
 
 def _problem_of_weights(state: dict, like: Mapping[str, torch.Tensor] | None) -> str | None:
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            return f"is no checkpoint of a training: '{name}' is no tensor"
     for name, value in (like or {}).items():
         if name not in state or state[name].shape != value.shape:
             return f"is of another model: '{name}' is missing or has another shape"
     for name, value in state.items():
-        if not isinstance(value, torch.Tensor):
-            return f"is no checkpoint of a training: '{name}' is no tensor"
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             return f"is damaged: '{name}' is NaN or infinite"
     return None

@@ -18,7 +18,11 @@ from ..files import replaced_file, write_text
 from .check_weights import CheckedWeights, compare_weights
 from .plain_pickle import check_plain_pickle
 
-__all__ = ["SafeCheckpointer", "why_not"]
+__all__ = ["SafeCheckpointer", "why_not", "why_unwritten"]
+
+
+# What a model, an optimizer or a training makes of a state that is not its own
+_ODD_STATES = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 
 
 class _TensorFiles(Checkpointer):
@@ -68,6 +72,20 @@ class SafeCheckpointer(DetectionCheckpointer, _TensorFiles):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
+
+    def load(self, path: str, *args, **kwargs) -> dict[str, Any]:
+        """As Checkpointer.load.
+
+        Raises:
+            WeightsError: the file cannot be loaded, or its state of the training is not of this one.
+        """
+        try:
+            return super().load(path, *args, **kwargs)
+        except OSError as error:  # of a download, say
+            raise WeightsError(f"{path}: cannot be loaded: {error}") from error
+        except _ODD_STATES as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise WeightsError(f"{path}: cannot be loaded: {reason}") from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         """
@@ -121,6 +139,15 @@ def why_not(error: Exception) -> str:
     lines = text.split(" In PyTorch ")[0].strip().splitlines()
     reason = inner[1].strip() if inner else lines[0] if lines else "it breaks off"
     return f"cannot be read as a checkpoint: {type(error).__name__}: {reason}"
+
+
+def why_unwritten(error: OSError | RuntimeError) -> str | None:
+    """Why torch.save failed; None if the error is of something else."""
+    # A signal handler of PyTorch's raises this wherever the program is just then.
+    if not isinstance(error, OSError) and "DataLoader worker" in str(error):
+        return None
+    # torch has no OSError for a full disk.
+    return getattr(error, "strerror", None) or (str(error).splitlines() or [""])[0]
 
 
 def _beginning(filename: str) -> str:

@@ -22,9 +22,9 @@ from ..coco.peek import first_annotations
 from ..coco.read import class_names, differing_classes, read_categories
 from ..errors import ConfigError, DataError
 from ..messages import describe, shorten, similar
-from .check_values import check_values
+from .check_values import check_classification_loss, check_values
 
-__all__ = ["check_config", "check_names"]
+__all__ = ["check_config", "check_model_and_datasets", "check_names"]
 
 
 def check_config(cfg, *, training: bool = False) -> None:
@@ -42,11 +42,8 @@ def check_config(cfg, *, training: bool = False) -> None:
     """
     check_names(cfg)
     check_values(cfg)
-    if training and not cfg.DATASETS.TRAIN:
-        raise ConfigError(
-            "DATASETS.TRAIN is (), but training needs a data set; expected registered names, such as "
-            "('my_train',)."
-        )
+    if training:
+        _check_training_sets(cfg)
     if training and cfg.MODEL.KEYPOINT_ON:
         for name in cfg.DATASETS.TRAIN:
             _check_keypoint_metadata(name)
@@ -102,6 +99,34 @@ def check_names(cfg) -> None:
         _check_registered(key, name, registry)
 
 
+def check_model_and_datasets(cfg, *, training: bool) -> None:
+    """Check what any model needs, one of Detectron2's or of the user's own, too.
+
+    Args:
+        cfg: a Detectron2 config, whose data sets are registered.
+        training: it is to be trained, so that there must be data sets for it.
+
+    Raises:
+        ConfigError: as :func:`check_config`.
+    """
+    model = cfg.MODEL
+    _check_registered("MODEL.META_ARCHITECTURE", model.META_ARCHITECTURE, META_ARCH_REGISTRY)
+    if training:
+        check_classification_loss(cfg)
+        _check_training_sets(cfg)
+    for key in ("TRAIN", "TEST") if training else ("TEST",):
+        for name in cfg.DATASETS[key]:
+            _check_dataset_name(f"DATASETS.{key}", name)
+
+
+def _check_training_sets(cfg) -> None:
+    if not cfg.DATASETS.TRAIN:
+        raise ConfigError(
+            "DATASETS.TRAIN is (), but training needs a data set; expected registered names, such as "
+            "('my_train',)."
+        )
+
+
 def _check_registered(key: str, name: str, registry) -> None:
     if name in registry:
         return
@@ -114,14 +139,18 @@ def _check_registered(key: str, name: str, registry) -> None:
     )
 
 
-def _check_dataset(cfg, key: str, name: str) -> list:
-    """Class names, empty if they are not known."""
+def _check_dataset_name(key: str, name: str) -> None:
     if name not in DatasetCatalog:
-        near = ", ".join(similar(name, DatasetCatalog.keys()))
+        near = ", ".join(similar(str(name), DatasetCatalog.keys()))
         raise ConfigError(
             f"{key} names '{name}', which is not registered"
             + (f"; similar names: {near}." if near else ".")
         )
+
+
+def _check_dataset(cfg, key: str, name: str) -> list:
+    """Class names, empty if they are not known."""
+    _check_dataset_name(key, name)
     metadata = MetadataCatalog.get(name)
     classes = metadata.get("thing_classes") or _classes_of_json(key, name, metadata)
     # "Hidden" classes: LVIS's list is only complete after loading; an empty list says nothing.

@@ -11,7 +11,9 @@ from fvcore.common.config import CfgNode
 
 from ..errors import ConfigError
 from ..messages import similar
+from .check_solver import check_solver
 from .check_values import plain, unexpected, value_of
+from .ranges import Range, check_choices, check_ranges, check_whole_numbers, is_number
 from .training_defaults import add_training_defaults
 
 __all__ = [
@@ -29,43 +31,48 @@ SCHEDULES = ("step", "cosine", "flat_cosine")
 WRITERS = ("tensorboard", "wandb", "mlflow")
 CLS_LOSSES = ("focal", "class_balanced")
 
+_NODE = "MRCNN_EXT"
 # Nodes whose keys the trainer follows.
 _NODES = ("SOLVER", "EMA", "EARLY_STOPPING", "RESUME", "LOG")
 _CHOICES = {
-    "SOLVER.OPTIMIZER": ("", *OPTIMIZERS),
-    "SOLVER.SCHEDULE": ("", *SCHEDULES),
-    "SOLVER.ACCUMULATE_NORMALIZER": ("micro_batch", "whole_batch"),
-    "EARLY_STOPPING.MODE": ("max", "min"),
-    "BOX_HEAD.CLS_LOSS": ("", *CLS_LOSSES),
+    f"{_NODE}.SOLVER.OPTIMIZER": ("", *OPTIMIZERS),
+    f"{_NODE}.SOLVER.SCHEDULE": ("", *SCHEDULES),
+    f"{_NODE}.SOLVER.ACCUMULATE_NORMALIZER": ("micro_batch", "whole_batch"),
+    f"{_NODE}.EARLY_STOPPING.MODE": ("max", "min"),
+    f"{_NODE}.BOX_HEAD.CLS_LOSS": ("", *CLS_LOSSES),
 }
-# key -> least value, greatest value, and whether each of them itself is allowed
-_RANGES = {
-    "SOLVER.EPS": (0.0, math.inf, "()"),
-    "SOLVER.LAYER_DECAY": (0.0, 1.0, "(]"),
-    "SOLVER.BACKBONE_LR_FACTOR": (0.0, math.inf, "[)"),
-    "SOLVER.CLIP_NORM": (0.0, math.inf, "[)"),
-    "SOLVER.FLAT_FRACTION": (0.0, 1.0, "[)"),
-    "SOLVER.END_LR_FACTOR": (0.0, 1.0, "[]"),
-    "EMA.DECAY": (0.0, 1.0, "[)"),
-    "EMA.WARMUP": (0.0, math.inf, "[)"),
-    "EARLY_STOPPING.MIN_DELTA": (0.0, math.inf, "[)"),
-    "BOX_HEAD.FOCAL_GAMMA": (0.0, math.inf, "[)"),
-    "BOX_HEAD.CLASS_BALANCED_BETA": (0.0, 1.0, "[)"),
+_RANGES: dict[str, Range] = {
+    f"{_NODE}.SOLVER.EPS": (0.0, math.inf, "()"),
+    f"{_NODE}.SOLVER.LAYER_DECAY": (0.0, 1.0, "(]"),
+    f"{_NODE}.SOLVER.BACKBONE_LR_FACTOR": (0.0, math.inf, "[)"),
+    f"{_NODE}.SOLVER.CLIP_NORM": (0.0, math.inf, "[)"),
+    f"{_NODE}.SOLVER.FLAT_FRACTION": (0.0, 1.0, "[)"),
+    f"{_NODE}.SOLVER.END_LR_FACTOR": (0.0, 1.0, "[]"),
+    f"{_NODE}.EMA.DECAY": (0.0, 1.0, "[)"),
+    f"{_NODE}.EMA.WARMUP": (0.0, math.inf, "[)"),
+    f"{_NODE}.EARLY_STOPPING.MIN_DELTA": (0.0, math.inf, "[)"),
+    f"{_NODE}.BOX_HEAD.FOCAL_GAMMA": (0.0, math.inf, "[)"),
+    f"{_NODE}.BOX_HEAD.CLASS_BALANCED_BETA": (0.0, 1.0, "[)"),
+}
+# Type of a default -> types that go with it, and what messages call them
+_TYPES: dict[type, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "True or False"),
+    str: ((str,), "a text"),
+    list: ((list, tuple), "a list"),
 }
 # Whole numbers
 _LEAST = {
-    "SOLVER.ACCUMULATE": 1,
-    "EARLY_STOPPING.PATIENCE": 1,
-    "RESUME.KEEP": 0,
-    "LOG.IMAGES": 0,
-    "LOG.PERIOD": 1,
+    f"{_NODE}.SOLVER.ACCUMULATE": 1,
+    f"{_NODE}.EARLY_STOPPING.PATIENCE": 1,
+    f"{_NODE}.RESUME.KEEP": 0,
+    f"{_NODE}.LOG.IMAGES": 0,
+    f"{_NODE}.LOG.PERIOD": 1,
 }
 
 
 def set_training_keys(cfg) -> list[str]:
     """Full names of the keys for the trainer that differ from their defaults."""
-    defaults = CfgNode()
-    add_training_defaults(defaults, CfgNode)
+    defaults = _defaults()
     return [
         f"MRCNN_EXT.{node}.{name}"
         for node in _NODES
@@ -74,34 +81,35 @@ def set_training_keys(cfg) -> list[str]:
     ]
 
 
+def _defaults() -> CfgNode:
+    defaults = CfgNode()
+    add_training_defaults(defaults, CfgNode)
+    return defaults
+
+
 def check_training(cfg, *, training: bool = False) -> None:
     """Check the values of all keys of training.
 
     Args:
         cfg: a config with the ``MRCNN_EXT`` node.
-        training: it is to be trained, so that the packages of writers must be installed.
+        training: it is to be trained, so that Detectron2's keys of training are checked, too, and the
+            packages of writers must be installed.
 
     Raises:
         ConfigError: names the key, its value and what was expected.
     """
-    for key, known in _CHOICES.items():
-        value = _value(cfg, key)
-        if value not in known:
-            raise _unexpected(key, value, " or ".join(map(repr, known)))
-    for key, (low, high, ends) in _RANGES.items():
-        value = _value(cfg, key)
-        if not _is_number(value) or not _is_inside(value, low, high, ends):
-            raise _unexpected(key, value, _describe_range(low, high, ends))
-    for key, least in _LEAST.items():
-        value = _value(cfg, key)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise _unexpected(key, value, f"a whole number, {least} or more")
+    _check_types(cfg)
+    check_choices(cfg, _CHOICES)
+    check_ranges(cfg, _RANGES)
+    check_whole_numbers(cfg, _LEAST)
+    if training:
+        check_solver(cfg)
     accumulate = _value(cfg, "SOLVER.ACCUMULATE")
-    if cfg.SOLVER.IMS_PER_BATCH % accumulate:
+    if accumulate > 1 and cfg.SOLVER.IMS_PER_BATCH % accumulate:
         expected = f"a divisor of SOLVER.IMS_PER_BATCH, {cfg.SOLVER.IMS_PER_BATCH}"
         raise _unexpected("SOLVER.ACCUMULATE", accumulate, expected)
     betas = list(_value(cfg, "SOLVER.BETAS"))
-    if len(betas) != 2 or not all(_is_number(b) and 0 <= b < 1 for b in betas):
+    if len(betas) != 2 or not all(is_number(b) and 0 <= b < 1 for b in betas):
         raise _unexpected("SOLVER.BETAS", betas, "two numbers, each at least 0 and less than 1")
     for name in _value(cfg, "LOG.WRITERS"):
         if name not in WRITERS:
@@ -118,6 +126,19 @@ def check_training(cfg, *, training: bool = False) -> None:
             f"MRCNN_EXT.EARLY_STOPPING.METRIC is '{_value(cfg, 'EARLY_STOPPING.METRIC')}', but nothing "
             "is evaluated during training; expected DATASETS.TEST and TEST.EVAL_PERIOD to be set."
         )
+
+
+def _check_types(cfg) -> None:
+    """Each value is of its default's type: yaml's null passes Detectron2's own check for any key."""
+    for node, defaults in _defaults().items():
+        values = cfg.MRCNN_EXT[node]
+        for name, default in defaults.items():
+            types, expected = _TYPES.get(type(default), ((object,), ""))  # numbers have ranges
+            if f"{_NODE}.{node}.{name}" not in _CHOICES and not isinstance(values[name], types):
+                raise _unexpected(f"{node}.{name}", values[name], expected)
+    for name in _value(cfg, "LOG.WRITERS"):
+        if not isinstance(name, str):
+            raise _unexpected("LOG.WRITERS", _value(cfg, "LOG.WRITERS"), "a list of texts")
 
 
 def check_writers(names: Sequence[str]) -> None:
@@ -144,22 +165,5 @@ def _value(cfg, key: str):
     return value_of(cfg, f"MRCNN_EXT.{key}")
 
 
-def _is_number(value) -> bool:
-    is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_real and math.isfinite(value)
-
-
-def _is_inside(value: float, low: float, high: float, ends: str) -> bool:
-    above = value >= low if ends[0] == "[" else value > low
-    return above and (value <= high if ends[1] == "]" else value < high)
-
-
-def _describe_range(low: float, high: float, ends: str) -> str:
-    above = f"at least {low:g}" if ends[0] == "[" else f"more than {low:g}"
-    if high == math.inf:
-        return f"a number, {above}"
-    return f"a number, {above} and {'at most' if ends[1] == ']' else 'less than'} {high:g}"
-
-
 def _unexpected(key: str, value, expected: str) -> ConfigError:
-    return unexpected(f"MRCNN_EXT.{key}", value, expected)
+    return unexpected(f"{_NODE}.{key}", value, expected)

@@ -18,7 +18,7 @@ from fvcore.common.config import CfgNode
 from ..errors import ConfigError
 from .defaults import add_mrcnn_ext_config
 
-__all__ = ["check_values", "plain", "unexpected", "value_of"]
+__all__ = ["check_classification_loss", "check_values", "plain", "unexpected", "value_of"]
 
 # Factors of losses: 0 or more. Lists have several.
 _WEIGHTS = (
@@ -91,7 +91,7 @@ def check_values(cfg) -> None:
     for node, (switch, registry) in _HEADS.items():
         if switch is None or cfg.MODEL[switch]:
             _check_head(cfg, node, registry)
-    _check_classification_loss(cfg)
+    check_classification_loss(cfg)
     _check_features(cfg)
     _check_cascade(cfg)
     _check_group_norm(cfg)
@@ -130,8 +130,9 @@ def _check_numbers(cfg) -> None:
     for key in _FINITE:
         _numbers(cfg, key, "a finite number")
     for key, least in _LEAST.items():
-        if value_of(cfg, key) < least:
-            raise unexpected(key, value_of(cfg, key), f"{least} or more")
+        value = value_of(cfg, key)
+        if not isinstance(value, int) or value < least:
+            raise unexpected(key, value, f"{least} or more")
     node = cfg.MRCNN_EXT.MASK_HEAD
     if node.CONTEXT < 1:
         raise unexpected("MRCNN_EXT.MASK_HEAD.CONTEXT", node.CONTEXT, "1 or more")
@@ -188,9 +189,14 @@ def _check_head(cfg, node: str, registry) -> None:
                 )
 
 
-def _check_classification_loss(cfg) -> None:
+def check_classification_loss(cfg) -> None:
+    """
+    Raises:
+        ConfigError: a loss is chosen, and the RoI heads do not read the key.
+    """
     loss, name = cfg.MRCNN_EXT.BOX_HEAD.CLS_LOSS, cfg.MODEL.ROI_HEADS.NAME
-    if loss and ROI_HEADS_REGISTRY.get(name).__module__.startswith("detectron2."):
+    known = name in ROI_HEADS_REGISTRY  # others are another error
+    if loss and known and ROI_HEADS_REGISTRY.get(name).__module__.startswith("detectron2."):
         raise ConfigError(
             f"MRCNN_EXT.BOX_HEAD.CLS_LOSS is '{loss}', which {name} does not read; RoI heads of this "
             "package do (MODEL.ROI_HEADS.NAME MrcnnExt…)."

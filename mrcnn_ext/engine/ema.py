@@ -16,7 +16,8 @@ from detectron2.engine.hooks import EvalHook
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from ..checkpoint.safe_checkpointer import why_unwritten
+from ..errors import ConfigError, DataError
 from ..files import replaced_file
 from ..modes import same_random_numbers
 
@@ -205,9 +206,23 @@ class EMAHook(HookBase):
         return results
 
     def save(self, path: Path, **extra: Any) -> None:
-        """Write the average as weights of the model, in the form of a checkpoint."""
-        with self.applied() as model, replaced_file(path) as temporary:
-            torch.save({"model": model.state_dict(), **extra}, temporary)
+        """Write the average as weights of the model, in the form of a checkpoint.
+
+        Raises:
+            DataError: it cannot be written; one that is there is as it was.
+        """
+        with self.applied() as model:
+            content = {"model": model.state_dict(), **extra}
+            try:
+                with replaced_file(path) as temporary:
+                    torch.save(content, temporary)
+            except (OSError, RuntimeError) as error:
+                reason = why_unwritten(error)
+                if reason is None:
+                    raise
+                raise DataError(
+                    f"the moving average {path} cannot be written: {reason}."
+                ) from error
         logger.info(f"Saved the moving average of the weights to {path}")
 
 

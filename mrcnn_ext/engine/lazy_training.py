@@ -15,24 +15,21 @@ Beyond what that script reads, ``cfg.train`` may have:
 
 from __future__ import annotations
 
-import inspect
 import logging
-from collections.abc import Callable
-from typing import Any
 
 import torch
-from detectron2.config import instantiate
-from detectron2.engine import AMPTrainer, SimpleTrainer, default_writers, hooks
+from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer, default_writers, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.utils import comm
-from omegaconf import OmegaConf
+from detectron2.utils.events import EventWriter
 from torch import nn
 
 from ..checkpoint import SafeCheckpointer
+from ..checkpoint.check_weights import check_usable
 from ..checkpoint.training_checkpointer import TrainingCheckpointer
-from ..errors import ConfigError
 from .accumulation import accumulate
+from .check_lazy import build_all, build_node, call_with_node, check_lazy
 from .cpu_processes import parallel_on_cpus
 from .early_stopping import EarlyStopping
 from .ema import EMAHook
@@ -54,23 +51,23 @@ def train_lazy(cfg, *, resume: bool = False, trust_pickle: bool = False) -> None
         trust_pickle: load weights even if that runs code from their file.
 
     Raises:
-        ConfigError: a node is missing, or does not go with CPUs.
+        ConfigError: a node is missing, cannot be built, or does not go with CPUs.
     """
-    _check(cfg)
+    check_lazy(cfg)
     train = cfg.train
     exact = bool(train.get("exact_resume", False))
     model = _build_model(cfg)
     logger.info(f"Model:\n{model}")
     cfg.optimizer.params.model = model
-    optimizer = instantiate(cfg.optimizer)
-    loader = instantiate(cfg.dataloader.train)
+    optimizer = build_node("optimizer", cfg.optimizer)
+    loader = build_node("dataloader.train", cfg.dataloader.train)
     if exact:
         loader = make_exact(loader, seed=train.get("seed", -1))
     model = _parallel(model, train.device, **train.get("ddp", {}))
     trainer_class = AMPTrainer if train.amp.enabled else SimpleTrainer
     trainer = trainer_class(model, loader, optimizer)
     if train.get("accumulate") is not None:
-        _call("accumulate", train, accumulate, trainer)
+        call_with_node("accumulate", train, accumulate, trainer)
     checkpointer_class = TrainingCheckpointer if exact else SafeCheckpointer
     checkpointer = checkpointer_class(
         model, train.output_dir, trust_pickle=trust_pickle, optimizer=optimizer, trainer=trainer
@@ -79,6 +76,9 @@ def train_lazy(cfg, *, resume: bool = False, trust_pickle: bool = False) -> None
     check_same_start(checkpointer, train.init_checkpoint, resume)
     checkpointer.resume_or_load(train.init_checkpoint, resume=resume)
     goes_on = resume and checkpointer.has_checkpoint()
+    if not goes_on:
+        start, key = train.init_checkpoint, "train.init_checkpoint"
+        check_usable(checkpointer.checked, start, key, training=True)
     trainer.train(trainer.iter + 1 if goes_on else 0, train.max_iter)
 
 
@@ -92,43 +92,20 @@ def evaluate_lazy(cfg, *, resume: bool = False, trust_pickle: bool = False):
         ConfigError: a node is missing.
     """
     del resume
-    _check(cfg, training=False)
+    check_lazy(cfg, training=False)
     model = _build_model(cfg)
     model = _parallel(model, cfg.train.device)
     checkpointer = SafeCheckpointer(model, trust_pickle=trust_pickle)
     check_same_start(checkpointer, cfg.train.init_checkpoint, resume=False)
     checkpointer.load(cfg.train.init_checkpoint)
+    check_usable(checkpointer.checked, cfg.train.init_checkpoint, "train.init_checkpoint")
     results = _evaluate(cfg, model)
     print(results)
     return results
 
 
-def _check(cfg, training: bool = True) -> None:
-    nodes = ["model", "train", "train.device", "train.init_checkpoint"]
-    if training:
-        nodes += ["optimizer.params", "lr_multiplier", "dataloader.train", "train.output_dir"]
-        nodes += ["train.max_iter", "train.amp.enabled", "train.checkpointer", "train.eval_period"]
-        nodes += ["train.log_period"]
-    for node in nodes:
-        place = cfg
-        for name in node.split("."):
-            if name not in place:
-                raise ConfigError(
-                    f"the LazyConfig has no {node}; detectron2's configs/common/train.py has all of "
-                    "train, and docs/training.md shows a whole config."
-                )
-            place = place[name]
-    is_cpu = torch.device(cfg.train.device).type == "cpu"
-    if training and is_cpu and cfg.train.amp.enabled:
-        raise ConfigError(
-            "train.amp.enabled is True, but train.device is 'cpu', and Detectron2's mixed precision "
-            "works on GPUs only; expected False. model.autocast='bfloat16' computes in half "
-            "precision on CPUs."
-        )
-
-
 def _build_model(cfg) -> nn.Module:
-    return instantiate(cfg.model).to(cfg.train.device)
+    return build_node("model", cfg.model).to(cfg.train.device)
 
 
 def _parallel(model: nn.Module, device: str, **kwargs) -> nn.Module:
@@ -140,26 +117,11 @@ def _parallel(model: nn.Module, device: str, **kwargs) -> nn.Module:
 def _evaluate(cfg, model: nn.Module):
     if "evaluator" not in cfg.dataloader:
         return None
-    loader, evaluator = instantiate(cfg.dataloader.test), instantiate(cfg.dataloader.evaluator)
+    loader = build_node("dataloader.test", cfg.dataloader.test)
+    evaluator = build_node("dataloader.evaluator", cfg.dataloader.evaluator)
     results = inference_on_dataset(model, loader, evaluator)
     print_csv_format(results)
     return results
-
-
-def _call(name: str, train, function: Callable, *args, **defaults):
-    """Call a function with the arguments of a node of ``train``.
-
-    Raises:
-        ConfigError: the node is no dict, or has other arguments; names it.
-    """
-    if not OmegaConf.is_dict(train[name]):
-        raise ConfigError(f"train.{name} is {train[name]!r}; expected a dict of arguments.")
-    given: Any = OmegaConf.to_container(train[name], resolve=True)
-    try:
-        inspect.signature(function).bind(*args, **{**defaults, **given})
-    except TypeError as error:
-        raise ConfigError(f"train.{name}: {error}.") from error
-    return function(*args, **{**defaults, **given})
 
 
 def _hooks(cfg, model: nn.Module, checkpointer, exact: bool) -> list:
@@ -167,19 +129,19 @@ def _hooks(cfg, model: nn.Module, checkpointer, exact: bool) -> list:
     train, is_main = cfg.train, comm.is_main_process()
     built: list = [
         hooks.IterationTimer(),
-        hooks.LRScheduler(scheduler=instantiate(cfg.lr_multiplier)),
+        hooks.LRScheduler(scheduler=build_node("lr_multiplier", cfg.lr_multiplier)),
     ]
-    own = [instantiate(hook) for hook in train.get("hooks", ())]
+    own = build_all("train.hooks", train.get("hooks") or (), HookBase)
     built += [hook for hook in own if getattr(hook, "before_checkpoint", False)]
     if train.get("ema") is not None:
-        built.append(_call("ema", train, EMAHook, output_dir=train.output_dir))
+        built.append(call_with_node("ema", train, EMAHook, output_dir=train.output_dir))
     if is_main:
         built.append(hooks.PeriodicCheckpointer(checkpointer, **train.checkpointer))
     evaluation = [hooks.EvalHook(train.eval_period, lambda: _evaluate(cfg, model))]
     evaluation += [hook for hook in own if hook not in built]
     if train.get("early_stopping") is not None:
         more = {"eval_period": train.eval_period, "checkpointer": checkpointer}
-        evaluation.append(_call("early_stopping", train, EarlyStopping, **more))
+        evaluation.append(call_with_node("early_stopping", train, EarlyStopping, **more))
     if exact:
         built.append(StopOnSignal(checkpointer))
     built += evaluation
@@ -189,6 +151,6 @@ def _hooks(cfg, model: nn.Module, checkpointer, exact: bool) -> list:
         if train.get("writers") is None:
             writers = default_writers(train.output_dir, train.max_iter)
         else:
-            writers = [instantiate(writer) for writer in train.writers]
+            writers = build_all("train.writers", train.writers, EventWriter)
         built.append(hooks.PeriodicWriter(writers, period=train.log_period))
     return built

@@ -18,11 +18,10 @@ from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 
 from ..child_processes import GRACE, end_own_group
-from ..errors import ConfigError, DataError, WeightsError
 from ..stop_signals import Stopped, StopSignals, exit_code
+from .expected_errors import EXPECTED_ERRORS, expected_error
 
 __all__ = [
-    "EXPECTED_ERRORS",
     "STOP_GRACE",
     "Outcome",
     "ProcessError",
@@ -34,8 +33,6 @@ __all__ = [
 
 # Seconds that processes have for a checkpoint after a signal, until they are killed.
 STOP_GRACE = 60.0
-# Their messages say all; FloatingPointError is Detectron2's for a loss that is NaN.
-EXPECTED_ERRORS = (ConfigError, DataError, WeightsError, FloatingPointError, OSError)
 
 
 class ProcessError(RuntimeError):
@@ -66,9 +63,6 @@ def outcome_of(run: Callable[[], object]) -> Outcome:
     try:
         with StopSignals():
             run()
-    except EXPECTED_ERRORS as error:
-        expected = next(cls for cls in EXPECTED_ERRORS if isinstance(error, cls))
-        return Outcome(time.monotonic(), "error", expected, str(error), 1)
     except KeyboardInterrupt as stop:
         return Outcome(time.monotonic(), "stopped", code=exit_code(stop))
     except SystemExit as end:
@@ -76,7 +70,11 @@ def outcome_of(run: Callable[[], object]) -> Outcome:
         text = end.code if isinstance(end.code, str) else ""
         kind = "exit" if code else "done"
         return Outcome(time.monotonic(), kind, text=text, code=code)
-    except BaseException:
+    except BaseException as error:
+        expected = expected_error(error)
+        if expected is not None:
+            known = next(cls for cls in EXPECTED_ERRORS if isinstance(expected, cls))
+            return Outcome(time.monotonic(), "error", known, str(expected), 1)
         return Outcome(time.monotonic(), "failed", text=traceback.format_exc(), code=1)
     return Outcome(time.monotonic(), "done")
 

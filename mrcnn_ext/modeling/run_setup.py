@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from ..config.check_solver import check_given
 from ..data import register_datasets
 from ..data.loading import check_when_loaded
 from ..engine.running import trainer_being_built
@@ -22,6 +23,7 @@ def set_up_run(cfg) -> None:
         ConfigError: names the key, its value and what was expected.
         DataError: a data set cannot be used.
     """
+    check_given(cfg)
     register_datasets(cfg)
     training = trainer_being_built() is not None
     check_whole_config(cfg, training=training)

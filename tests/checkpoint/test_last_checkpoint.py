@@ -60,9 +60,27 @@ def _other_model(file):
     torch.save({"model": nn.Linear(3, 3).state_dict(), "iteration": 5}, file)
 
 
+def _odd(*keys, value):
+    """Put a value into a checkpoint that a trainer does not write."""
+
+    def damage(file):
+        content = torch.load(file, weights_only=True)
+        place = content
+        for key in keys[:-1]:
+            place = place[key]
+        place[keys[-1]] = value
+        torch.save(content, file)
+
+    return damage
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (_odd("model", "weight", value=5), "'weight' is no tensor"),
+        (_odd("model", 5, value=torch.zeros(1)), "'5' is no tensor"),
+        (_odd("iteration", value=-7), "its 'iteration' is -7"),
+        (_odd("iteration", value=True), "lacks 'model' or 'iteration'"),
         (_torn, "is no whole zip file"),
         (lambda file: file.write_bytes(b""), "is no whole zip file"),
         (_zeros, "checksum"),
@@ -158,3 +176,31 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(folder, monkeypatch):
         SafeCheckpointer(_model(8), str(folder)).save("model_0000005", iteration=5)
     assert (folder / "model_0000005.pth").read_bytes() == before
     assert not list(folder.glob(".*"))
+
+
+def test_the_trainer_in_a_checkpoint_is_of_its_step(folder):
+    for name, state in ((5, {"iteration": 5}), (3, {"iteration": 2}), (1, [])):
+        _odd("trainer", value=state)(folder / f"model_000000{name}.pth")
+    assert last_checkpoint(folder, parts=("trainer",)).start == 6
+    (folder / "model_0000005.pth").unlink()
+    last = last_checkpoint(folder, parts=("trainer",))
+    assert last.file is None
+    assert sum("its trainer is of another step" in warning for warning in last.warnings) == 2
+
+
+def test_later_checkpoints_of_an_earlier_training_come_last(folder):
+    """The file last_checkpoint says where the training was that went on."""
+    (folder / "last_checkpoint").write_text("model_0000003.pth")
+    assert last_checkpoint(folder).start == 4
+    _torn(folder / "model_0000003.pth")
+    assert last_checkpoint(folder).start == 2
+    _torn(folder / "model_0000001.pth")
+    assert last_checkpoint(folder).start == 6
+
+
+def test_a_folder_in_the_place_of_last_checkpoint(folder):
+    (folder / "last_checkpoint").unlink()
+    (folder / "last_checkpoint").mkdir()
+    last = last_checkpoint(folder)
+    assert last.start == 6
+    assert "last_checkpoint names no file" in last.warnings[0]

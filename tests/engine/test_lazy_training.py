@@ -146,3 +146,60 @@ def test_without_evaluator_there_are_no_results(cfg, tmp_path):
     torch.save({"model": Model().state_dict()}, tmp_path / "start.pth")
     cfg.train.init_checkpoint = str(tmp_path / "start.pth")
     assert evaluate_lazy(cfg) is None
+
+
+class Clumsy(HookBase):
+    """A class of the user's, with a fault of its own."""
+
+    def __init__(self) -> None:
+        raise TypeError("a fault in a program")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("train.max_iter", "abc", "train.max_iter is 'abc'; expected a whole number, 1 or more"),
+        ("train.max_iter", None, "has no train.max_iter"),
+        ("train.log_period", 0, "train.log_period is 0; expected a whole number, 1 or more"),
+        ("train.eval_period", "x", "train.eval_period is 'x'; expected a whole number"),
+        ("train.checkpointer.period", 0, "train.checkpointer.period is 0"),
+        ("train.checkpointer.perid", 5, "train.checkpointer: got an unexpected keyword argument"),
+        ("train.checkpointer", None, "has no train.checkpointer"),
+        ("train.amp", None, "has no train.amp.enabled"),
+        ("train.ddp", None, "train.ddp is None; expected a dict"),
+        ("train.seed", None, "train.seed is None; expected a whole number"),
+        ("train.seed", 2**40, "expected a whole number less than 4294967296"),
+        ("train.device", 5, "train.device is 5; expected 'cuda' or 'cpu'"),
+        ("train.exact_resume", "no", "train.exact_resume is 'no'; expected True or False"),
+        ("train.init_checkpoint", 5, "train.init_checkpoint is 5; expected a file"),
+        ("train.hooks", 5, "train.hooks is 5; expected a list of LazyCalls"),
+        ("train.writers", [None], r"train.writers is \[None\]; expected a list of LazyCalls"),
+        ("train.hooks", [L(Model)()], r"train.hooks\[0\] is a Model; expected a HookBase"),
+        ("train.ema", {"decay": "x"}, "train.ema: '<='"),
+        ("optimizer.lr", -1, "optimizer cannot be built: ValueError: Invalid learning rate: -1"),
+        ("optimizer.lrr", 1, "optimizer cannot be built: TypeError: .*'lrr'"),
+        ("optimizer._target_", "torch.optim.Nope", "optimizer cannot be built: ImportError"),
+        ("dataloader.train.value", 1, "dataloader.train cannot be built: .*'value'"),
+        ("model", None, "has no model"),
+        ("train", None, "has no train"),
+    ],
+)
+def test_a_wrong_value_is_one_error_that_names_its_node(cfg, key, value, message):
+    OmegaConf.update(cfg, key, value, merge=False)
+    with pytest.raises(ConfigError, match=message):
+        train_lazy(cfg)
+
+
+def test_a_fault_in_the_users_code_keeps_its_traceback(cfg):
+    cfg.train.hooks = [L(Clumsy)()]
+    with pytest.raises(TypeError, match="a fault in a program"):
+        train_lazy(cfg)
+
+
+def test_a_name_that_is_not_read_is_said_where_it_is_like_one(cfg, caplog):
+    cfg.train.exat_resume, cfg.train.colour = True, "red"
+    train_lazy(cfg)
+    (line,) = [r.getMessage() for r in caplog.records if "is not read" in r.getMessage()]
+    assert line.endswith(
+        "train.exat_resume is not read by this command; did you mean train.exact_resume?"
+    )

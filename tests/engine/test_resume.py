@@ -343,10 +343,83 @@ def test_a_full_disk_is_one_error_and_the_checkpoint_before_stays(tmp_path, monk
     assert (tmp_path / "model_0000001.pth").read_bytes() == before
 
 
+def test_a_worker_that_was_killed_meanwhile_is_no_full_disk(tmp_path, monkeypatch):
+    def killed(_content, _file):
+        raise RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed. ")
+
+    monkeypatch.setattr(torch, "save", killed)
+    checkpointer = TrainingCheckpointer(torch.nn.Linear(1, 1), str(tmp_path))
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        checkpointer.save("model_0000001", iteration=1)
+
+
 def test_only_the_newest_are_kept(tmp_path):
     _train(linear_cfg(tmp_path, RESUME__KEEP=2))
     names = sorted(file.name for file in tmp_path.glob("*.pth"))
     assert names == ["model_0000003.pth", "model_0000005.pth", "model_final.pth"]
+
+
+def test_an_earlier_training_of_more_steps_costs_no_checkpoint(tmp_path, caplog):
+    """Its later ones would be "the newest"."""
+    _train(linear_cfg(tmp_path, RESUME__KEEP=2))
+    cfg = linear_cfg(tmp_path, RESUME__KEEP=1)
+    trainer = Exact(cfg)
+    trainer.resume_or_load(resume=False)
+    assert "has checkpoints of an earlier training (model_0000003.pth" in caplog.text
+    trainer.register_hooks([_Kill(3)])
+    with pytest.raises(_Killed):
+        trainer.train()
+    names = sorted(file.name for file in tmp_path.glob("model_0*.pth"))
+    assert names == ["model_0000001.pth", "model_0000003.pth", "model_0000005.pth"]
+    assert _train(cfg, kill_before=3).start_iter == 2
+
+
+def test_weights_that_are_nan_take_the_place_of_no_checkpoint(tmp_path):
+    model = torch.nn.Linear(1, 1)
+    checkpointer = TrainingCheckpointer(model, str(tmp_path), keep=1)
+    checkpointer.save("model_0000003", iteration=3)
+    torch.nn.init.constant_(model.weight, float("nan"))
+    checkpointer.save("model_0000005", iteration=5)
+    assert (tmp_path / "model_0000003.pth").is_file()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("SEED", 77, "The seed (SEED, train.seed) is 77, but training goes on with"),
+        ("SOLVER.BASE_LR", 0.5, "learning rate 0.1, not 0.5"),
+        ("SOLVER.MAX_ITER", 4, "is of step 3, the last one, or beyond"),
+    ],
+)
+def test_keys_that_a_resumed_training_does_not_follow_are_named(
+    tmp_path, caplog, key, value, message
+):
+    _train(linear_cfg(tmp_path, RESUME__EXACT=True, LOG__PERIOD=1), kill_before=4)
+    cfg = linear_cfg(tmp_path, RESUME__EXACT=True, LOG__PERIOD=1)
+    cfg.merge_from_list([key, value])
+    _train(cfg)
+    assert message in caplog.text
+    lines = [line["iteration"] for line in _metrics(tmp_path)]
+    assert lines == list(range(cfg.SOLVER.MAX_ITER))
+
+
+def test_another_optimizer_is_an_error_before_the_first_step(tmp_path):
+    _train(linear_cfg(tmp_path, RESUME__EXACT=True), kill_before=3)
+    trainer = Exact(linear_cfg(tmp_path, RESUME__EXACT=True, SOLVER__OPTIMIZER="AdamW"))
+    with pytest.raises(WeightsError, match=r"model_0000001.pth: its optimizer is not AdamW"):
+        trainer.resume_or_load(resume=True)
+
+
+def test_the_log_of_an_earlier_training_stays(tmp_path):
+    cfg = linear_cfg(tmp_path, RESUME__EXACT=True, LOG__PERIOD=1)
+    _train(cfg, kill_before=5)
+    file = tmp_path / "metrics.json"
+    earlier = [json.dumps({"iteration": i, "total_loss": 1.0}) for i in range(9)] + ["no json"]
+    file.write_text("".join(f"{line}\n" for line in earlier) + file.read_text())
+    _train(cfg)
+    found = file.read_text().splitlines()
+    assert found[:10] == earlier
+    assert [json.loads(line)["iteration"] for line in found[10:]] == list(range(6))
 
 
 def test_the_best_checkpoint_is_not_the_last(tmp_path):

@@ -81,6 +81,11 @@ class ExactResume(HookBase):
         loader, state, start = self._loader(), self._loaded, self.trainer.start_iter
         if state:
             self._seed, self._evaluated = state["seed"], state["evaluated"]
+            if loader.asked_seed not in (None, self._seed) and comm.is_main_process():
+                logger.warning(
+                    f"The seed (SEED, train.seed) is {loader.asked_seed}, but training goes on with "
+                    f"that of the checkpoint, {self._seed}."
+                )
             loader.seed = state["seed"]
         else:
             self._seed = loader.seed
@@ -89,6 +94,11 @@ class ExactResume(HookBase):
                     f"The checkpoint was written without MRCNN_EXT.RESUME.EXACT: from step {start} on "
                     "images come in a new order."
                 )
+        if start >= self.trainer.max_iter and comm.is_main_process():
+            logger.warning(
+                f"The checkpoint is of step {start - 1}, the last one, or beyond "
+                f"(SOLVER.MAX_ITER, train.max_iter: {self.trainer.max_iter}): nothing is trained."
+            )
         loader.start = start
         last = start - 1  # the step that the checkpoint is of
         late = bool(state) and self._is_due(last) and self._evaluated != last
@@ -117,6 +127,10 @@ class ExactResume(HookBase):
                 self._checkpointer.save_again(self.trainer.iter)
 
     def after_train(self) -> None:
+        # The loop counts on after no step, too: what is written now is of the last one.
+        last = max(self.trainer.start_iter, self.trainer.max_iter)
+        if self.trainer.iter > last:
+            self.trainer.iter = self.trainer.storage.iter = last
         # The last evaluation is in the hooks' after_train.
         if self.trainer.iter >= self.trainer.max_iter and comm.is_main_process():
             self._evaluated = self.trainer.max_iter - 1
@@ -169,24 +183,24 @@ class ExactResume(HookBase):
     def _cut_metrics(self, start: int) -> int:
         """Delete what a killed process wrote about steps that are to come again.
 
+        That is at the end of the file. Lines before it stay, whatever they are: the file may begin with
+        those of an earlier training in the same folder.
+
         Returns:
-            the last step that is left.
+            the last step that is left; -1 if there is none.
         """
         file = Path(os.fspath(self._checkpointer.save_dir)) / _METRICS
-        last = -1
         if not file.is_file():
-            return last
+            return -1
+        kept, last = 0, -1
         with open(file, "rb+") as opened:
             end = 0
             for line in opened:
-                try:
-                    iteration = int(json.loads(line)["iteration"])
-                except (ValueError, KeyError, TypeError):
-                    break  # torn
-                if iteration >= start or not line.endswith(b"\n"):
-                    break
-                end, last = end + len(line), iteration
-            opened.truncate(end)
+                end += len(line)
+                iteration = _iteration(line)
+                if iteration is not None and iteration < start:
+                    kept, last = end, iteration
+            opened.truncate(kept)
         return last
 
     def _run_late(self, hooks: Sequence[HookBase], iteration: int) -> None:
@@ -209,3 +223,12 @@ class ExactResume(HookBase):
                         writer._last_write = written
                 if written < last:
                     self._run_late([hook], last)
+
+
+def _iteration(line: bytes) -> int | None:
+    """Of a line of metrics.json; None if it is torn."""
+    try:
+        iteration = int(json.loads(line)["iteration"])
+    except (ValueError, OverflowError, KeyError, TypeError):
+        return None
+    return iteration if line.endswith(b"\n") else None

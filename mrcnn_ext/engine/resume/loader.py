@@ -81,6 +81,7 @@ class ExactLoader:
 
     Attributes:
         seed: of the order of images, and of their random numbers.
+        asked_seed: the one that was given; None: it was drawn.
         start: number of batches that are left out at the beginning.
     """
 
@@ -110,6 +111,7 @@ class ExactLoader:
         self.dataset, self.sampler, self.batch_size = dataset, sampler, batch_size
         self.aspect_ratio_grouping = aspect_ratio_grouping
         self.num_workers = num_workers
+        self.asked_seed = seed if seed >= 0 else None
         self.seed = seed if seed >= 0 else comm.shared_random_seed()
         self.start = 0
         self._collate = collate_fn or _as_list
@@ -208,12 +210,25 @@ class _Samples(torch.utils.data.Dataset):
                 return self._entries[index]
             others = random.Random(random.getrandbits(64))
             for _ in range(_TRIES):
-                sample = self._mapper(self._entries[index])
+                sample = self._map(self._entries[index])
                 if sample is not None:
                     return sample
                 # A mapper may refuse a sample; Detectron2 takes others in its place, too.
                 index = others.randrange(len(self._entries))
         raise DataError(f"The mapper returned None for {_TRIES} samples in a row.")
+
+    def _map(self, entry):
+        """
+        Raises:
+            DataError: the image cannot be read; names its file, which its own error may not.
+        """
+        assert self._mapper is not None
+        try:
+            return self._mapper(entry)
+        except OSError as error:
+            name = entry.get("file_name", "?") if isinstance(entry, dict) else "?"
+            reason = error.strerror or error
+            raise DataError(f"image {name} cannot be read: {reason}.") from error
 
 
 def _as_list(batch: list) -> list:
