@@ -106,7 +106,7 @@ def evaluations(plan: Plan, training: str, seed: int) -> dict[int, dict[str, flo
             entry = json.loads(line)
         except ValueError:  # the last line of a killed process
             continue
-        if "segm/AP" in entry:
+        if "bbox/AP" in entry:  # mask AP is missing where nothing was found
             found[int(entry["iteration"])] = entry
     return found
 
