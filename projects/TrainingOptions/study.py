@@ -3,7 +3,7 @@
 """Paired trainings: what moving average, AdamW and accumulation change on the synthetic set.
 
     python projects/TrainingOptions/study.py [--output output/training_options] [--seeds 3]
-        [--iterations 300] [--jobs 2] [--only train|report] [KEY VALUE …]
+        [--iterations 400] [--jobs 2] [--only train|report] [KEY VALUE …]
 
 Written to the folder: tables.md, results.json, runs/. Trainings that are there are not repeated, and
 interrupted ones go on where they were; --only report makes tables of what is there so far.
@@ -71,8 +71,10 @@ class Plan:
         return self.output / "runs" / training / f"seed{seed}"
 
     def runs(self) -> list[tuple[str, int]]:
-        """Seed by seed, so that whatever is done is paired."""
-        return [(t, seed) for seed in range(1, self.seeds + 1) for t in TRAININGS]
+        """Seed by seed, so that whatever is done is paired; what tells least comes last."""
+        seeds = range(1, self.seeds + 1)
+        first, last = TRAININGS[:-1], TRAININGS[-1]
+        return [(t, seed) for seed in seeds for t in first] + [(last, seed) for seed in seeds]
 
     def moments(self) -> dict[str, int]:
         """Title of an evaluation -> its iteration in metrics.json."""
@@ -230,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=Path, default=Path("output/training_options"))
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind")
-    parser.add_argument("--iterations", type=int, default=300, help="of each training")
+    parser.add_argument("--iterations", type=int, default=400, help="of each training")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
     parser.add_argument("--only", choices=("train", "report"), help="one step (default: both)")
     parser.add_argument("opts", nargs="*", help="config overrides for all trainings, KEY VALUE …")
