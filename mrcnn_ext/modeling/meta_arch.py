@@ -17,6 +17,7 @@ from ..checkpoint import CheckedWeights, check_complete, compare_weights, descri
 from ..errors import DataError
 from ..structures import DeferredMaskInstances, DeferredMasks
 from .compute import autocast_for, check_autocast, float32_results, recompute_backbone
+from .mask_heads import MaskHeadBase
 from .run_setup import set_up_run
 from .scripting import inherited
 
@@ -213,6 +214,29 @@ def _check_batch(
     kinds = [kind for kind in ("mask", "keypoint") if getattr(roi_heads, f"{kind}_on", False)]
     classes = getattr(roi_heads, "num_classes", None)
     check_training_inputs(batched_inputs, classes, [f"gt_{kind}s" for kind in kinds], terms)
+    if "mask" in kinds:
+        _check_boxes_only(batched_inputs, roi_heads)
+
+
+def _check_boxes_only(batched_inputs: list[dict], roi_heads: torch.nn.Module) -> None:
+    """
+    Raises:
+        DataError: an object has no mask, and the mask head would learn that it is empty.
+    """
+    head = getattr(roi_heads, "mask_head", None)
+    if isinstance(head, MaskHeadBase):
+        return
+    for inputs in batched_inputs:
+        instances = inputs["instances"]
+        if not instances.has("gt_has_mask") or instances.gt_has_mask.device.type != "cpu":
+            continue
+        without = int((~instances.gt_has_mask).sum())
+        if without:
+            raise DataError(
+                f"{_describe(inputs)}: {without} of its {len(instances)} objects have a box only, from "
+                f"which {type(head).__name__} cannot learn; expected a mask head of this package, such "
+                'as MODEL.ROI_MASK_HEAD.NAME "MrcnnExtFCNMaskHead".'
+            )
 
 
 def check_training_inputs(

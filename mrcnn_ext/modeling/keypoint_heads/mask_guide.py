@@ -58,7 +58,12 @@ def _ground_truth(instances: list[Instances], side: tuple[int, int]) -> Tensor:
             f"{_KEY} is True, but the ground truth has no masks: set MODEL.MASK_ON to True, for a "
             "data set that has masks."
         )
-    return mask_targets(instances, side)[:, None]
+    masks = mask_targets(instances, side)[:, None]
+    if not any(x.has("gt_has_mask") for x in instances):
+        return masks
+    # Neither object nor background, where nobody has drawn a mask
+    known = torch.cat([x.gt_has_mask for x in instances if len(x)]).to(masks.device)
+    return torch.where(known[:, None, None, None], masks.float(), 0.5)
 
 
 def _predicted(instances: list[Instances], side: tuple[int, int]) -> Tensor:

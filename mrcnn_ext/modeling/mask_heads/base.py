@@ -204,7 +204,8 @@ class MaskHeadBase(nn.Module):
         Args:
             features: (R, C, P, P) RoI features, or feature maps by name.
             instances: N Instances; foreground with ``proposal_boxes``, ``gt_classes`` and ``gt_masks``
-                in training, with ``pred_boxes`` and ``pred_classes`` otherwise.
+                in training, with ``pred_boxes`` and ``pred_classes`` otherwise. Where they have
+                ``gt_has_mask`` (bool), only those with True train the head.
 
         Returns:
             a dict of losses in training; otherwise the instances, with ``pred_masks`` (n, 1, M, M)
@@ -254,13 +255,21 @@ class MaskHeadBase(nn.Module):
     # ---- Switches ----------------------------------------------------------------------------------
 
     def _trainable(self, features, instances: list[Instances]):
-        if not self.train_classes:
+        if not self.train_classes and not any(x.has("gt_has_mask") for x in instances):
             return features, instances
-        keep = [_is_any_of(x.gt_classes, self.train_classes) for x in instances]
+        keep = [self._teaches(x) for x in instances]
         instances = [x[k] for x, k in zip(instances, keep)]
         if isinstance(features, Tensor):
             features = features[torch.cat(keep)]
         return features, instances
+
+    def _teaches(self, instances: Instances) -> Tensor:
+        """(n,) bool: whose masks train the head. Images without objects have no ``gt_has_mask``."""
+        classes = instances.gt_classes
+        keep = torch.ones_like(classes, dtype=torch.bool)
+        if self.train_classes:
+            keep = _is_any_of(classes, self.train_classes)
+        return keep & instances.gt_has_mask if instances.has("gt_has_mask") else keep
 
     def _inputs(self, features, instances, boxes_field: str, classes_field: str) -> MaskHeadInputs:
         boxes = enlarge_boxes([x.get(boxes_field) for x in instances], self.context)
