@@ -37,6 +37,7 @@ from .command_line import (
     open_standard_files,
     run_until_stopped,
 )
+from .config.check_data import check_data
 from .config.check_training import check_training
 from .config.load import find_config, load_config
 from .data import register_datasets
@@ -170,6 +171,7 @@ def _train_yaml(args: argparse.Namespace):
     # For any META_ARCHITECTURE; those of this package also check the whole config.
     register_datasets(cfg)
     check_training(cfg)
+    check_data(cfg)
     cfg.freeze()
     default_setup(cfg, args)
     if args.eval_only:
