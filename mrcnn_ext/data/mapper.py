@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +21,9 @@ from .augmentation.sample import clipped_box
 from .instances import to_instances
 
 __all__ = ["TrainingMapper"]
+
+# Detectron2's tools print what is logged below its own name.
+logger = logging.getLogger("detectron2." + __name__)
 
 
 class TrainingMapper(DatasetMapper):
@@ -60,6 +64,8 @@ class TrainingMapper(DatasetMapper):
         # AugmentationList makes augmentations of plain transforms.
         made = iter(self.augmentations.augs)
         self.steps = [s if isinstance(s, SampleAugmentation) else next(made) for s in steps]
+        if self.needs_dataset:
+            logger.info(f"All augmentations, in their order: {self.steps}")
         self.min_area_left = min_area_left
         self.dataset = dataset
         self._check_masks()

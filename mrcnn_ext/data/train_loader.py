@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from detectron2.data import DatasetFromList, build_detection_train_loader
 from detectron2.data.build import get_detection_dataset_dicts
 
 from .mapper import TrainingMapper
 
-__all__ = ["build_train_loader", "train_loader_from_config"]
+__all__ = ["build_train_loader", "train_loader_from_config", "training_data"]
 
 
 def build_train_loader(dataset, *, mapper, **kwargs):
@@ -34,6 +36,16 @@ def train_loader_from_config(cfg):
     Raises:
         ConfigError: an augmentation cannot be used.
     """
+    dataset, mapper = training_data(cfg)
+    return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
+
+
+def training_data(cfg) -> tuple[Sequence[dict], TrainingMapper]:
+    """The records that a yaml config trains on, and the mapper that makes samples of them.
+
+    Raises:
+        ConfigError: an augmentation cannot be used.
+    """
     mapper = TrainingMapper(cfg, True)
     dataset = get_detection_dataset_dicts(
         cfg.DATASETS.TRAIN,
@@ -47,4 +59,4 @@ def train_loader_from_config(cfg):
         dataset = DatasetFromList(dataset, copy=False)
     if mapper.needs_dataset:
         mapper.dataset = dataset
-    return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
+    return dataset, mapper

@@ -160,7 +160,7 @@ def test_numbers_that_are_pasted(tmp_path):
 def test_what_is_missing_is_said(tmp_path):
     entry = record(tmp_path, "rle")
     with pytest.raises(
-        ConfigError, match="let mrcnn_ext.data.build_train_loader be dataloader.train"
+        ConfigError, match=r"let mrcnn_ext\.data\.build_train_loader be dataloader\.train"
     ):
         seeded(mapper(["CopyPaste"], "bitmask"), entry, 0)
     labels = tmp_path / "labels.png"

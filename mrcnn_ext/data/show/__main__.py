@@ -2,7 +2,8 @@
 """Show training samples as the model gets them, with masks, boxes and keypoints.
 
     python -m mrcnn_ext.data.show config.yaml --number 12 --out samples.png
-    python -m mrcnn_ext.data.show config.yaml --each MRCNN_EXT.DATA.AUGMENTATIONS "['Rotation', 'Noise']"
+    python -m mrcnn_ext.data.show config.yaml --each \\
+        MRCNN_EXT.DATA.AUGMENTATIONS "['Rotation', 'Noise']"
     python -m mrcnn_ext.data.show config.py --import my_package.datasets dataloader.train.num_workers=0
 
 The config is yaml or a LazyConfig, a file or one of this package by its name.
@@ -114,7 +115,8 @@ def _each(samples: TrainingSamples, args: argparse.Namespace) -> np.ndarray:
 
 
 def _name(step) -> str:
-    return str(step).replace("\n", " ")
+    inner = getattr(step, "aug", step)  # of RandomApply, which has no text of its own
+    return str(inner).replace("\n", " ")
 
 
 def _panel(

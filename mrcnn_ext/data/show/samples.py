@@ -19,7 +19,7 @@ from ...config.check_data import check_data
 from ...errors import ConfigError
 from ..configured_datasets import register_datasets
 from ..mapper import TrainingMapper
-from ..train_loader import train_loader_from_config
+from ..train_loader import training_data
 
 __all__ = ["TrainingSamples"]
 
@@ -64,13 +64,8 @@ class TrainingSamples:
         check_data(cfg)
         if not cfg.DATASETS.TRAIN:
             raise ConfigError("DATASETS.TRAIN is (), so there are no training samples.")
-        # No process of its own, which the loader would start.
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.ASPECT_RATIO_GROUPING = 0, False
-        cfg.SOLVER.IMS_PER_BATCH = 1
-        mapped = train_loader_from_config(cfg).dataset.dataset
-        return cls(mapped._dataset, mapped._map_func, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]))
+        records, mapper = training_data(cfg)
+        return cls(records, mapper, MetadataCatalog.get(cfg.DATASETS.TRAIN[0]))
 
     def choose(self, number: int, seed: int) -> list[int]:
         """Indices of random records, all different."""
