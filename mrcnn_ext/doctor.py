@@ -17,6 +17,7 @@ import platform
 import re
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["diagnose"]
@@ -47,6 +48,10 @@ _PACKAGES: dict[str, tuple[str, bool, str]] = {
     "matplotlib": ("matplotlib", True, "pip install matplotlib"),
     "rich": ("rich", True, "pip install rich"),
 }
+
+# Distributions of the module cv2. albumentations brings the headless one.
+_OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python",
+           "opencv-contrib-python-headless")  # fmt: skip
 
 # Detectron2 registry -> the config key that takes its names
 _REGISTRY_KEYS: dict[str, str] = {
@@ -104,7 +109,24 @@ def _versions(advice: list[str]) -> dict[str, str | None]:
             versions[distribution] = importlib.metadata.version(distribution)
         except importlib.metadata.PackageNotFoundError:  # another distribution provides the module
             versions[distribution] = getattr(__import__(module), "__version__", "unknown")
+    _several_opencvs(versions, advice)
     return versions
+
+
+def _several_opencvs(versions: dict[str, str | None], advice: list[str]) -> None:
+    """All installed distributions of the module cv2: each overwrites the files of the others."""
+    found = {}
+    for distribution in _OPENCV:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[distribution] = importlib.metadata.version(distribution)
+    if found and "opencv-python" not in found:  # another one stands for it
+        del versions["opencv-python"]
+    versions.update(found)
+    if len(found) > 1:
+        advice.append(
+            f"{' and '.join(found)} are both installed, in one folder: the last one that was installed "
+            "is used. Should cv2 not work: pip uninstall all of them, then install one"
+        )
 
 
 def _environment(advice: list[str]) -> dict[str, str | None]:

@@ -15,6 +15,7 @@ import sys
 
 from detectron2.engine import DefaultTrainer
 
+from .config.check_data import set_data_keys
 from .config.check_training import set_training_keys
 from .engine.running import FOLLOWS, check_followed, trainer_being_built
 from .engine.trainer import CLASS_PARTS, INSTANCE_PARTS
@@ -27,7 +28,7 @@ logger = logging.getLogger("detectron2." + __name__)
 
 
 def extend_running_tool(cfg) -> list[type]:
-    """Make the keys of training and evaluation work in the script that runs.
+    """Make the keys of training, its data and evaluation work in the script that runs.
 
     Calling it again changes nothing.
 
@@ -38,7 +39,7 @@ def extend_running_tool(cfg) -> list[type]:
     Raises:
         ConfigError: a key of training is set, and the trainer that is being built is Detectron2's own.
     """
-    training = bool(set_training_keys(cfg))
+    training = bool(set_training_keys(cfg) or set_data_keys(cfg))
     if not training and not replaces_evaluators(cfg):
         return []
     found = _trainer_classes()

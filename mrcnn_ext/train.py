@@ -39,6 +39,7 @@ from .command_line import (
     run_until_stopped,
 )
 from .config.check import check_model_and_datasets
+from .config.check_data import check_data
 from .config.check_solver import check_given
 from .config.check_training import check_training
 from .config.load import find_config, load_config
@@ -122,6 +123,7 @@ def _start(args: argparse.Namespace) -> None:
     else:
         check_given(cfg)
         check_training(cfg, training=not args.eval_only)
+        check_data(cfg)
     device = _device(cfg, is_lazy)
     processes = args.num_gpus * args.num_machines
     if device == "cpu" and not is_lazy and not args.eval_only:

@@ -95,3 +95,23 @@ def test_doctor_works_where_something_needed_is_missing(module, package):
     report = json.loads(result.stdout)
     assert report["versions"][package] is None
     assert any(line.startswith(f"{package} is missing: pip install") for line in report["advice"])
+
+
+def test_several_opencvs_are_reported(monkeypatch):
+    versions = {"opencv-python": "5.0", "opencv-python-headless": "4.12"}
+
+    def version(name):
+        if name.startswith("opencv") and name not in versions:
+            raise doctor.importlib.metadata.PackageNotFoundError(name)
+        return versions.get(name, "1")
+
+    monkeypatch.setattr(doctor.importlib.metadata, "version", version)
+    advice = []
+    found = doctor._versions(advice)
+    assert {k: v for k, v in found.items() if k.startswith("opencv")} == versions
+    assert any("opencv-python and opencv-python-headless are both installed" in a for a in advice)
+    del versions["opencv-python"]
+    advice = []
+    found = doctor._versions(advice)
+    assert {k: v for k, v in found.items() if k.startswith("opencv")} == versions
+    assert not any("both installed" in a for a in advice)

@@ -1,7 +1,8 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 """Every config key of mrcnn_ext (yaml side; LazyConfig passes arguments instead).
 
-Those of training are in ``training_defaults.py``. ``docs/config.md`` is generated from both files by
+Those of training are in ``training_defaults.py``, those of training data in ``data_defaults.py``.
+``docs/config.md`` is generated from all three files by
 ``python -m mrcnn_ext.config.reference``: the comment above a key is its documentation.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from fvcore.common.config import CfgNode as FvcoreCfgNode
 
+from .data_defaults import add_data_config
 from .training_defaults import add_training_defaults
 
 __all__ = ["add_mrcnn_ext_config"]
@@ -334,5 +336,6 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     _C.EVALUATION.BEST_METRIC = ""
     # "max", or "min" for a BEST_METRIC that is a loss.
     _C.EVALUATION.BEST_MODE = "max"
+    add_data_config(_C, CN)
     add_training_defaults(_C, CN)
     return _C

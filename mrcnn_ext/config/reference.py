@@ -1,5 +1,5 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Write docs/config.md from the commented defaults in defaults.py and training_defaults.py.
+"""Write docs/config.md from the commented defaults in the three files of defaults.
 
 python -m mrcnn_ext.config.reference > docs/config.md
 """
@@ -26,7 +26,8 @@ _KEY = re.compile(r"_C\.([A-Z0-9_.]+) = (.+)")
 def config_reference() -> str:
     """The text of docs/config.md."""
     lines: list[str] = []
-    for name, start in (("defaults.py", "def _defaults"), ("training_defaults.py", "    # ---")):
+    files = ("data_defaults.py", "    # ---"), ("training_defaults.py", "    # ---")
+    for name, start in (("defaults.py", "def _defaults"), *files):
         source = Path(__file__).with_name(name).read_text(encoding="utf-8")
         lines += source[source.index(start) :].splitlines()
     out = [_HEADER]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from detectron2.engine import TrainerBase
 
+from ..config.check_data import set_data_keys
 from ..config.check_training import set_training_keys
 from ..errors import ConfigError
 
@@ -46,7 +47,7 @@ def check_followed(cfg) -> None:
     trainer = trainer_being_built()
     if trainer is None or getattr(type(trainer), FOLLOWS, False):
         return
-    keys = set_training_keys(cfg)
+    keys = [*set_training_keys(cfg), *set_data_keys(cfg)]
     if keys:
         raise ConfigError(
             f"{keys[0]} is set, but {type(trainer).__module__}.{type(trainer).__qualname__} does not "

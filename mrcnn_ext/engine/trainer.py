@@ -16,7 +16,10 @@ from detectron2.engine import DefaultTrainer
 from detectron2.engine import hooks as d2_hooks
 
 from ..checkpoint.training_checkpointer import TrainingCheckpointer
+from ..config.check_data import set_data_keys
 from ..config.check_training import set_training_keys
+from ..data.train_loader import train_loader_from_config
+from ..errors import ConfigError
 from ..evaluation.build import build_evaluator
 from ..evaluation.default_evaluators import default_evaluator
 from .accumulation import accumulate
@@ -36,9 +39,22 @@ __all__ = ["CLASS_PARTS", "INSTANCE_PARTS", "Trainer", "TrainerMixin"]
 _PERIOD = 20  # of Detectron2's writers
 
 
-def _train_loader(own: Callable, _cls: type, cfg, *args, **kwargs):
-    loader = own(cfg, *args, **kwargs)
+def _train_loader(own: Callable, trainer_class: type, cfg, *args, **kwargs):
+    keys = set_data_keys(cfg)
+    if keys and not _is_detectron2s(own):
+        raise ConfigError(
+            f"{keys[0]} is set, but {trainer_class.__module__}.{trainer_class.__qualname__} has a "
+            "build_train_loader of its own, which decides what a sample is; expected one of the two."
+        )
+    loader = train_loader_from_config(cfg) if keys else own(cfg, *args, **kwargs)
     return make_exact(loader, seed=cfg.SEED) if cfg.MRCNN_EXT.RESUME.EXACT else loader
+
+
+def _is_detectron2s(build_train_loader: Callable) -> bool:
+    # A method, or a partial of its function
+    own = build_train_loader
+    function = getattr(own, "__func__", getattr(own, "func", own))
+    return function is DefaultTrainer.build_train_loader.__func__  # type: ignore[attr-defined]
 
 
 def _optimizer(own: Callable, _cls: type, cfg, model):

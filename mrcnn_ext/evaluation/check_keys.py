@@ -7,6 +7,7 @@ from detectron2.data import MetadataCatalog
 
 from ..coco.read import class_names, read_categories
 from ..config.check import check_config
+from ..config.check_data import check_data
 from ..config.check_training import check_training
 from ..config.check_values import unexpected
 from ..errors import ConfigError, DataError
@@ -35,6 +36,7 @@ def check_whole_config(cfg, *, training: bool = False) -> None:
     """
     check_config(cfg, training=training)
     check_training(cfg, training=training)
+    check_data(cfg)
     check_evaluation(cfg)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from ..config.check_solver import check_given
 from ..data import register_datasets
+from ..data.augmentation import augmentations_from_config
 from ..data.loading import check_when_loaded
 from ..engine.running import trainer_being_built
 from ..evaluation.check_keys import check_whole_config
@@ -27,6 +28,8 @@ def set_up_run(cfg) -> None:
     register_datasets(cfg)
     training = trainer_being_built() is not None
     check_whole_config(cfg, training=training)
+    if training:
+        augmentations_from_config(cfg)  # which is where their names and arguments are checked
     check_when_loaded(
         cfg.DATASETS.TRAIN,
         with_masks=cfg.MODEL.MASK_ON,

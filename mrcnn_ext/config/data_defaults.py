@@ -1,0 +1,25 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""The keys of training data. ``docs/config.md`` is made from this file, too; see ``defaults.py``."""
+
+from __future__ import annotations
+
+from fvcore.common.config import CfgNode as FvcoreCfgNode
+
+__all__ = ["add_data_config"]
+
+
+def add_data_config(_C: FvcoreCfgNode, CN: type) -> None:
+    """Add the keys of training data to ``_C``, which is the node ``MRCNN_EXT``."""
+    # ---------------------------------------------------------------------------------------------
+    # Training data (mrcnn_ext.train; any train_net.py with MODEL.META_ARCHITECTURE "MrcnnExtRCNN")
+    # As long as these keys have their defaults, samples are Detectron2's. See docs/augmentation.md.
+    # ---------------------------------------------------------------------------------------------
+    if "DATA" not in _C:
+        _C.DATA = CN()
+    # Augmentations in the place of those that INPUT's keys describe (resizing, crop, flip), in their
+    # order: each a name, or [name, {argument: value}]. "Default" stands for those of INPUT. Names and
+    # arguments: docs/augmentation.md. Empty: those of INPUT.
+    _C.DATA.AUGMENTATIONS = []
+    # Drop objects of whose mask (or box, without a mask) fewer pixels than this are left in the
+    # augmented picture. 0: only those of which nothing is left.
+    _C.DATA.MIN_AREA_LEFT = 0.0

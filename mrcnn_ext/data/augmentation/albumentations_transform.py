@@ -1,0 +1,195 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Transforms of the library albumentations (2.0, MIT licence; optional)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from detectron2.data import transforms as T
+
+from ...errors import ConfigError
+from ...messages import similar
+from .arguments import number
+from .sample import mask_box
+
+__all__ = ["Albumentations", "AlbumentationsTransform"]
+
+_INSTALL = "pip install 'albumentations>=2.0,<2.1'"
+
+
+class Albumentations(T.Augmentation):
+    """One transform of albumentations, by name.
+
+    Transforms that move pixels need masks as pixels (INPUT.MASK_FORMAT "bitmask"); polygons are drawn
+    first. Boxes are those of the moved masks. Left and right keypoints change places where the picture
+    is mirrored. Random numbers come from a seed that NumPy draws, so that they are as reproducible as
+    all others.
+    """
+
+    ignores_boxes = True
+
+    def __init__(
+        self,
+        *,
+        transform: str,
+        arguments: Mapping[str, Any] | None = None,
+        probability: float | None = None,
+    ) -> None:
+        """
+        Args:
+            transform: name of a class of albumentations, such as "CLAHE" or "Affine".
+            arguments: its arguments.
+            probability: its argument ``p``; None: the class's own default.
+
+        Raises:
+            ValueError: the transform or its arguments cannot work here.
+            ConfigError: albumentations is missing, or it is another version or package.
+        """
+        super().__init__()
+        library = import_albumentations()
+        given = dict(arguments or {})
+        if probability is not None:
+            given["p"] = number("probability", probability, 0, 1)
+        self.transform, self.arguments, self.probability = transform, given, probability
+        self._made = _make(library, transform, given)
+        # Of what moves pixels, masks have to be moved, too.
+        self.needs_bitmasks = not isinstance(self._made, library.ImageOnlyTransform)
+        # Some transforms drop points that they lose, whatever remove_invisible says.
+        points = library.KeypointParams(
+            format="xy", remove_invisible=False, label_fields=["numbers"]
+        )
+        self._run = library.Compose(
+            [self._made], keypoint_params=points if self.needs_bitmasks else None
+        )
+
+    def __repr__(self) -> str:
+        return f"Albumentations({self.transform}, {self.arguments})"
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        return AlbumentationsTransform(
+            self._run, int(np.random.randint(2**31)), image, self.needs_bitmasks
+        )
+
+
+class AlbumentationsTransform(T.Transform):
+    """One call of albumentations, that is repeated with its seed for masks and points.
+
+    Attributes:
+        needs_bitmasks: it moves pixels.
+    """
+
+    def __init__(self, run, seed: int, image: np.ndarray, moves: bool) -> None:
+        """
+        Args:
+            run: an ``albumentations.Compose``.
+            seed: of this call.
+            image: the picture before it; what is drawn may depend on its pixels.
+            moves: pixels get other places.
+        """
+        super().__init__()
+        self._run, self._seed, self._image = run, seed, np.ascontiguousarray(image)
+        self.needs_bitmasks = self.cuts_objects = self.moves = moves
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        return self._again()["image"]
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        return self.apply_segmentations([segmentation])[0]
+
+    def apply_segmentations(self, segmentations: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """As apply_segmentation; the picture is transformed once for all of them."""
+        if not self.moves or not segmentations:
+            return list(segmentations)
+        return list(self._again(masks=[np.ascontiguousarray(s) for s in segmentations])["masks"])
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        if not self.moves or not len(coords):
+            return coords
+        # There, a whole number is the middle of a pixel; in Detectron2 it is an edge.
+        points = np.asarray(coords, dtype=np.float32) - 0.5
+        done = self._again(keypoints=points, numbers=np.arange(len(points)))
+        moved = np.full(points.shape, np.nan)
+        moved[np.asarray(done["numbers"], dtype=int)] = np.reshape(done["keypoints"], (-1, 2))
+        return moved + 0.5
+
+    def apply_box(self, box: np.ndarray) -> np.ndarray:
+        """The boxes around what becomes of the pixels of boxes."""
+        masks = []
+        for x0, y0, x1, y1 in np.asarray(box, dtype=float).reshape(-1, 4):
+            mask = np.zeros(self._image.shape[:2], dtype=np.uint8)
+            mask[max(int(y0), 0) : math.ceil(y1), max(int(x0), 0) : math.ceil(x1)] = 1
+            masks.append(mask)
+        if not self.moves:
+            return box
+        return np.array([mask_box(m) for m in self.apply_segmentations(masks)]).reshape(-1, 4)
+
+    def inverse(self) -> T.Transform:
+        raise NotImplementedError
+
+    def _again(self, **given) -> dict:
+        self._run.set_random_seed(self._seed)
+        if self.moves:  # which is when it asks for points
+            given = {"keypoints": np.zeros((0, 2), np.float32), "numbers": [], **given}
+        return self._run(image=self._image, **given)
+
+
+def import_albumentations():
+    """The module.
+
+    Raises:
+        ConfigError: it is missing, or it is another version or package.
+    """
+    if importlib.util.find_spec("albumentations") is None:
+        raise ConfigError(f"Albumentations needs the package albumentations: {_INSTALL}.")
+    owners = importlib.metadata.packages_distributions().get("albumentations", [])
+    if "albumentationsx" in (name.lower() for name in owners):
+        raise ConfigError(
+            "the installed albumentations is AlbumentationsX, whose licence is AGPL: pip uninstall "
+            f"albumentationsx, then {_INSTALL}."
+        )
+    import albumentations
+
+    if not albumentations.__version__.startswith("2.0."):
+        raise ConfigError(
+            f"albumentations has the version {albumentations.__version__}; expected 2.0: {_INSTALL}."
+        )
+    return albumentations
+
+
+def _make(library, name, arguments: dict):
+    made_of = getattr(library, name, None) if isinstance(name, str) else None
+    kinds = (library.ImageOnlyTransform, library.DualTransform)
+    if not isinstance(made_of, type) or not issubclass(made_of, kinds):
+        known = [
+            key
+            for key, value in vars(library).items()
+            if isinstance(value, type) and issubclass(value, kinds) and value not in kinds
+        ]
+        near = similar(str(name), known)
+        hint = f"; similar: {', '.join(near)}" if near else ""
+        raise ValueError(
+            f"transform is {name!r}; expected a class of albumentations that transforms single "
+            f"pictures{hint}"
+        )
+    known = [*inspect.signature(made_of.__init__).parameters][1:]  # type: ignore[misc]
+    for argument in arguments:
+        if argument not in known:  # albumentations would only warn
+            near = similar(argument, known)
+            hint = f"; similar: {', '.join(near)}" if near else ""
+            raise ValueError(
+                f"{name} has no argument '{argument}'{hint}; there are: {', '.join(known)}"
+            )
+    made = made_of(**arguments)
+    if made.targets_as_params:
+        needed = ", ".join(made.targets_as_params)
+        raise ValueError(
+            f"transform is {name!r}, which needs {needed} besides the picture; expected one that needs "
+            "nothing else"
+        )
+    return made

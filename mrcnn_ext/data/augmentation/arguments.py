@@ -1,0 +1,91 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Checks of the arguments of augmentations; each error names the argument and what was expected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+__all__ = ["choice", "interval", "is_number", "number", "picture_size", "whole"]
+
+
+def is_number(value) -> bool:
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return real and math.isfinite(value)
+
+
+def number(name: str, value, low: float = -math.inf, high: float = math.inf) -> float:
+    """A number in [low, high].
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not is_number(value) or not low <= value <= high:
+        raise _unexpected(name, value, f"a number{_range(low, high)}")
+    return float(value)
+
+
+def whole(name: str, value, low: int) -> int:
+    """A whole number, ``low`` or more.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not is_number(value) or value != int(value) or value < low:
+        raise _unexpected(name, value, f"a whole number, {low} or more")
+    return int(value)
+
+
+def interval(
+    name: str, value, low: float = -math.inf, high: float = math.inf, *, integral: bool = False
+) -> tuple[float, float]:
+    """Two numbers in [low, high], the smaller first.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    kind = "whole numbers" if integral else "numbers"
+    expected = f"[least, greatest], two {kind}{_range(low, high)}"
+    pair = _listed(value)
+    if len(pair) != 2 or not all(is_number(v) and low <= v <= high for v in pair):
+        raise _unexpected(name, value, expected)
+    if pair[0] > pair[1] or (integral and any(v != int(v) for v in pair)):
+        raise _unexpected(name, value, expected)
+    return (int(pair[0]), int(pair[1])) if integral else (float(pair[0]), float(pair[1]))
+
+
+def picture_size(name: str, value) -> tuple[int, int]:
+    """(height, width) in pixels, of one whole number or of two.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    pair = [value, value] if is_number(value) else _listed(value)
+    if len(pair) != 2 or not all(is_number(v) and v == int(v) and v >= 1 for v in pair):
+        raise _unexpected(name, value, "a side in pixels, or [height, width]")
+    return int(pair[0]), int(pair[1])
+
+
+def choice(name: str, value, known: Sequence[str]) -> str:
+    """One of some words.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if value not in known:
+        raise _unexpected(name, value, " or ".join(map(repr, known)))
+    return value
+
+
+def _listed(value) -> list:
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
+
+
+def _range(low: float, high: float) -> str:
+    if low > -math.inf and high < math.inf:
+        return f" from {low:g} to {high:g}"
+    return f", {low:g} or more" if low > -math.inf else ""
+
+
+def _unexpected(name: str, value, expected: str) -> ValueError:
+    return ValueError(f"{name} is {value!r}; expected {expected}")

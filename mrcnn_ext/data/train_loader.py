@@ -1,0 +1,62 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Detectron2's training loader around :class:`TrainingMapper`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from detectron2.data import DatasetFromList, build_detection_train_loader
+from detectron2.data.build import get_detection_dataset_dicts
+
+from .mapper import TrainingMapper
+
+__all__ = ["build_train_loader", "train_loader_from_config", "training_data"]
+
+
+def build_train_loader(dataset, *, mapper, **kwargs):
+    """``build_detection_train_loader``, whose mapper knows the data set: copy-paste needs it.
+
+    A LazyConfig has it as ``dataloader.train``.
+
+    Args:
+        dataset: records, as Detectron2's function takes them; stored once for loader and mapper.
+        mapper: for a record; one with an attribute ``dataset`` that is None gets it.
+        kwargs: as for Detectron2's function.
+    """
+    if isinstance(dataset, list):
+        dataset = DatasetFromList(dataset, copy=False)
+    if getattr(mapper, "dataset", dataset) is None:
+        mapper.dataset = dataset
+    return build_detection_train_loader(dataset, mapper=mapper, **kwargs)
+
+
+def train_loader_from_config(cfg):
+    """The loader of a yaml config: Detectron2's, with what ``MRCNN_EXT.DATA`` adds.
+
+    Raises:
+        ConfigError: an augmentation cannot be used.
+    """
+    dataset, mapper = training_data(cfg)
+    return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
+
+
+def training_data(cfg) -> tuple[Sequence[dict], TrainingMapper]:
+    """The records that a yaml config trains on, and the mapper that makes samples of them.
+
+    Raises:
+        ConfigError: an augmentation cannot be used.
+    """
+    mapper = TrainingMapper(cfg, True)
+    dataset = get_detection_dataset_dicts(
+        cfg.DATASETS.TRAIN,
+        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+        if cfg.MODEL.KEYPOINT_ON
+        else 0,
+        proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
+    )
+    if isinstance(dataset, list):
+        dataset = DatasetFromList(dataset, copy=False)
+    if mapper.needs_dataset:
+        mapper.dataset = dataset
+    return dataset, mapper
