@@ -115,6 +115,8 @@ def _versions(advice: list[str]) -> dict[str, str | None]:
 
 def _several_opencvs(versions: dict[str, str | None], advice: list[str]) -> None:
     """All installed distributions of the module cv2: each overwrites the files of the others."""
+    if not _found("opencv-python"):
+        return
     found = {}
     for distribution in _OPENCV:
         with suppress(importlib.metadata.PackageNotFoundError):

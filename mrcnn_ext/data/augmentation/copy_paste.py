@@ -79,9 +79,7 @@ class CopyPaste(SampleAugmentation):
         candidates = [o for o in other.objects if _has_pixels(o)]
         # Any number, none and all included.
         number_pasted = np.random.randint(min(len(candidates), self.max_instances) + 1)
-        chosen = (
-            np.random.choice(len(candidates), number_pasted, replace=False) if candidates else []
-        )
+        chosen = np.random.permutation(len(candidates))[:number_pasted]
         paste(
             sample,
             other.image,
@@ -161,4 +159,4 @@ def _box_stays(box: np.ndarray, covered: np.ndarray, min_area_left: float) -> bo
     right, bottom = np.ceil(box[2:]).astype(int)
     part = covered[top:bottom, left:right]
     hidden = int(np.count_nonzero(part))
-    return not hidden or part.size - hidden > min_area_left
+    return not hidden or bool(part.size - hidden > min_area_left)

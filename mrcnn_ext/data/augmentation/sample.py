@@ -122,8 +122,8 @@ class Sample:
                 each["bbox"] = step.apply_box(each["bbox"][None])[0]
             if isinstance(masks, list):
                 # Not apply_polygons: that of Detectron2's crop needs shapely.
-                moved = [step.apply_coords(points) for points in masks]
-                each["segmentation"] = _clipped(moved, size) if loses else moved
+                polygons = [step.apply_coords(points) for points in masks]
+                each["segmentation"] = _clipped(polygons, size) if loses else polygons
             if "keypoints" in each:
                 if mirrored is None:
                     mirrored = _is_mirrored(step, before)
