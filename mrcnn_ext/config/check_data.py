@@ -41,6 +41,9 @@ def check_data(cfg) -> None:
     if not isinstance(entries, (list, tuple)):
         expected = "a list of names, and of [name, {argument: value}]"
         raise unexpected(f"{_NODE}.AUGMENTATIONS", entries, expected)
+    boxes_only = value_of(cfg, f"{_NODE}.BOXES_ONLY")
+    if not isinstance(boxes_only, bool):
+        raise unexpected(f"{_NODE}.BOXES_ONLY", boxes_only, "True or False")
     least = value_of(cfg, f"{_NODE}.MIN_AREA_LEFT")
     is_number = isinstance(least, (int, float)) and not isinstance(least, bool)
     if not is_number or not 0 <= least < math.inf:

@@ -23,3 +23,6 @@ def add_data_config(_C: FvcoreCfgNode, CN: type) -> None:
     # Drop objects of whose mask (or box, without a mask) fewer pixels than this are left in the
     # augmented picture. 0: only those of which nothing is left.
     _C.DATA.MIN_AREA_LEFT = 0.0
+    # Take objects without a mask, too: boxes and classes learn from all objects, masks from those that
+    # have one. Needs a mask head of this package. False: such an object is an error.
+    _C.DATA.BOXES_ONLY = False

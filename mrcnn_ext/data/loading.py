@@ -127,7 +127,7 @@ def check_when_loaded(
 
     Args:
         names: of data sets.
-        with_masks: all objects of an image must have a mask, or none.
+        with_masks: all objects must have a mask.
         need_objects: each data set must have objects to train on.
     """
     for name in names:
@@ -193,12 +193,12 @@ def _check_masks(json_file: str, dicts: list[dict]) -> None:
     for record in dicts:
         objects = _objects(record)
         without = sum("segmentation" not in a for a in objects)
-        if 0 < without < len(objects):
+        if without:
             raise DataError(
                 f"{json_file}: image {describe(record['image_id'])} ({record['file_name']}): "
                 f"{without} of its {len(objects)} objects have no segmentation; training with "
-                "masks (MODEL.MASK_ON) needs one of each. python -m mrcnn_ext.data.check says which "
-                "annotations."
+                "masks (MODEL.MASK_ON) needs one of each, or MRCNN_EXT.DATA.BOXES_ONLY True with a "
+                "mask head of this package. python -m mrcnn_ext.data.check says which annotations."
             )
 
 

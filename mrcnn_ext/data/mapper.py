@@ -18,7 +18,7 @@ from fvcore.transforms.transform import Transform, TransformList
 from ..errors import ConfigError, DataError
 from .augmentation import Sample, SampleAugmentation, augmentations_from_config
 from .augmentation.sample import clipped_box
-from .instances import to_instances
+from .instances import filter_empty, to_instances
 
 __all__ = ["TrainingMapper"]
 
@@ -46,6 +46,7 @@ class TrainingMapper(DatasetMapper):
         augmentations: Sequence[T.Augmentation | Transform | SampleAugmentation],
         image_format: str,
         min_area_left: float = 0.0,
+        boxes_only: bool = False,
         dataset: Sequence[dict] | None = None,
         **kwargs,
     ) -> None:
@@ -55,6 +56,7 @@ class TrainingMapper(DatasetMapper):
             augmentations: Detectron2's, and those of ``mrcnn_ext.data.augmentation``.
             image_format: order of the channels, such as "BGR".
             min_area_left: in pixels of the augmented picture; of the box where there is no mask.
+            boxes_only: objects may lack a mask; see :func:`to_instances`.
             dataset: records that copy-paste draws from; ``mrcnn_ext.data.build_train_loader`` sets it.
             kwargs: as for DatasetMapper.
         """
@@ -67,6 +69,7 @@ class TrainingMapper(DatasetMapper):
         if self.needs_dataset:
             logger.info(f"All augmentations, in their order: {self.steps}")
         self.min_area_left = min_area_left
+        self.boxes_only = boxes_only and self.use_instance_mask
         self.dataset = dataset
         self._check_masks()
 
@@ -77,7 +80,8 @@ class TrainingMapper(DatasetMapper):
             out["augmentations"] = augmentations_from_config(cfg)
         # Set where something is cut, whatever cut it.
         out["recompute_boxes"] = False
-        out.update(min_area_left=cfg.MRCNN_EXT.DATA.MIN_AREA_LEFT, dataset=dataset)
+        keys = cfg.MRCNN_EXT.DATA
+        out.update(min_area_left=keys.MIN_AREA_LEFT, boxes_only=keys.BOXES_ONLY, dataset=dataset)
         return out
 
     @property
@@ -183,13 +187,19 @@ class TrainingMapper(DatasetMapper):
                 each["segmentation"] = [points.reshape(-1) for points in masks]
             each["bbox"] = clipped_box(each["bbox"], sample.size)
         masked = sum("segmentation" in each for each in sample.objects)
-        if 0 < masked < len(sample.objects):
+        if 0 < masked < len(sample.objects) and not self.boxes_only:
             raise DataError(
                 f"{_name(record)}: {len(sample.objects) - masked} of its {len(sample.objects)} objects "
-                "have no segmentation; training with masks needs one of each."
+                "have no segmentation; training with masks needs one of each, or "
+                "MRCNN_EXT.DATA.BOXES_ONLY (the mapper's boxes_only)."
             )
-        instances = to_instances(sample.objects, sample.size, mask_format=self.instance_mask_format)
-        return utils.filter_empty_instances(instances)
+        instances = to_instances(
+            sample.objects,
+            sample.size,
+            mask_format=self.instance_mask_format,
+            boxes_only=self.boxes_only,
+        )
+        return filter_empty(instances)
 
     def _check_masks(self) -> None:
         if not self.use_instance_mask or self.instance_mask_format == "bitmask":

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
+
 from ..config.check_solver import check_given
 from ..data import register_datasets
 from ..data.augmentation import augmentations_from_config
 from ..data.loading import check_when_loaded
 from ..engine.running import trainer_being_built
+from ..errors import ConfigError
 from ..evaluation.check_keys import check_whole_config
 from ..tool_hooks import extend_running_tool
+from .mask_heads import MaskHeadBase
 
 __all__ = ["set_up_run"]
 
@@ -28,11 +32,14 @@ def set_up_run(cfg) -> None:
     register_datasets(cfg)
     training = trainer_being_built() is not None
     check_whole_config(cfg, training=training)
+    boxes_only = cfg.MRCNN_EXT.DATA.BOXES_ONLY
     if training:
         augmentations_from_config(cfg)  # which is where their names and arguments are checked
+        if boxes_only and cfg.MODEL.MASK_ON:
+            _check_takes_boxes_only(cfg.MODEL.ROI_MASK_HEAD.NAME)
     check_when_loaded(
         cfg.DATASETS.TRAIN,
-        with_masks=cfg.MODEL.MASK_ON,
+        with_masks=cfg.MODEL.MASK_ON and not boxes_only,
         # Of several, one may be of backgrounds.
         need_objects=len(cfg.DATASETS.TRAIN) == 1 and cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
     )
@@ -41,3 +48,13 @@ def set_up_run(cfg) -> None:
         with_masks=False,
     )
     extend_running_tool(cfg)
+
+
+def _check_takes_boxes_only(name: str) -> None:
+    head = ROI_MASK_HEAD_REGISTRY.get(name) if name in ROI_MASK_HEAD_REGISTRY else None
+    if not (isinstance(head, type) and issubclass(head, MaskHeadBase)):
+        raise ConfigError(
+            f"MRCNN_EXT.DATA.BOXES_ONLY is True, but MODEL.ROI_MASK_HEAD.NAME is '{name}', which would "
+            "learn empty masks of objects that have a box only; expected a mask head of this package, "
+            "such as 'MrcnnExtFCNMaskHead'."
+        )

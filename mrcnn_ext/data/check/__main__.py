@@ -28,7 +28,7 @@ from ...errors import ConfigError, DataError
 from ...files import write_json
 from .. import register_datasets
 from ..registered import CocoFiles, registered_coco
-from .against_config import check_with_config
+from .against_config import MASK_IS_MISSING, check_with_config, takes_boxes_only
 from .between import DatasetSummary, compare_datasets
 from .dataset import check_coco, check_file, count_coco
 from .problem import Problem
@@ -139,6 +139,8 @@ def _check(target: CocoFiles, data: dict, cfg, decode: bool, between: list[Probl
         problems = [p for p in problems if p.kind != "annotations-none"]
     if cfg is not None:  # which knows the evaluator
         problems = [p for p in problems if p.kind != "annotation-id-text"]
+        if takes_boxes_only(cfg):
+            problems = [p for p in problems if p.kind not in MASK_IS_MISSING]
     return {
         "name": target.name,
         "json_file": target.json_file,

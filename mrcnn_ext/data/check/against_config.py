@@ -11,7 +11,10 @@ from ...messages import describe, shorten
 from .patterns import count_text
 from .problem import Problem
 
-__all__ = ["check_metadata", "check_with_config"]
+__all__ = ["MASK_IS_MISSING", "check_metadata", "check_with_config", "takes_boxes_only"]
+
+# Kinds of problems that are none where :func:`takes_boxes_only`
+MASK_IS_MISSING = ("segmentation-missing", "segmentation-empty")
 
 
 def check_metadata(data: dict, metadata) -> list[Problem]:
@@ -74,6 +77,12 @@ def _flips(points: list[str], metadata) -> Iterator[Problem]:
         if other != name and other in points and not {name, other} <= mapped:
             text = f"keypoint_flip_map of '{metadata.name}' does not exchange {name} and {other}"
             yield Problem("warning", "metadata-flip-map", None, None, text)
+
+
+def takes_boxes_only(cfg) -> bool:
+    """Whether objects without a mask train boxes and classes alone."""
+    own = cfg.get("MRCNN_EXT")
+    return own is not None and own.DATA.BOXES_ONLY and cfg.MODEL.MASK_ON
 
 
 def check_with_config(data: dict, cfg, metadata=None) -> list[Problem]:
@@ -143,6 +152,12 @@ def _masks(instances: list[dict], cfg, trains: bool) -> Iterator[Problem]:
     rles = [
         a for a in masks if isinstance(a["segmentation"], dict) or is_rle_list(a["segmentation"])
     ]
+    if takes_boxes_only(cfg) and len(masks) < len(instances):
+        text = (
+            f"{len(instances) - len(masks)} of {len(instances)} instances have a box and no mask; "
+            "MRCNN_EXT.DATA.BOXES_ONLY is True, so that masks learn from the others"
+        )
+        yield Problem("warning", "boxes-only", None, None, text)
     if instances and not masks:
         text = "MODEL.MASK_ON is True, but no annotation has a segmentation"
         yield _error("config-mask-on", text)

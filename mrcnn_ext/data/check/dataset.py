@@ -261,7 +261,8 @@ class _Annotations:
             there = annotation.get("segmentation") is not None
             kind = "segmentation-empty" if there else "segmentation-missing"
             text = f"segmentation is {'empty' if there else 'missing'}, other instances have one"
-            yield "error", kind, text + "; training with masks fails on such an image"
+            text += "; training with masks needs MRCNN_EXT.DATA.BOXES_ONLY True, or a mask here"
+            yield "error", kind, text
         yield from self._keypoints(annotation, size)
 
     def _ids(self, annotation: dict) -> Iterator[Finding]:

@@ -1,0 +1,176 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Images with masks, images with boxes only, and both in one: MRCNN_EXT.DATA.BOXES_ONLY."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Boxes
+
+from mrcnn_ext.config.check_data import check_data, set_data_keys
+from mrcnn_ext.data.check.__main__ import main as check
+from mrcnn_ext.data.instances import filter_empty, to_instances
+from mrcnn_ext.errors import ConfigError, DataError
+from mrcnn_ext.modeling.run_setup import set_up_run
+from tests.data.augmentation_cases import dense, record
+from tests.data.test_augmentation import ONE, mapper, seeded
+from tests.helpers import REPO, run_python, small_cfg, tool
+
+each_form = pytest.mark.parametrize("form", ["polygon", "rle"])
+
+
+def _entry(tmp_path, form: str, without: tuple[int, ...]) -> dict:
+    entry = record(tmp_path, form)
+    for index in without:
+        del entry["annotations"][index]["segmentation"]
+    return entry
+
+
+@each_form
+@pytest.mark.parametrize("without", [(), (0,), (1,), (0, 1)])
+def test_flags_and_masks_follow_their_objects(tmp_path, form, without):
+    mask_format = "polygon" if form == "polygon" else "bitmask"
+    settings = {"boxes_only": True, "mask_format": mask_format}
+    entry = _entry(tmp_path, form, without)
+    plain = seeded(mapper([], **settings), entry, 0)["instances"]
+    flipped = seeded(mapper([["HorizontalFlip", ONE]], **settings), entry, 0)["instances"]
+    whole = dense(seeded(mapper([], **settings), record(tmp_path, form), 0)["instances"])
+    expected = [index not in without for index in range(2)]
+    for found, masks in ((plain, whole), (flipped, whole[:, :, ::-1])):
+        assert found.gt_has_mask.tolist() == expected
+        for index, there in enumerate(expected):
+            assert (dense(found)[index] == masks[index]).mean() > 0.999 if there else True
+            assert dense(found)[index].any() == there
+    boxes = plain.gt_boxes.tensor.numpy()
+    assert np.allclose(boxes, [a["bbox"] for a in entry["annotations"]], atol=1e-4)
+
+
+@each_form
+def test_an_image_without_objects_has_the_fields_too(form):
+    mask_format = "polygon" if form == "polygon" else "bitmask"
+    found = to_instances([], (20, 30), mask_format=mask_format, boxes_only=True)
+    assert len(found) == len(found.gt_masks) == len(found.gt_has_mask) == 0
+    assert len(filter_empty(found)) == 0
+
+
+def test_only_a_mask_that_should_be_there_may_not_be_empty():
+    found = to_instances(
+        [{"bbox": [0, 0, 9, 9], "bbox_mode": 0, "category_id": 0}] * 3,
+        (20, 30),
+        mask_format="bitmask",
+        boxes_only=True,
+    )
+    found.gt_boxes = Boxes(torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 9], [3, 3, 3, 9]]))
+    found.gt_masks = BitMasks(torch.zeros(3, 20, 30, dtype=torch.bool))
+    found.gt_has_mask = torch.tensor([False, True, False])
+    assert filter_empty(found).gt_has_mask.tolist() == [False]
+
+
+def test_without_the_key_nothing_is_flagged(tmp_path):
+    assert not seeded(mapper([]), record(tmp_path, "polygon"), 0)["instances"].has("gt_has_mask")
+
+
+def test_copy_paste_pastes_what_has_a_mask_and_keeps_the_flags(tmp_path):
+    source = _entry(tmp_path, "rle", (0,))
+    steps = [["CopyPaste", {"probability": 1.0}]]
+    made = mapper(steps, boxes_only=True, mask_format="bitmask", dataset=[source])
+    for seed in range(8):
+        found = seeded(made, _entry(tmp_path, "rle", (1,)), seed)["instances"]
+        assert len(found.gt_has_mask) == len(found)
+        assert [bool(mask.any()) for mask in dense(found)] == found.gt_has_mask.tolist()
+
+
+# ---- Config, data set and check --------------------------------------------------------------------
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """A config whose training set has one object with a mask, and one without, in two images."""
+    content = {
+        "images": [
+            {"id": i, "file_name": f"{i}.png", "height": 96, "width": 96} for i in (1, 2)
+        ],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [
+            {
+                "id": i, "image_id": i, "category_id": 1, "iscrowd": 0, "area": 1600,
+                "bbox": [10, 10, 40, 40],
+            }
+            for i in (1, 2)
+        ],
+    }  # fmt: skip
+    content["annotations"][0]["segmentation"] = [[10, 10, 50, 10, 50, 50, 10, 50]]
+    file = tmp_path / "mixed.json"
+    file.write_text(json.dumps(content))
+    for i in (1, 2):
+        entry = record(tmp_path, "", i, (96, 96))
+        (tmp_path / f"{i}.png").write_bytes((tmp_path / entry["file_name"]).read_bytes())
+    name = f"mrcnn_ext_test_mixed_{tmp_path.name}"
+    cfg = small_cfg()
+    cfg.MODEL.MASK_ON, cfg.MODEL.ROI_HEADS.NUM_CLASSES = True, 1
+    cfg.MODEL.ROI_MASK_HEAD.NAME = "MrcnnExtFCNMaskHead"
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (name,), ()
+    cfg.MRCNN_EXT.DATA.DATASETS = [[name, str(file), str(tmp_path)]]
+    yield cfg
+    if name in DatasetCatalog:
+        DatasetCatalog.remove(name)
+
+
+def test_the_data_set_is_taken_with_the_key(mixed):
+    set_up_run(mixed)
+    with pytest.raises(DataError, match=r"image 2 .*1 of its 1 objects have no.*BOXES_ONLY"):
+        DatasetCatalog.get(mixed.DATASETS.TRAIN[0])
+    mixed.MRCNN_EXT.DATA.BOXES_ONLY = True
+    assert set_data_keys(mixed) == ["MRCNN_EXT.DATA.BOXES_ONLY"]
+    set_up_run(mixed)
+    assert len(DatasetCatalog.get(mixed.DATASETS.TRAIN[0])) == 2
+
+
+def test_a_stock_head_is_refused_before_training(mixed, monkeypatch):
+    mixed.MRCNN_EXT.DATA.BOXES_ONLY = True
+    mixed.MODEL.ROI_MASK_HEAD.NAME = "MaskRCNNConvUpsampleHead"
+    build_model(mixed)  # to predict
+    monkeypatch.setattr("mrcnn_ext.modeling.run_setup.trainer_being_built", lambda: object())
+    with pytest.raises(ConfigError, match=r"ROI_MASK_HEAD.NAME is 'MaskRCNNConvUpsampleHead'"):
+        set_up_run(mixed)
+
+
+def test_the_value_of_the_key_is_checked(mixed):
+    mixed.MRCNN_EXT.DATA.BOXES_ONLY = "yes"
+    with pytest.raises(ConfigError, match=r"BOXES_ONLY is 'yes'; expected True or False"):
+        check_data(mixed)
+
+
+def test_the_check_of_data_tells_what_it_found(mixed, tmp_path, capsys):
+    for value, code in ((False, 1), (True, 0)):
+        mixed.MRCNN_EXT.DATA.BOXES_ONLY = value
+        file = tmp_path / "config.yaml"
+        file.write_text(mixed.dump())
+        assert check(["--config-file", str(file)]) == code
+        text = " ".join(capsys.readouterr().out.split())
+        assert ("segmentation-missing" in text) != value
+        assert ("1 of 2 instances have a box and no mask" in text) == value
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not tool("train_net.py").is_file(), reason="Detectron2's tools are not there")
+@pytest.mark.parametrize("command", ["train_net.py", "ours"])
+def test_it_trains(mixed, tmp_path, command):
+    mixed.MRCNN_EXT.DATA.BOXES_ONLY = True
+    mixed.MODEL.DEVICE, mixed.SOLVER.MAX_ITER, mixed.SOLVER.IMS_PER_BATCH = "cpu", 3, 2
+    mixed.INPUT.MIN_SIZE_TRAIN, mixed.DATALOADER.NUM_WORKERS = (96,), 0
+    mixed.MRCNN_EXT.LOG.PERIOD = 1
+    mixed.OUTPUT_DIR = str(tmp_path / "out")
+    file = tmp_path / "config.yaml"
+    file.write_text(mixed.dump())
+    start = ["-m", "mrcnn_ext.train"] if command == "ours" else [tool(command)]
+    env = {"DETECTRON2_ENV_MODULE": "mrcnn_ext.d2_env", "PYTHONPATH": str(REPO)}
+    done = run_python(["-W", "ignore", *start, "--config-file", file], env=env)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    lines = (tmp_path / "out" / "metrics.json").read_text().splitlines()
+    assert all("loss_mask" in json.loads(line) for line in lines)
