@@ -28,7 +28,8 @@ def _content() -> dict:
     entries = [
         {"image_id": 1, "category_id": 2, "segmentation": text_rle(encode_mask(mask))},
         {"image_id": 1, "category_id": 2, "bbox": [20, 10, 40, 10], "area": 100},
-        {"image_id": 1, "category_id": 4, "bbox": [20, 10, 40, 20], "segmentation": [[20, 10, 60, 10, 60, 30]]},
+        {"image_id": 1, "category_id": 4, "bbox": [20, 10, 40, 20],
+         "segmentation": [[20, 10, 60, 10, 60, 30]]},
         {"image_id": 1, "category_id": 4, "bbox": [0, 0, 100, 50], "iscrowd": 1},
         {"image_id": 2, "category_id": 2, "bbox": [5, 5, 10, 30], "keypoints": [1, 1, 2, 0, 0, 0]},
     ]  # fmt: skip
