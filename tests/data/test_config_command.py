@@ -63,10 +63,7 @@ def test_every_choice_is_a_key_and_has_its_reason(tmp_path):
         cfg = load_config(base)
         for choice in choices:
             cfg.merge_from_list([choice.key, choice.value])
-        sections, explained = (
-            set(),
-            {choice.key.rpartition(".")[0] for choice in choices if choice.why},
-        )
+        explained = {choice.key.rpartition(".")[0] for choice in choices if choice.why}
         sections = {choice.key.rpartition(".")[0] for choice in choices}
         assert sections - explained <= {"MRCNN_EXT.KEYPOINT_HEAD"}
         assert all(choice.why.endswith(".") for choice in choices if choice.why)
@@ -208,7 +205,5 @@ def test_from_own_files_to_a_trained_model(tmp_path, monkeypatch):
     assert main(["data_split/split.yaml", "--device", "cpu", "--output-dir", "out"]) == 0
     overrides = ["MODEL.WEIGHTS", "", "SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "()"]
     overrides += ["DATALOADER.NUM_WORKERS", "0", "TEST.EVAL_PERIOD", "0"]
-    train.main(["--config-file", "config.yaml", *overrides])
+    assert train.main(["--config-file", "config.yaml", *overrides]) == 0
     assert (tmp_path / "out" / "model_final.pth").is_file()
-    last = [json.loads(line) for line in (tmp_path / "out" / "metrics.json").open()][-1]
-    assert any(key.startswith("segm/") or key == "segm/AP" for key in last) or "total_loss" in last
