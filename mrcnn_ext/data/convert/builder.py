@@ -276,12 +276,15 @@ class Builder:
         images = sorted(self._images, key=lambda image: image["file_name"])
         ids = {image["id"]: number for number, image in enumerate(images, 1)}
         objects = sorted(self._objects, key=lambda found: ids[found[0]])
+        # Detectron2's own loader wants keypoints of all objects, or of none.
+        lengths = {len(names) for names in self._keypoints.values()}
+        unlabelled = [0] * 3 * (lengths.pop() if len(lengths) == 1 else 0)
         annotations = []
         for number, (image_id, shape, entry) in enumerate(objects, 1):
             assert shape.label is not None
             entry = {"id": number, **entry, "category_id": numbers[shape.label]}
             entry["image_id"] = ids[image_id]
-            annotations.append(entry | self._points(shape))
+            annotations.append(entry | self._points(shape, unlabelled))
         images = [{**image, "id": ids[image["id"]]} for image in images]
         return {"images": images, "categories": categories, "annotations": annotations}
 
@@ -299,10 +302,10 @@ class Builder:
             }
         return category
 
-    def _points(self, shape: Shape) -> dict:
+    def _points(self, shape: Shape, unlabelled: list) -> dict:
         names = self._keypoints.get(shape.label or "")
         if not names:
-            return {}
+            return {"keypoints": unlabelled, "num_keypoints": 0} if unlabelled else {}
         flat: list[float] = []
         for name in names:
             x, y, visible = shape.keypoints.get(name, (0, 0, 0))
