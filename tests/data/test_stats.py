@@ -147,21 +147,31 @@ def test_pixel_values_of_16_bits(tmp_path):
 # ---------------------------------------------------------------------------------------- command
 
 
-def test_command(tmp_path, capsys):
+def _files(tmp_path):
     content = _content()
     for image in content["images"]:
         size = image["width"], image["height"]
         Image.new("RGB", size, (10, 20, 30)).save(tmp_path / image["file_name"])
     data = tmp_path / "data.json"
     data.write_text(json.dumps(content))
-    out = tmp_path / "out"
-    assert main([str(data), "--images", str(tmp_path), "--out", str(out)]) == 0
+    return data
+
+
+def test_command(tmp_path, capsys):
+    data = _files(tmp_path)
+    assert main([str(data), "--images", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "3 images (1 without objects), 4 objects" in text
     assert "PIXEL_MEAN [30.0, 20.0, 10.0], PIXEL_STD [0.0, 0.0, 0.0]" in text
-    assert json.loads((out / "stats.json").read_text())["objects"] == 4
-    assert Image.open(out / "stats.png").size[0] > 1000
-    data.write_text(json.dumps({**content, "annotations": []}))
-    assert main([str(data), "--out", str(out)]) == 0
     assert main(["nobody_has_this"]) == 2
     assert "no data set 'nobody_has_this' is registered" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_files_of_the_command(tmp_path):
+    data, out = _files(tmp_path), tmp_path / "out"
+    assert main([str(data), "--out", str(out)]) == 0
+    assert json.loads((out / "stats.json").read_text())["objects"] == 4
+    assert Image.open(out / "stats.png").size[0] > 1000
+    data.write_text(json.dumps({**_content(), "annotations": []}))
+    assert main([str(data), "--out", str(out)]) == 0
