@@ -14,7 +14,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..errors import ConfigError
 
-__all__ = ["check_yaml"]
+__all__ = ["check_yaml", "read_yaml"]
 
 _BASE = "_BASE_"
 _MOST_BYTES = 2**16  # Detectron2's own whole config has 20 KB
@@ -58,6 +58,26 @@ def check_yaml(path: str, parents: tuple[str, ...] = ()) -> None:
                 except OSError as error:
                     reason = error.strerror or error
                     raise ConfigError(f"{path}: its {_BASE} {base}: {reason}.") from error
+
+
+def read_yaml(path: str) -> dict:
+    """The content of a yaml file of plain values that is no config, such as a list of class names.
+
+    Raises:
+        ConfigError: it cannot be read, or holds anything else; names the file.
+    """
+    try:
+        text = _text(path)
+        root = yaml.compose(text, yaml.SafeLoader)
+        number = 0 if root is None else _count(root, path, {})
+        content = yaml.safe_load(text) if number <= _MOST_VALUES else None
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path}: cannot be read: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a yaml file of KEY: VALUE lines.")
+    return content
 
 
 def _check_keys(node: yaml.MappingNode, path: str) -> None:

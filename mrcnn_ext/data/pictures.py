@@ -8,9 +8,10 @@ import os
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
-__all__ = ["picture_problem"]
+__all__ = ["picture_problem", "upright_size"]
 
 _SUBFILE_TYPE, _REDUCED = 254, 1  # TIFF: a page may be a smaller copy of another
+_EXIF_ORIENTATION = 0x0112
 
 
 def picture_problem(path: str | os.PathLike) -> str | None:
@@ -60,3 +61,18 @@ def _page_problem(image: Image.Image) -> str | None:
     if pages <= 1:
         return None
     return f"has {pages} pages, of which Detectron2 reads the first: save each as a file of its own"
+
+
+def upright_size(path: str | os.PathLike) -> tuple[int, int]:
+    """Width and height of a picture as Detectron2 reads it: EXIF's orientation is applied.
+
+    Raises:
+        OSError, ValueError, SyntaxError: of Pillow, where it is no picture.
+    """
+    with PathManager.open(os.fspath(path), "rb") as file, Image.open(file) as image:
+        width, height = image.size
+        try:
+            turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+        except Exception:  # as Detectron2: broken EXIF data is none
+            turned = False
+    return (height, width) if turned else (width, height)
