@@ -151,7 +151,8 @@ def _cut(each: dict, covered: np.ndarray, min_area_left: float, max_box_change: 
     left = np.count_nonzero(each["segmentation"])
     if not left:
         return False
-    return left > min_area_left or bool((abs(each["bbox"] - before) <= max_box_change).all())
+    moved = abs(each["bbox"] - before).max()
+    return bool(left > min_area_left or moved <= max_box_change)
 
 
 def _box_stays(box: np.ndarray, covered: np.ndarray, min_area_left: float) -> bool:
