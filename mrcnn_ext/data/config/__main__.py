@@ -25,7 +25,7 @@ from ...command_line import (
     import_all,
     say,
 )
-from ...config.load import default_config, get_config_file, load_config
+from ...config.load import get_config_file, load_config
 from ...errors import ConfigError, DataError
 from ...files import write_text
 from ..configured_datasets import register_datasets
@@ -113,9 +113,8 @@ def _run(args: argparse.Namespace) -> int:
     first = source.files[0][0]
     keypoints = 0 if args.no_keypoints or not found.keypoints.any() else slots(categories, first)
     machine = _machine(args)
-    known = "BOXES_ONLY" in default_config().MRCNN_EXT.DATA
     try:
-        base, choices, notes = choose(found, machine, keypoints=keypoints, boxes_only=known)
+        base, choices, notes = choose(found, machine, keypoints=keypoints)
     except DataError as error:
         raise DataError(f"{args.data}: {error}") from error
     choices = [*_data_choices(source, test), *choices, *_device(machine, args)]

@@ -61,27 +61,26 @@ class Choice:
     why: str = ""
 
 
-def choose(found: Measured, machine: Machine, *, keypoints: int = 0, boxes_only: bool = False):
+def choose(found: Measured, machine: Machine, *, keypoints: int = 0):
     """Choose a base and keys.
 
     Args:
         found: the training set.
         machine: where it will be trained.
         keypoints: slots of all skeletons together; 0: train none.
-        boxes_only: MRCNN_EXT.DATA.BOXES_ONLY is known, so masks may be missing.
 
     Returns:
         name of the base config, choices, and notes.
 
     Raises:
-        DataError: there is nothing to train on, or masks are missing where that is not possible.
+        DataError: there is nothing to train on.
     """
     if not len(found.boxes):
         raise DataError("the data set has no object to train on.")
     small = machine.device == "cpu"
     short, sizes, size_why = _sizes(found, small)
     longest = _multiple(short * min(_LONG, _aspect(found)))
-    masks = _masks(found, boxes_only)
+    masks = _masks(found)
     batch, accumulate, batch_why = _batch(machine, short, longest, bool(keypoints))
     choices = [
         Choice(
@@ -158,7 +157,7 @@ def _anchors(found: Measured, short: int, longest: int) -> list[Choice]:
 # ------------------------------------------------------------------------------------------ heads
 
 
-def _masks(found: Measured, boxes_only: bool) -> list[Choice]:
+def _masks(found: Measured) -> list[Choice]:
     with_mask = found.kind_of != ""
     if not with_mask.any():
         return [Choice("MODEL.MASK_ON", False, "No object has a mask.")]
@@ -176,12 +175,6 @@ def _masks(found: Measured, boxes_only: bool) -> list[Choice]:
         ),
     ]
     if not with_mask.all():
-        if not boxes_only:
-            raise DataError(
-                f"{(~with_mask).sum()} of {len(with_mask)} objects have a box but no mask, and "
-                "training needs a mask for each or for none. Take them out, or make masks of the boxes "
-                "(data.convert --boxes-as-masks)."
-            )
         choices.append(
             Choice(
                 "MRCNN_EXT.DATA.BOXES_ONLY",
