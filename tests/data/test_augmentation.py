@@ -37,7 +37,7 @@ GEOMETRY = {
     "larger rotation": ["Rotation", {"angle": [-90, 90], "expand": True}],
 }
 LOOKS = {
-    "colour": ["Colour", {"brightness": [0.9, 1.1], "contrast": [0.9, 1.1]}],
+    "colour": ["Colour", {"brightness": [0.97, 1.1], "contrast": [0.97, 1.1]}],
     "blur": ["Blur", {"sigma": [0.1, 1.5], **ONE}],
     "noise": ["Noise", {"deviation": [0, 12], **ONE}],
 }
@@ -80,6 +80,8 @@ def check(out: dict, tolerance: int = 2) -> None:
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         if not len(rows):  # a sliver of a polygon between the middles of pixels
             assert instances.gt_masks.area()[number] < 10
+            continue
+        if mask.sum() < 40:  # pixels of a sliver are a bad measure of its box
             continue
         tight = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
         assert np.abs(box - tight).max() <= 2.5
