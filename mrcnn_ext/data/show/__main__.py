@@ -116,7 +116,9 @@ def _each(samples: TrainingSamples, args: argparse.Namespace) -> np.ndarray:
 
 def _name(step) -> str:
     inner = getattr(step, "aug", step)  # of RandomApply, which has no text of its own
-    return str(inner).replace("\n", " ")
+    text = str(inner).replace("\n", " ")
+    # Detectron2's text of an augmentation whose arguments it has changed
+    return type(inner).__name__ if text.startswith("<") else text
 
 
 def _panel(

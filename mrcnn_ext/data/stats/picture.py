@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ...page import line_color
 from .measure import Measured, resized
@@ -56,7 +57,7 @@ def _classes(axes: Axes, classes: list[dict]) -> None:
     if shown and shown[0]["objects"] > 20 * max(shown[-1]["objects"], 1):
         axes.set_xscale("symlog")
     axes.set_title("classes" + (f", {more} more not shown" if more > 0 else ""))
-    axes.legend()
+    axes.legend(framealpha=0.9, frameon=True)  # it may lie on bars
 
 
 def _sizes(axes: Axes, sides: np.ndarray, summary: dict) -> None:
@@ -72,7 +73,7 @@ def _sizes(axes: Axes, sides: np.ndarray, summary: dict) -> None:
     for index, size in enumerate(summary["anchors"][0]["sizes"]):
         label = "suggested anchors" if index == 0 else None
         axes.axvline(size, color=line_color(1), linestyle="--", label=label)
-    axes.legend()
+    axes.legend(framealpha=0.9, frameon=True)
 
 
 def _shapes(axes: Axes, sides: np.ndarray, summary: dict) -> None:
@@ -90,4 +91,5 @@ def _histogram(axes: Axes, values: np.ndarray, xlabel: str, ylabel: str) -> None
     most = int(values.max(initial=1))
     bins = (np.arange(most + 2) - 0.5).tolist() if most <= 60 else 40
     axes.hist(values, bins=bins, color=line_color(0))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel=xlabel, ylabel=ylabel, title=xlabel)
