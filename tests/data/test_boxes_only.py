@@ -140,6 +140,19 @@ def test_a_stock_head_is_refused_before_training(mixed, monkeypatch):
         set_up_run(mixed)
 
 
+def test_a_test_set_needs_all_masks(mixed, monkeypatch, tmp_path):
+    mixed.MRCNN_EXT.DATA.BOXES_ONLY = True
+    mixed.DATASETS.TEST = mixed.DATASETS.TRAIN
+    set_up_run(mixed)  # to predict
+    monkeypatch.setattr("mrcnn_ext.modeling.run_setup.trainer_being_built", lambda: object())
+    expected = r"DATASETS.TEST\): 1 of 2 objects have no segm.* image 2, annotation 2"
+    with pytest.raises(DataError, match=expected):
+        set_up_run(mixed)
+    file = tmp_path / "config.yaml"
+    file.write_text(mixed.dump())
+    assert check(["--config-file", str(file)]) == 1
+
+
 def test_the_value_of_the_key_is_checked(mixed):
     mixed.MRCNN_EXT.DATA.BOXES_ONLY = "yes"
     with pytest.raises(ConfigError, match=r"BOXES_ONLY is 'yes'; expected True or False"):
