@@ -80,10 +80,10 @@ def _check_test_masks(names: Iterable[str]) -> None:
         annotations = read_coco(json_file, annotated=False)["annotations"]
         lacking = [a for a in annotations if isinstance(a, dict) and not a.get("segmentation")]
         if lacking:
-            first = lacking[0]
+            image, number = (describe(lacking[0].get(key)) for key in ("image_id", "id"))
             raise DataError(
                 f"{json_file} ('{name}' in DATASETS.TEST): {len(lacking)} of {len(annotations)} "
-                f"objects have no segmentation, the first: image {describe(first.get('image_id'))}, annotation "
-                f"{describe(first.get('id'))}. MRCNN_EXT.DATA.BOXES_ONLY is for training; name images "
-                "there whose objects all have masks."
+                f"objects have no segmentation, the first: image {image}, annotation {number}. "
+                "MRCNN_EXT.DATA.BOXES_ONLY is for training; name images there whose objects all have "
+                "masks."
             )
