@@ -55,7 +55,7 @@ def test_trainings_differ_in_what_they_are_named_after(training):
 def test_table_of_differences(tmp_path):
     plan = _plan(tmp_path)
     for seed, (last, average) in {1: (10.0, 13.0), 2: (20.0, 21.0)}.items():
-        values = {"segm/AP": last, "ema/segm/AP": average}
+        values = {"bbox/AP": 1.0, "segm/AP": last, "ema/segm/AP": average}
         _write_metrics(plan, "sgd", seed, {50: {"total_loss": 1.0}, 100: values})
     text = study.report(plan)
     found = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
@@ -73,9 +73,9 @@ def test_table_of_differences(tmp_path):
 def test_only_the_end_counts_as_done(tmp_path):
     plan = _plan(tmp_path)
     assert not study.is_done(plan, "sgd", 1)
-    _write_metrics(plan, "sgd", 1, {49: {"segm/AP": 1.0}})
+    _write_metrics(plan, "sgd", 1, {49: {"bbox/AP": 1.0}})
     assert not study.is_done(plan, "sgd", 1)
-    _write_metrics(plan, "sgd", 2, {49: {"segm/AP": 1.0}, 100: {"segm/AP": 2.0}})
+    _write_metrics(plan, "sgd", 2, {49: {"bbox/AP": 1.0}, 100: {"bbox/AP": 2.0}})
     assert study.is_done(plan, "sgd", 2)
 
 
