@@ -41,6 +41,12 @@ def check_data(cfg) -> None:
     if not isinstance(entries, (list, tuple)):
         expected = "a list of names, and of [name, {argument: value}]"
         raise unexpected(f"{_NODE}.AUGMENTATIONS", entries, expected)
+    share = value_of(cfg, f"{_NODE}.NEGATIVES")
+    is_number = isinstance(share, (int, float)) and not isinstance(share, bool)
+    if not is_number or not 0 <= share < 1:
+        raise unexpected(
+            f"{_NODE}.NEGATIVES", share, "a share of the images, from 0 to less than 1"
+        )
     boxes_only = value_of(cfg, f"{_NODE}.BOXES_ONLY")
     if not isinstance(boxes_only, bool):
         raise unexpected(f"{_NODE}.BOXES_ONLY", boxes_only, "True or False")

@@ -26,3 +26,6 @@ def add_data_config(_C: FvcoreCfgNode, CN: type) -> None:
     # Take objects without a mask, too: boxes and classes learn from all objects, masks from those that
     # have one. Needs a mask head of this package. False: such an object is an error.
     _C.DATA.BOXES_ONLY = False
+    # Train on images without objects, too, up to this share of all: 0.1 for every tenth image. They
+    # teach a model where nothing is. 0: as DATALOADER.FILTER_EMPTY_ANNOTATIONS says, none or all.
+    _C.DATA.NEGATIVES = 0.0

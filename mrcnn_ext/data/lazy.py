@@ -12,6 +12,7 @@ from ..coco.read import class_names, differing_classes, read_categories
 from ..errors import ConfigError
 from ..messages import shorten, similar
 from .loading import check_when_loaded
+from .negatives import keep_negatives
 
 __all__ = ["training_dicts", "use_training_dicts"]
 
@@ -23,6 +24,7 @@ def training_dicts(
     *,
     test_names: str | Sequence[str] | None = None,
     num_classes: int | None = None,
+    negatives: float = 0.0,
     **kwargs,
 ) -> list[dict]:
     """Detectron2's ``get_detection_dataset_dicts``, after a look at what does not fit together.
@@ -33,12 +35,19 @@ def training_dicts(
         names: of the training sets.
         test_names: of the test sets, whose classes must be the same; None or empty: there are none.
         num_classes: of the model; None: not known.
+        negatives: share of images without objects, see :func:`keep_negatives`; 0: as ``filter_empty``
+            says.
         kwargs: as for ``get_detection_dataset_dicts``.
 
     Raises:
         ConfigError: a data set is not registered, or has other classes; names the argument.
         DataError: an entry of a json cannot be used; names the file, the image and the annotation.
     """
+    if not 0 <= negatives < 1:
+        raise ConfigError(
+            f"dataloader.train.dataset.negatives is {negatives}; expected a share of the images, from "
+            "0 to less than 1."
+        )
     trains, tests = _listed(names), _listed(test_names)
     for key, listed in ((_TRAIN, trains), (_TEST, tests)):
         for name in listed:
@@ -50,7 +59,12 @@ def training_dicts(
         with_masks=False,
         need_objects=len(trains) == 1 and kwargs.get("filter_empty", True),
     )
-    dicts = get_detection_dataset_dicts(names=names, **kwargs)
+    if negatives:
+        least = kwargs.pop("min_keypoints", 0)
+        dicts = get_detection_dataset_dicts(names=names, **{**kwargs, "filter_empty": False})
+        dicts = keep_negatives(dicts, negatives, min_keypoints=least)
+    else:
+        dicts = get_detection_dataset_dicts(names=names, **kwargs)
     first = _classes(trains[0])
     for key, listed in ((_TRAIN, trains), (_TEST, tests)):
         for name in listed:

@@ -9,6 +9,7 @@ from detectron2.data import DatasetFromList, build_detection_train_loader
 from detectron2.data.build import get_detection_dataset_dicts
 
 from .mapper import TrainingMapper
+from .negatives import keep_negatives
 
 __all__ = ["build_train_loader", "train_loader_from_config", "training_data"]
 
@@ -47,14 +48,16 @@ def training_data(cfg) -> tuple[Sequence[dict], TrainingMapper]:
         ConfigError: an augmentation cannot be used.
     """
     mapper = TrainingMapper(cfg, True)
+    least = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
+    share = cfg.MRCNN_EXT.DATA.NEGATIVES
     dataset = get_detection_dataset_dicts(
         cfg.DATASETS.TRAIN,
-        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
-        if cfg.MODEL.KEYPOINT_ON
-        else 0,
+        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and not share,
+        min_keypoints=0 if share else least,
         proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
     )
+    if share and isinstance(dataset, list) and "annotations" in dataset[0]:
+        dataset = keep_negatives(dataset, share, min_keypoints=least)
     if isinstance(dataset, list):
         dataset = DatasetFromList(dataset, copy=False)
     if mapper.needs_dataset:

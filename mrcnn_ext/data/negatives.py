@@ -1,0 +1,53 @@
+# Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
+"""Images without objects among those that a model trains on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from detectron2.data.build import (
+    filter_images_with_few_keypoints,
+    filter_images_with_only_crowd_annotations,
+)
+
+__all__ = ["keep_negatives"]
+
+# Detectron2's tools print what is logged below its own name.
+logger = logging.getLogger("detectron2." + __name__)
+
+_SEED = (
+    0  # of all processes, and of every run: which images are left out must not change on a resume
+)
+
+
+def keep_negatives(records: Sequence[dict], share: float, *, min_keypoints: int = 0) -> list[dict]:
+    """Drop what Detectron2 drops, but for some images without objects.
+
+    An image that has only crowds is none without objects: it is dropped, as Detectron2 does.
+
+    Args:
+        records: of a data set, unfiltered, each with "annotations".
+        share: of images without objects among those that stay, at most; 0 to less than 1.
+        min_keypoints: images with objects, but fewer labelled keypoints, are dropped.
+
+    Returns:
+        images with objects, then those without, both in the order of the data set. Where there are
+        more of these than wanted, the same ones are drawn every time.
+    """
+    without = [record for record in records if not record["annotations"]]
+    kept = filter_images_with_only_crowd_annotations([r for r in records if r["annotations"]])
+    if min_keypoints > 0:
+        kept = filter_images_with_few_keypoints(kept, min_keypoints)
+    most = int(share / (1 - share) * len(kept) + 1e-9)
+    if most < len(without):
+        chosen = np.random.default_rng(_SEED).choice(len(without), size=most, replace=False)
+        drawn = [without[index] for index in sorted(chosen.tolist())]
+    else:
+        drawn = without
+    logger.info(
+        f"Trains on {len(kept)} images with objects, and on {len(drawn)} of {len(without)} without "
+        "(MRCNN_EXT.DATA.NEGATIVES)."
+    )
+    return [*kept, *drawn]
