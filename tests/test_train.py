@@ -274,7 +274,7 @@ def test_an_error_of_one_process_is_one_message(tmp_path):
     result = run_python([*command, *weights], timeout=900)
     assert result.returncode == 1
     assert "Traceback" not in result.stdout + result.stderr
-    assert result.stderr.count("train: the checkpoint (MODEL.WEIGHTS)") == 1
+    assert result.stderr.count("empty.pth (MODEL.WEIGHTS): has none of the model's") == 1
 
 
 @pytest.mark.slow
