@@ -96,6 +96,7 @@ def test_study_in_small(tmp_path):
     command = [
         *(str(PROJECT / "study.py"), "--output", str(tmp_path), "--seeds", "1"),
         *("--iterations", "4", "--jobs", "1", "MODEL.WEIGHTS", "", "INPUT.MIN_SIZE_TEST", "64"),
+        *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"),  # so that something is found
         *("INPUT.MIN_SIZE_TRAIN", "(64,)", "MRCNN_EXT.SHAPES.IMAGE_SIZE", "96"),
         *("MRCNN_EXT.SHAPES.NUM_TRAIN", "8", "MRCNN_EXT.SHAPES.NUM_VAL", "2"),
     ]
