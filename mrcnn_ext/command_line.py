@@ -16,12 +16,13 @@ from types import ModuleType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .errors import ConfigError
+from .errors import ConfigError, DataError
 from .stop_signals import StopSignals, exit_code
 
 __all__ = ["TRUST_PICKLE", "add_import_option", "command_parser", "image_progress", "import_all"]
 __all__ += [
     "add_output_option",
+    "exit_code_of",
     "open_standard_files",
     "run_until_stopped",
     "say",
@@ -84,6 +85,28 @@ def run_until_stopped(
         except KeyboardInterrupt as stop:
             print(ended(stop), file=sys.stderr)
             return exit_code(stop)
+
+
+def exit_code_of(command: str, run: Callable[[], int]) -> int:
+    """Run a command that starts no processes, to its end or to an error of which one line says all.
+
+    Args:
+        command: its name in messages.
+        run: does the work; returns the exit code.
+
+    Returns:
+        the exit code: that of ``run``; 2: unusable input or output; 130: interrupted.
+    """
+    try:
+        return run()
+    except (ConfigError, DataError) as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # the disk is full, say
+        print(f"{command}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 def say(text: str, *, error: bool = False) -> None:

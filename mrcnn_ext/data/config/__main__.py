@@ -22,11 +22,12 @@ from ...command_line import (
     add_import_option,
     add_output_option,
     command_parser,
+    exit_code_of,
     import_all,
     say,
 )
 from ...config.load import get_config_file, load_config
-from ...errors import ConfigError, DataError
+from ...errors import DataError
 from ...files import write_text
 from ..configured_datasets import register_datasets
 from ..pictures import picture_problem
@@ -74,16 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--memory is {args.memory}, expected a positive number of GiB")
     if args.out.suffix not in (".yaml", ".yml"):
         parser.error(f"--out is {args.out}, expected a name that ends with .yaml")
-    try:
-        return _run(args)
-    except (ConfigError, DataError) as error:
-        print(f"config: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # the disk is full, say
-        print(f"config: {type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return exit_code_of("config", lambda: _run(args))
 
 
 def _machine(args: argparse.Namespace) -> Machine:

@@ -21,8 +21,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ...command_line import add_output_option, command_parser, say, stage_progress
-from ...errors import ConfigError, DataError
+from ...command_line import add_output_option, command_parser, exit_code_of, say, stage_progress
 from .convert import convert_from_coco, convert_to_coco, lost_file
 from .lost import Lost
 from .options import Options
@@ -96,16 +95,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("with --to, give the COCO json only")
     if args.to is None and args.format not in READERS:
         parser.error(f"FORMAT is {args.format!r}; expected one of {', '.join(READERS)}")
-    try:
-        return _to(args) if args.to else _from(args)
-    except (ConfigError, DataError) as error:
-        print(f"convert: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # the disk is full, say
-        print(f"convert: {type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return exit_code_of("convert", lambda: _to(args) if args.to else _from(args))
 
 
 def _from(args: argparse.Namespace) -> int:

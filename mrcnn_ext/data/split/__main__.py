@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ...coco.read import check_entries, read_coco
-from ...command_line import add_output_option, command_parser, say
+from ...command_line import add_output_option, command_parser, exit_code_of, say
 from ...errors import DataError
 from ...files import write_text
 from ...messages import shorten
@@ -67,16 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.seed < 0:
         parser.error(f"--seed is {args.seed}, expected 0 or more")
     args.by = args.by or ("class" if args.group_key is None else "group")
-    try:
-        return _run(args)
-    except DataError as error:
-        print(f"split: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # the disk is full, say
-        print(f"split: {type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return exit_code_of("split", lambda: _run(args))
 
 
 def _shares(parts: list[str]) -> dict[str, float]:

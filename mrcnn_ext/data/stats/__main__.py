@@ -27,11 +27,12 @@ from ...command_line import (
     add_import_option,
     add_output_option,
     command_parser,
+    exit_code_of,
     import_all,
     say,
     stage_progress,
 )
-from ...errors import ConfigError, DataError
+from ...errors import DataError
 from ...files import write_text
 from ...page import render, staged_folder
 from ..registered import find_coco
@@ -66,16 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(
             "--min-size and --max-size: expected two positive numbers, the first not larger"
         )
-    try:
-        return _run(args)
-    except (ConfigError, DataError) as error:
-        print(f"stats: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # the disk is full, say
-        print(f"stats: {type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return exit_code_of("stats", lambda: _run(args))
 
 
 def _run(args: argparse.Namespace) -> int:
