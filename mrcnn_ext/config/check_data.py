@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import math
-
 from fvcore.common.config import CfgNode
 
-from .check_values import plain, unexpected, value_of
+from .check_values import changed_keys, unexpected, value_of
 from .data_defaults import add_data_config
+from .ranges import is_number
 
 __all__ = ["check_data", "set_data_keys"]
 
@@ -19,11 +18,7 @@ def set_data_keys(cfg) -> list[str]:
     """Full names of the keys of training data that differ from their defaults."""
     defaults = CfgNode()
     add_data_config(defaults, CfgNode)
-    return [
-        f"{_NODE}.{name}"
-        for name, default in defaults.DATA.items()
-        if plain(value_of(cfg, f"{_NODE}.{name}")) != plain(default)
-    ]
+    return changed_keys(cfg, _NODE, defaults.DATA)
 
 
 def check_data(cfg) -> None:
@@ -42,8 +37,7 @@ def check_data(cfg) -> None:
         expected = "a list of names, and of [name, {argument: value}]"
         raise unexpected(f"{_NODE}.AUGMENTATIONS", entries, expected)
     share = value_of(cfg, f"{_NODE}.NEGATIVES")
-    is_number = isinstance(share, (int, float)) and not isinstance(share, bool)
-    if not is_number or not 0 <= share < 1:
+    if not is_number(share) or not 0 <= share < 1:
         raise unexpected(
             f"{_NODE}.NEGATIVES", share, "a share of the images, from 0 to less than 1"
         )
@@ -51,6 +45,5 @@ def check_data(cfg) -> None:
     if not isinstance(boxes_only, bool):
         raise unexpected(f"{_NODE}.BOXES_ONLY", boxes_only, "True or False")
     least = value_of(cfg, f"{_NODE}.MIN_AREA_LEFT")
-    is_number = isinstance(least, (int, float)) and not isinstance(least, bool)
-    if not is_number or not 0 <= least < math.inf:
+    if not is_number(least) or least < 0:
         raise unexpected(f"{_NODE}.MIN_AREA_LEFT", least, "a number of pixels, 0 or more")

@@ -12,7 +12,7 @@ from fvcore.common.config import CfgNode
 from ..errors import ConfigError
 from ..messages import similar
 from .check_solver import check_solver
-from .check_values import plain, unexpected, value_of
+from .check_values import changed_keys, unexpected, value_of
 from .ranges import Range, check_choices, check_ranges, check_whole_numbers, is_number
 from .training_defaults import add_training_defaults
 
@@ -74,10 +74,7 @@ def set_training_keys(cfg) -> list[str]:
     """Full names of the keys for the trainer that differ from their defaults."""
     defaults = _defaults()
     return [
-        f"MRCNN_EXT.{node}.{name}"
-        for node in _NODES
-        for name, value in defaults[node].items()
-        if plain(cfg.MRCNN_EXT[node][name]) != plain(value)
+        key for node in _NODES for key in changed_keys(cfg, f"MRCNN_EXT.{node}", defaults[node])
     ]
 
 

@@ -203,6 +203,15 @@ def check_classification_loss(cfg) -> None:
         )
 
 
+def changed_keys(cfg, node: str, defaults) -> list[str]:
+    """Full names of the keys of ``node`` whose values differ from ``defaults``, a node of them."""
+    return [
+        f"{node}.{name}"
+        for name, default in defaults.items()
+        if plain(value_of(cfg, f"{node}.{name}")) != plain(default)
+    ]
+
+
 def plain(value):
     """A value for comparison: tuples and lists are the same in a config."""
     return list(value) if isinstance(value, tuple) else value
