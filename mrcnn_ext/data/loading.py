@@ -18,7 +18,7 @@ from ..coco.values import is_id
 from ..errors import DataError
 from ..messages import describe
 
-__all__ = ["check_when_loaded", "load_mended"]
+__all__ = ["check_masks_of_tests", "check_when_loaded", "load_mended"]
 
 # Detectron2's tools print what is logged below its own name.
 logger = logging.getLogger("detectron2." + __name__)
@@ -205,3 +205,26 @@ def _check_masks(json_file: str, dicts: list[dict]) -> None:
 def _objects(record: dict) -> list[dict]:
     """What Detectron2 trains on."""
     return [a for a in record["annotations"] if a.get("iscrowd", 0) == 0]
+
+
+def check_masks_of_tests(names: Iterable[str]) -> None:
+    """Evaluation needs all masks; without this look it would end with an error after hours.
+
+    Raises:
+        DataError: an object has none; names the file and the annotation.
+    """
+    for name in names:
+        metadata = MetadataCatalog.get(name)
+        json_file = metadata.get("json_file")
+        if metadata.get("evaluator_type") != "coco" or not json_file:
+            continue
+        annotations = read_coco(json_file, annotated=False)["annotations"]
+        lacking = [a for a in annotations if isinstance(a, dict) and not a.get("segmentation")]
+        if lacking:
+            image, number = (describe(lacking[0].get(key)) for key in ("image_id", "id"))
+            raise DataError(
+                f"{json_file} ('{name}' in DATASETS.TEST): {len(lacking)} of {len(annotations)} "
+                f"objects have no segmentation, the first: image {image}, annotation {number}. "
+                "MRCNN_EXT.DATA.BOXES_ONLY is for training; name images there whose objects all have "
+                "masks."
+            )

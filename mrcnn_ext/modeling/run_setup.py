@@ -3,20 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from detectron2.data import MetadataCatalog
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
 
-from ..coco.read import read_coco
 from ..config.check_solver import check_given
 from ..data import register_datasets
 from ..data.augmentation import augmentations_from_config
-from ..data.loading import check_when_loaded
+from ..data.loading import check_masks_of_tests, check_when_loaded
 from ..engine.running import trainer_being_built
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError
 from ..evaluation.check_keys import check_whole_config
-from ..messages import describe
 from ..tool_hooks import extend_running_tool
 from .mask_heads import MaskHeadBase
 
@@ -42,7 +37,7 @@ def set_up_run(cfg) -> None:
         augmentations_from_config(cfg)  # which is where their names and arguments are checked
         if boxes_only and cfg.MODEL.MASK_ON:
             _check_takes_boxes_only(cfg.MODEL.ROI_MASK_HEAD.NAME)
-            _check_test_masks(cfg.DATASETS.TEST)
+            check_masks_of_tests(cfg.DATASETS.TEST)
     check_when_loaded(
         cfg.DATASETS.TRAIN,
         with_masks=cfg.MODEL.MASK_ON and not boxes_only,
@@ -64,26 +59,3 @@ def _check_takes_boxes_only(name: str) -> None:
             "learn empty masks of objects that have a box only; expected a mask head of this package, "
             "such as 'MrcnnExtFCNMaskHead'."
         )
-
-
-def _check_test_masks(names: Iterable[str]) -> None:
-    """Evaluation needs all masks; without this look it would end with an error after hours.
-
-    Raises:
-        DataError: an object has none; names the file and the annotation.
-    """
-    for name in names:
-        metadata = MetadataCatalog.get(name)
-        json_file = metadata.get("json_file")
-        if metadata.get("evaluator_type") != "coco" or not json_file:
-            continue
-        annotations = read_coco(json_file, annotated=False)["annotations"]
-        lacking = [a for a in annotations if isinstance(a, dict) and not a.get("segmentation")]
-        if lacking:
-            image, number = (describe(lacking[0].get(key)) for key in ("image_id", "id"))
-            raise DataError(
-                f"{json_file} ('{name}' in DATASETS.TEST): {len(lacking)} of {len(annotations)} "
-                f"objects have no segmentation, the first: image {image}, annotation {number}. "
-                "MRCNN_EXT.DATA.BOXES_ONLY is for training; name images there whose objects all have "
-                "masks."
-            )
