@@ -14,14 +14,16 @@ a name of mrcnn_ext.model_zoo. Written to FOLDER:
     coco_results.json   made from it at the end: COCO's results format; image_id is the index in
                         predictions.json, or what --ids-from says
     predictions.json    likewise: all results by file
-    pictures/           images with their instances; videos as .mp4
+    pictures/           images with their instances; videos as .mp4 (H.264 with mrcnn_ext[video]), of
+                        an interrupted one what there is, as NAME.unfinished.mp4
     run.json            what the predictions depend on
 
 Whatever ends a call, what was predicted is not lost: the same command does the rest. If the model, an
 option or an input has changed, that is an error; --restart begins anew. One process works in a FOLDER.
 
 An image or video with a fault is left out with one line, and tried again by the next call: it cannot be
-read, Detectron2 reads it wrongly, its name is not UTF-8, the model or the drawing fails on it.
+read, Detectron2 reads it wrongly, its name is not UTF-8, the model or the drawing fails on it. Of a
+video, single frames are left out.
 
 Exit code 0: all inputs done; 1: some were left out, or writing failed (what was done until then is in
 coco_results.jsonl, and in the json files as far as there is room); 2: wrong usage, nothing done;
@@ -61,6 +63,13 @@ from .predictor import Predictor, named_weights
 from .run import one_line, predict_sources
 from .same_run import check_inputs, digest_of_config, digest_of_file, go_on_or_begin
 from .sources import Source, find_sources
+from .video.options import (
+    add_video_options,
+    check_video_options,
+    named_video_options,
+    track_options,
+)
+from .video.write import unfinished
 from .writer import PredictionWriter
 
 __all__ = ["main"]
@@ -82,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--no-optimize", action="store_true", help="run the model as built: slower, see "
         "docs/deployment.md")  # fmt: skip
-    add("--every", type=int, default=1, metavar="N", help="of a video take every Nth frame")
+    add_video_options(add)
     add("--batch-size", type=int, metavar="N",
         help="images that go through the model at once, where as many of one size follow each other "
         "(default: 1, on a GPU 4)")  # fmt: skip
@@ -133,6 +142,7 @@ def _predict(
             batch_size=args.batch_size or (4 if predictor.device.startswith("cuda") else 1),
             pictures=None if args.no_pictures else args.output / "pictures",
             signals=signals,
+            track=track_options(args),
         )
     except KeyboardInterrupt as stop:
         code, ended_by = exit_code(stop), "\ninterrupted"
@@ -174,6 +184,7 @@ def _prepare(
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} is {value}; expected 1 or more.")
     sources = _without_own_pictures(find_sources(args.inputs), args.output)
+    check_video_options(args, sources)
     import_all(args.imports)
     what, load = _exported(args) if args.model else _configured(args)
     ids = DatasetIds(args.ids_from) if args.ids_from else None
@@ -184,6 +195,7 @@ def _prepare(
         "--every": str(args.every),
         "--classes": str(args.classes),
         "--ids-from": "None" if ids is None else digest_of_file(ids.source),
+        **named_video_options(args),
     }
     _take_folder(args, sources, run, stack)
     predictor = load()
@@ -252,7 +264,9 @@ def _take_folder(
         go_on_or_begin(args.output, run, restart=args.restart)
         if args.restart:
             for source in sources:
-                (args.output / "pictures" / source.picture_name()).unlink(missing_ok=True)
+                picture = args.output / "pictures" / source.picture_name()
+                for file in (picture, unfinished(picture)):
+                    file.unlink(missing_ok=True)
     except (OSError, UnicodeError) as error:
         raise DataError(f"--output {args.output}: {error}.") from error
     except DataError as error:

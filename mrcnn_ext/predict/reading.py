@@ -7,7 +7,6 @@ from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from detectron2.data.detection_utils import read_image
 from PIL import UnidentifiedImageError
@@ -16,6 +15,7 @@ from ..data.pictures import picture_problem
 from ..errors import DataError
 from ..files import is_special
 from .sources import Source
+from .video.read import open_video
 
 __all__ = ["Frame", "read_frames"]
 
@@ -30,7 +30,10 @@ class Frame:
         image: uint8 (H, W, 3), BGR; None if nothing is to be done.
         stamp: of its file, from before it was read.
         picture: file to draw to, for a video its whole; None draws nothing.
-        rate: of a video's frames that are taken, in frames a second.
+        known: it is in the results already, and read only to be drawn.
+        time: of a video's frame, in seconds from its beginning.
+        rate: of a video's frames that are taken, in frames a second on the average.
+        aspect: width of a pixel by its height.
         fault: why it is left out.
         is_last: of its source.
     """
@@ -40,9 +43,17 @@ class Frame:
     image: np.ndarray | None = None
     stamp: tuple[int, ...] = ()
     picture: Path | None = None
+    known: bool = False
+    time: float | None = None
     rate: float = 0.0
+    aspect: float = 1.0
     fault: Exception | None = None
     is_last: bool = False
+
+    @property
+    def to_predict(self) -> np.ndarray | None:
+        """The image, where the model is to run on it."""
+        return None if self.known else self.image
 
     @property
     def size(self) -> int:
@@ -102,39 +113,27 @@ def _video(
 ) -> Generator[Frame, None, None]:
     if file is not None and file.exists() and _is_complete(source, done, every):
         file = None
-    stamp, index = tuple(source.stamp()), -1
-    capture = cv2.VideoCapture(str(source.path))
-    try:
-        rate = (capture.get(cv2.CAP_PROP_FPS) or 25.0) / every
-        while True:
-            index += 1
-            # grab() alone skips a frame without decoding it.
-            if not capture.grab():
-                break
+
+    def wanted(index: int) -> bool:
+        return index % every == 0 and (file is not None or f"{source.name}#{index}" not in done)
+
+    stamp = tuple(source.stamp())
+    with open_video(source.path) as video:
+        for index, time, image, problem in video.frames(wanted):
             name = f"{source.name}#{index}"
-            if index % every:
-                continue
-            if name in done and file is None:
-                yield Frame(source, name)
-                continue
-            ok, image = capture.retrieve()
-            if not ok:
-                raise DataError(f"{source.path}: frame {index} cannot be decoded.")
-            yield Frame(source, name, image, stamp, file, rate)
-        if index == 0:
-            raise DataError(f"{source.path}: no frame of it can be decoded.")
-    finally:
-        capture.release()
+            if problem is not None:
+                yield Frame(source, name, fault=DataError(f"{source.path}: {problem}"))
+            elif index % every == 0:
+                yield Frame(
+                    source, name, image, stamp, file, name in done, time, video.rate / every,
+                    video.aspect,
+                )  # fmt: skip
 
 
 def _is_complete(source: Source, done: Collection[str], every: int) -> bool:
-    """Whether a video was done, to its end, by an earlier call."""
-    capture, index = cv2.VideoCapture(str(source.path)), 0
-    try:
-        while capture.grab():
-            if index % every == 0 and f"{source.name}#{index}" not in done:
-                return False
-            index += 1
-    finally:
-        capture.release()
-    return True
+    """Whether all frames of a video that can be decoded were done by earlier calls."""
+    with open_video(source.path) as video:
+        return all(
+            problem is not None or index % every or f"{source.name}#{index}" in done
+            for index, _, _, problem in video.frames(lambda _: False)
+        )

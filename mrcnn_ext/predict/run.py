@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,13 @@ from ..stop_signals import StopSignals
 from ..visualization.instances import draw_instances
 from .ahead import Behind, ahead
 from .exported import ExportedPredictor
-from .picture_file import VideoFile, WriteError, write_picture
+from .picture_file import WriteError, write_picture
 from .predictor import Predictor
 from .reading import Frame, read_frames
 from .sources import Source
+from .video.clip import TrackOptions
+from .video.output import VideoOutput, least_score
+from .video.write import h264_problem
 from .writer import PredictionWriter
 
 __all__ = ["one_line", "predict_sources"]
@@ -43,6 +47,7 @@ def predict_sources(
     batch_size: int = 1,
     pictures: Path | None = None,
     signals: StopSignals | None = None,
+    track: TrackOptions | None = None,
 ) -> int:
     """Predict on all sources that the writer does not have, with a progress bar on stderr.
 
@@ -56,6 +61,7 @@ def predict_sources(
             other.
         pictures: the folder to draw into; None draws nothing.
         signals: are looked at between images. What was predicted by then is written.
+        track: follow objects over the frames of videos; None does not.
 
     Returns:
         how many sources have a fault.
@@ -65,7 +71,13 @@ def predict_sources(
     """
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     faulty: set[str] = set()
-    output = _Output(writer)
+    output = _Output(writer, track)
+    if pictures is not None and any(s.is_video for s in sources) and (why := h264_problem()):
+        say(
+            f"videos are written by OpenCV as MPEG-4 Part 2, which browsers do not play: {why}",
+            error=True,
+        )
+    floors = score_threshold, least_score(score_threshold, track)  # of images and of videos
     with image_progress(console) as progress:
         task = progress.add_task("predicting", total=sum(s.count(every) for s in sources))
 
@@ -87,12 +99,16 @@ def predict_sources(
         try:
             with Behind(done) as behind, closing(ahead(frames, _size)) as read:
                 for batch in _batches(read, batch_size):
-                    for frame, result in zip(batch, _predict(predictor, batch, score_threshold)):
+                    for frame, result in zip(batch, _predict(predictor, batch, floors)):
                         behind.submit(output.finish, frame, result, size=frame.size)
                     if signals is not None:
                         signals.check()
+        except KeyboardInterrupt:
+            if (left := output.interrupt(keep=True)) is not None:
+                say(one_line(f"\nthe video so far is in {left}"), error=True)
+            raise
         finally:
-            output.discard()
+            output.interrupt(keep=False)
     return len(faulty)
 
 
@@ -109,8 +125,8 @@ def _batches(frames: Iterable[Frame], batch_size: int) -> Iterator[list[Frame]]:
     """Frames with images of one size together, others by themselves; their order stays."""
     batch: list[Frame] = []
     for frame in frames:
-        first = batch[0].image if batch else None
-        fits = first is not None and frame.image is not None and first.shape == frame.image.shape
+        first, image = batch[0].to_predict if batch else None, frame.to_predict
+        fits = first is not None and image is not None and first.shape == image.shape
         if batch and not (fits and len(batch) < batch_size):
             yield batch
             batch = []
@@ -123,22 +139,25 @@ def _batches(frames: Iterable[Frame], batch_size: int) -> Iterator[list[Frame]]:
 
 
 def _predict(
-    predictor: Predictor | ExportedPredictor, batch: list[Frame], score_threshold: float
+    predictor: Predictor | ExportedPredictor, batch: list[Frame], floors: tuple[float, float]
 ) -> list[Instances | Exception | None]:
     """The instances of each frame, on the CPU; an error of the model; None if there is no image."""
-    images = [frame.image for frame in batch if frame.image is not None]
+    images = [image for frame in batch if (image := frame.to_predict) is not None]
     if len(images) > 1:
         try:
             outputs = predictor.predict_batch(images)
         except Exception:  # of memory, say: which image is it, and do the others fit by themselves?
             outputs = None
         if outputs is not None:
-            return [_kept(output["instances"], score_threshold) for output in outputs]
+            return [
+                _kept(output["instances"], floors[frame.source.is_video])
+                for frame, output in zip(batch, outputs)
+            ]
     results: list[Instances | Exception | None] = []
     for frame in batch:
         try:
-            output = None if frame.image is None else predictor(frame.image)["instances"]
-            results.append(None if output is None else _kept(output, score_threshold))
+            image, floor = frame.to_predict, floors[frame.source.is_video]
+            results.append(None if image is None else _kept(predictor(image)["instances"], floor))
         except Exception as error:
             results.append(error)
     return results
@@ -151,9 +170,11 @@ def _kept(instances: Instances, score_threshold: float) -> Instances:
 class _Output:
     """Writes the lines, pictures and videos of frames; all in one thread, in their order."""
 
-    def __init__(self, writer: PredictionWriter) -> None:
+    def __init__(self, writer: PredictionWriter, track: TrackOptions | None) -> None:
         self._writer = writer
-        self._video: VideoFile | None = None
+        self._videos = VideoOutput(writer, track)
+        #: Ends a video that is not at its end: see there.
+        self.interrupt = self._videos.interrupt
 
     @torch.no_grad()
     def finish(
@@ -168,28 +189,26 @@ class _Output:
         try:
             if isinstance(result, Exception):
                 raise result
-            if result is not None:
+            if result is not None or self._videos.needs(frame):
                 self._write(frame, result)
         except WriteError:
             raise
         except Exception as error:
             fault = error
-        if frame.is_last and self._video is not None:
-            video, self._video = self._video, None
-            video.close()
+        if frame.is_last:
+            self._videos.end()
         return frame, None if fault is None else _text(frame, fault)
 
-    def discard(self) -> None:
-        """Delete a video that is not at its end: the next call, which draws it whole, must miss it."""
-        video, self._video = self._video, None
-        if video is not None:
-            video.discard()
-
-    def _write(self, frame: Frame, instances: Instances) -> None:
-        line = self._writer.line(frame.name, instances, list(frame.stamp))
+    def _write(self, frame: Frame, instances: Instances | None) -> None:
+        if frame.source.is_video or instances is None:
+            line = self._videos.line(frame, instances)
+            shown = self._videos.shown
+        else:
+            line = self._writer.line(frame.name, instances, list(frame.stamp))
+            shown = partial(_shown, instances)
         picture = None
         if frame.picture is not None:
-            picture = _draw(frame, instances, line, self._writer.metadata)
+            picture = _draw(frame, shown(line), self._writer.metadata)
         if frame.name not in self._writer.results.done:
             try:
                 self._writer.append(line)
@@ -201,19 +220,22 @@ class _Output:
         if not frame.source.is_video:
             write_picture(frame.picture, picture)
             return
-        if self._video is None:
-            self._video = VideoFile(frame.picture, frame.rate, picture.shape)
-        self._video.write(picture)
+        self._videos.write(frame, picture)
 
 
-def _draw(frame: Frame, instances: Instances, line: dict, metadata) -> np.ndarray:
-    """The picture, BGR."""
+def _shown(instances: Instances, line: dict) -> Instances:
+    """What is to be drawn: with the masks of the line."""
     fields = dict(instances._fields)  # get_fields() would make masks dense
     if "pred_masks" in fields:
         fields["pred_masks"] = [record["segmentation"] for record in line["results"]]
+    return Instances(instances.image_size, **fields)
+
+
+def _draw(frame: Frame, instances: Instances, metadata) -> np.ndarray:
+    """The picture, BGR."""
     assert frame.image is not None
     rgb = np.ascontiguousarray(frame.image[:, :, ::-1])
-    picture = draw_instances(rgb, Instances(instances.image_size, **fields), metadata)
+    picture = draw_instances(rgb, instances, metadata)
     return np.ascontiguousarray(picture[:, :, ::-1])
 
 

@@ -77,7 +77,7 @@ def go_on_or_begin(folder: Path, run: Mapping[str, str], *, restart: bool) -> No
             raise DataError(f"{folder} holds predictions, but no {_RUN} that says of what. {_ANEW}")
         changed = [
             f"{key} was {before.get(key)} and is {run.get(key)}"
-            for key in run
+            for key in {**run, **before}
             if before.get(key) != run.get(key)
         ]
         if changed:

@@ -92,6 +92,10 @@ class PredictionWriter:
         line = {"image_id": image_id, "file": name, "height": height, "width": width}
         return {**line, **({"source": source} if source else {}), "results": records}
 
+    def class_id(self, category_id: int | float | str) -> int | float | str:
+        """The model's class of an id that :meth:`line` wrote."""
+        return self._class_ids.get(category_id, category_id)
+
     def append(self, line: dict) -> None:
         """Write what :meth:`line` returned.
 
@@ -132,10 +136,11 @@ class PredictionWriter:
 
     def _image(self, line: dict) -> dict:
         instances = [self._instance(record) for record in line["results"]]
-        return {**{k: line[k] for k in ("file", "height", "width")}, "instances": instances}
+        kept = {k: line[k] for k in ("file", "height", "width", "time") if k in line}
+        return {**kept, "instances": instances}
 
     def _instance(self, record: dict) -> dict:
-        class_id = self._class_ids.get(record["category_id"], record["category_id"])
+        class_id = self.class_id(record["category_id"])
         names = dict(enumerate(self._names or ()))
         entry = {
             "class_id": class_id,
@@ -143,7 +148,8 @@ class PredictionWriter:
             "score": record["score"],
             "bbox_xywh": record["bbox"],
         }
-        entry.update({k: record[k] for k in ("segmentation", "mask_score") if k in record})
+        kept = ("segmentation", "mask_score", "track_id")
+        entry.update({k: record[k] for k in kept if k in record})
         if "keypoints" in record:
             # COCO's keypoints name pixels: the first one's centre is 0, not 0.5.
             x, y, score = (record["keypoints"][axis::3] for axis in range(3))

@@ -41,7 +41,9 @@ def draw_instances(
         image: uint8 (H, W, 3), RGB.
         instances: with ``pred_boxes``, ``scores``, ``pred_classes`` and perhaps ``pred_masks``,
             ``pred_keypoints``, in the image's pixels; on any device. Masks may be a tensor (N, H, W)
-            or Detectron2's BitMasks, PolygonMasks or ROIMasks, or a list of RLEs or polygons.
+            or Detectron2's BitMasks, PolygonMasks or ROIMasks, or a list of RLEs or polygons. With
+            "track_ids", a list of numbers (None: of none), labels say them, and an id has its colour
+            in all pictures.
         metadata: of the data set, for names of classes and keypoints; without it, classes are
             numbers.
         score_threshold: leave out what scores less.
@@ -54,10 +56,13 @@ def draw_instances(
     boxes, scores = instances.pred_boxes.tensor.numpy(), instances.scores.numpy()
     # The largest first: what lies on it is drawn over it.
     order = [i for i in _largest_first(boxes) if scores[i] >= score_threshold]
+    ids = instances.track_ids if instances.has("track_ids") else [None] * len(instances)
     labels = [
-        f"{_class_name(metadata, int(instances.pred_classes[i]))} {100 * scores[i]:.0f}%"
+        f"{_class_name(metadata, int(instances.pred_classes[i]))}"
+        f"{'' if ids[i] is None else f' #{ids[i]}'} {100 * scores[i]:.0f}%"
         for i in order
     ]
+    colors = [instance_color(place if ids[i] is None else ids[i]) for place, i in enumerate(order)]
     masks = keypoints = None
     if instances.has("pred_masks"):
         all_masks = _unwrap_masks(instances)
@@ -66,7 +71,7 @@ def draw_instances(
         points = instances.pred_keypoints
         keypoints = np.asarray(getattr(points, "tensor", points))[order]
     classes = instances.pred_classes.numpy()[order]
-    return _draw(image, metadata, scale, boxes[order], labels, masks, keypoints, classes)
+    return _draw(image, metadata, scale, boxes[order], labels, masks, keypoints, classes, colors)
 
 
 def draw_ground_truth(
@@ -150,12 +155,13 @@ def _draw(
     masks: Iterable | None,
     keypoints: np.ndarray | None,
     classes: np.ndarray,
+    colors: list[np.ndarray] | None = None,
     truth: bool = False,
 ) -> np.ndarray:
     # Enlarged before drawing: lines and dots are as wide on any picture.
     view = View.whole(image.shape, scale or max(1.0, _LEGIBLE / max(image.shape[:2])))
     canvas = view.image(image)
-    colors = [instance_color(index) for index in range(len(labels))]
+    colors = colors or [instance_color(index) for index in range(len(labels))]
     posed = [False] * len(labels)
     if keypoints is not None:
         posed = [bool((own[:, 2] >= LEAST_SCORE).any()) for own in keypoints]

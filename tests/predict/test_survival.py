@@ -15,21 +15,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.data import Metadata
-from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from mrcnn_ext.errors import DataError, WeightsError
 from mrcnn_ext.files import only_process
 from mrcnn_ext.predict import Predictor
 from mrcnn_ext.predict.__main__ import main
-from mrcnn_ext.predict.picture_file import VideoFile, WriteError
 from mrcnn_ext.predict.predictor import named_weights
 from mrcnn_ext.predict.reading import read_frames
 from mrcnn_ext.predict.result_file import ResultFile
-from mrcnn_ext.predict.run import predict_sources
 from mrcnn_ext.predict.sources import find_sources
-from mrcnn_ext.predict.writer import PredictionWriter
 from mrcnn_ext.visualization import instances as drawing
 from tests.helpers import REPO
 from tests.predict.conftest import noise, write_clip
@@ -336,61 +331,12 @@ def test_videos_go_on_where_they_ended(trained, tmp_path, monkeypatch):
     assert len(_lines(out)) == 2
     assert main(arguments) == 0
     _check_consistent(out, [f"clip.mp4#{index}" for index in range(6)])
-    assert len(calls) == 3 + 6  # all are drawn anew
+    assert len(calls) == 3 + 4  # all are drawn anew, with what the first call found
     drawn = cv2.VideoCapture(str(out / "pictures" / "clip.mp4"))
     assert int(drawn.get(cv2.CAP_PROP_FRAME_COUNT)) == 6
     assert main(arguments) == 0
-    assert len(calls) == 9
+    assert len(calls) == 7
     assert [p.name for p in (out / "pictures").iterdir()] == ["clip.mp4"]
-
-
-def test_a_video_that_is_drawn_again_and_interrupted_is_not_taken_as_whole(tmp_path):
-    write_clip(tmp_path / "clip.mp4", 5)
-    sources, calls = find_sources([str(tmp_path / "clip.mp4")]), []
-    out = tmp_path / "out"
-
-    def predictor(image):
-        calls.append(1)
-        if len(calls) == 5 + 3:
-            raise KeyboardInterrupt
-        nothing = Boxes(torch.zeros(0, 4)), torch.zeros(0), torch.zeros(0, dtype=torch.int64)
-        fields = dict(zip(("pred_boxes", "scores", "pred_classes"), nothing))
-        return {"instances": Instances(image.shape[:2], **fields)}
-
-    def run() -> int:
-        writer = PredictionWriter(out, Metadata(), resume=True)
-        try:
-            return predict_sources(predictor, sources, writer, pictures=out / "pictures")
-        finally:
-            writer.close()
-
-    assert run() == 0
-    drawn = out / "pictures" / "clip.mp4"
-    drawn.unlink()  # as if a kill had come between the last line and the video
-    with pytest.raises(KeyboardInterrupt):
-        run()
-    assert list(drawn.parent.iterdir()) == []
-    assert run() == 0
-    assert int(cv2.VideoCapture(str(drawn)).get(cv2.CAP_PROP_FRAME_COUNT)) == 5
-    _check_consistent(out, [f"clip.mp4#{index}" for index in range(5)])
-
-
-def test_a_video_that_did_not_become_whole_is_an_error(tmp_path):
-    video = VideoFile(tmp_path / "a.mp4", 10.0, (80, 120, 3))
-    for seed in range(3):
-        video.write(noise(seed))
-    video.write(noise(4, 100, 90))  # of another size: scaled, not dropped
-    video.close()
-    assert int(cv2.VideoCapture(str(tmp_path / "a.mp4")).get(cv2.CAP_PROP_FRAME_COUNT)) == 4
-    before = (tmp_path / "a.mp4").read_bytes()
-    video = VideoFile(tmp_path / "a.mp4", 10.0, (80, 120, 3))
-    video.write(noise(1))
-    video._writer.release()
-    os.truncate(video._temporary, 100)  # as a limit on the size of files leaves it
-    with pytest.raises(WriteError, match=r"a.mp4 cannot be written: it did not become whole"):
-        video.close()
-    assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
-    assert (tmp_path / "a.mp4").read_bytes() == before
 
 
 @pytest.mark.parametrize("again", [False, True])

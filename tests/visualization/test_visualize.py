@@ -21,6 +21,7 @@ from mrcnn_ext.visualization import (
     draw_instances,
     plot_training_curves,
 )
+from mrcnn_ext.visualization.colors import instance_color
 from mrcnn_ext.visualization.curves import _score_label
 from mrcnn_ext.visualization.pose import draw_poses
 
@@ -92,6 +93,22 @@ def test_masks_colour_their_pixels_and_no_others():
     assert changed[away].mean() < 0.01
     colors = [picture[100, 60], picture[110, 190]]
     assert np.abs(colors[0].astype(int) - colors[1]).max() > 40
+
+
+def test_ids_are_in_labels_and_have_their_colour_in_every_picture(monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        "mrcnn_ext.visualization.instances.write_labels",
+        lambda canvas, labels, *_, **__: (written.append([x.text for x in labels]), canvas)[1],
+    )
+    first, second = _instances(), _instances()[[1]]
+    first.track_ids, second.track_ids = [7, None], [7]
+    pictures = [draw_instances(_gray(), one, METADATA, scale=1.0) for one in (first, second)]
+    assert written == [["disc #7 90%", "square 40%"], ["square #7 40%"]]
+    color = 255 * instance_color(7)
+    for picture, place in zip(pictures, ((100, 60), (110, 190))):
+        assert np.abs(picture[place] - (0.4 * color + 0.6 * 128)).max() < 2
+    assert np.abs(pictures[0][110, 190] - pictures[1][110, 190].astype(int)).max() > 40
 
 
 def test_masks_are_drawn_exactly_and_their_holes_stay_open():
