@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from detectron2.data import Metadata
 from detectron2.structures import Instances
@@ -92,7 +93,7 @@ class PredictionWriter:
         line = {"image_id": image_id, "file": name, "height": height, "width": width}
         return {**line, **({"source": source} if source else {}), "results": records}
 
-    def class_id(self, category_id: int | float | str) -> int | float | str:
+    def class_id(self, category_id: int | float | str) -> Any:
         """The model's class of an id that :meth:`line` wrote."""
         return self._class_ids.get(category_id, category_id)
 

@@ -56,13 +56,13 @@ def draw_instances(
     boxes, scores = instances.pred_boxes.tensor.numpy(), instances.scores.numpy()
     # The largest first: what lies on it is drawn over it.
     order = [i for i in _largest_first(boxes) if scores[i] >= score_threshold]
-    ids = instances.track_ids if instances.has("track_ids") else [None] * len(instances)
+    ids: list = instances.track_ids if instances.has("track_ids") else [None] * len(instances)
     labels = [
         f"{_class_name(metadata, int(instances.pred_classes[i]))}"
         f"{'' if ids[i] is None else f' #{ids[i]}'} {100 * scores[i]:.0f}%"
         for i in order
     ]
-    colors = [instance_color(place if ids[i] is None else ids[i]) for place, i in enumerate(order)]
+    numbers = [place if ids[i] is None else int(ids[i]) for place, i in enumerate(order)]
     masks = keypoints = None
     if instances.has("pred_masks"):
         all_masks = _unwrap_masks(instances)
@@ -71,7 +71,7 @@ def draw_instances(
         points = instances.pred_keypoints
         keypoints = np.asarray(getattr(points, "tensor", points))[order]
     classes = instances.pred_classes.numpy()[order]
-    return _draw(image, metadata, scale, boxes[order], labels, masks, keypoints, classes, colors)
+    return _draw(image, metadata, scale, boxes[order], labels, masks, keypoints, classes, numbers)
 
 
 def draw_ground_truth(
@@ -155,13 +155,13 @@ def _draw(
     masks: Iterable | None,
     keypoints: np.ndarray | None,
     classes: np.ndarray,
-    colors: list[np.ndarray] | None = None,
+    numbers: list[int] | None = None,
     truth: bool = False,
 ) -> np.ndarray:
     # Enlarged before drawing: lines and dots are as wide on any picture.
     view = View.whole(image.shape, scale or max(1.0, _LEGIBLE / max(image.shape[:2])))
     canvas = view.image(image)
-    colors = colors or [instance_color(index) for index in range(len(labels))]
+    colors = [instance_color(number) for number in numbers or range(len(labels))]
     posed = [False] * len(labels)
     if keypoints is not None:
         posed = [bool((own[:, 2] >= LEAST_SCORE).any()) for own in keypoints]

@@ -11,6 +11,7 @@ import heapq
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,13 +40,13 @@ class VideoFrame(NamedTuple):
     """A frame, or several in a row that are broken.
 
     Attributes:
-        index: of the frame in the video, from 0; broken ones count.
+        position: of the frame in the video, from 0; broken ones count.
         time: when it is shown, in seconds from the first frame; greater than that of the frame before.
         image: uint8 (H, W, 3), BGR; None if it is not wanted, or broken.
         problem: why there is no image, a sentence without the file's name.
     """
 
-    index: int
+    position: int
     time: float
     image: np.ndarray | None = None
     problem: str | None = None
@@ -94,7 +95,7 @@ class VideoReader(ABC):
         """All frames.
 
         Args:
-            wanted: tells of an index whether the image is needed.
+            wanted: tells of a position whether the image is needed.
 
         Raises:
             DataError: not a single frame can be decoded.
@@ -195,7 +196,7 @@ class PyAvReader(VideoReader):
         except av.error.FFmpegError as error:
             reason = error.strerror or "it is damaged"
             raise DataError(f"{path}: no frame of it can be decoded: {reason}.") from error
-        stream = self._container.streams.best("video")  # never the cover of a song
+        stream: Any = self._container.streams.best("video")  # never the cover of a song
         if stream is None:
             self._container.close()
             raise DataError(f"{path}: no frame of it can be decoded: it holds no video.")
@@ -230,7 +231,7 @@ class PyAvReader(VideoReader):
                 if not turned and matrix is not None and abs(matrix[1]) > abs(matrix[0]):
                     self.aspect = 1 / self.aspect
                 turned = True
-                yield _Raw(frame.time, lambda f=frame, m=matrix: _picture(f, m))
+                yield _Raw(frame.time, partial(_picture, frame, matrix))
         for _, reason in sorted(broken):
             yield _Raw(None, problem=reason)
 

@@ -28,7 +28,7 @@ def _read(file, wanted=lambda _: True):
 
 def _check(frames, times, tolerance=1e-5) -> None:
     assert [frame.problem for frame in frames] == [None] * len(times)
-    assert [frame.index for frame in frames] == list(range(len(times)))
+    assert [frame.position for frame in frames] == list(range(len(times)))
     assert [frame.time for frame in frames] == pytest.approx(times, abs=tolerance)
     assert [number_of(frame.image) for frame in frames] == list(range(len(times)))
 
@@ -38,7 +38,7 @@ def test_times_are_those_of_the_file(tmp_path):
     write_h264(tmp_path / "a.mp4", [5 + time for time in TIMES])
     _check(_read(tmp_path / "a.mp4"), TIMES)
     some = _read(tmp_path / "a.mp4", lambda index: index == 3)
-    assert [frame.index for frame in some if frame.image is not None] == [3]
+    assert [frame.position for frame in some if frame.image is not None] == [3]
     with open_video(tmp_path / "a.mp4") as video:
         assert video.rate == pytest.approx(len(TIMES) / (TIMES[-1] + 0.04), rel=0.1)
 
@@ -102,12 +102,12 @@ def test_broken_frames_are_named_and_passed_over(tmp_path):
     ]
     for frame in frames:
         if frame.problem is None:
-            assert frame.time == pytest.approx(frame.index / 25, abs=1e-4)
-    kept = [frame.index for frame in frames if frame.problem is None]
+            assert frame.time == pytest.approx(frame.position / 25, abs=1e-4)
+    kept = [frame.position for frame in frames if frame.problem is None]
     assert kept == [index for index in range(30) if index not in (8, 13, 14)]
     # Those that are made from a broken one may show its remains.
-    sure = [frame for frame in frames if frame.problem is None and not 5 <= frame.index < 15]
-    assert [number_of(frame.image) for frame in sure] == [frame.index for frame in sure]
+    sure = [frame for frame in frames if frame.problem is None and not 5 <= frame.position < 15]
+    assert [number_of(frame.image) for frame in sure] == [frame.position for frame in sure]
 
 
 def test_of_many_broken_places_a_few_are_named(tmp_path):
