@@ -43,6 +43,8 @@ _PACKAGES: dict[str, tuple[str, bool, str]] = {
         "pip install faster-coco-eval, to evaluate several times faster (docs/evaluation.md)",
     ),
     "timm": ("timm", False, "pip install timm, for the build_timm_* backbones"),
+    "av": ("av", False, "pip install av, for videos that browsers play (docs/predict.md)"),
+    "trackers": ("trackers", False, "pip install trackers, for predict --track (docs/predict.md)"),
     "numpy": ("numpy", True, "pip install numpy"),
     "pillow": ("PIL", True, "pip install pillow"),
     "matplotlib": ("matplotlib", True, "pip install matplotlib"),

@@ -38,12 +38,12 @@ class ResultFile:
         self.path = path
         self.done: dict[str, list | None] = {}
         self.num_instances = 0
+        self._source: list | None = None
         end = 0
         for after, line in result_lines(path) if resume and path.exists() else ():
             if not isinstance(line.get("file"), str) or not isinstance(line.get("results"), list):
                 raise DataError(f"{path}: is not of mrcnn_ext.predict: a line without 'file'.")
-            self.done[line["file"]] = line.get("source")
-            self.num_instances += len(line["results"])
+            self._count(line)
             end = after
         path.parent.mkdir(parents=True, exist_ok=True)
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -59,7 +59,13 @@ class ResultFile:
             OSError: it cannot be written, then nothing of it is; or the file was deleted.
         """
         self._write(json.dumps(line).encode("ascii") + b"\n")
-        self.done[line["file"]] = line.get("source")
+        self._count(line)
+
+    def _count(self, line: dict) -> None:
+        source = line.get("source")
+        if source == self._source:  # one object for all frames of a long video
+            source = self._source
+        self.done[line["file"]] = self._source = source
         self.num_instances += len(line["results"])
 
     def _write(self, data: bytes) -> None:
