@@ -65,6 +65,7 @@ from .same_run import check_inputs, digest_of_config, digest_of_file, go_on_or_b
 from .sources import Source, find_sources
 from .video.options import (
     add_video_options,
+    check_smoothed_model,
     check_video_options,
     named_video_options,
     track_options,
@@ -199,6 +200,7 @@ def _prepare(
     }
     _take_folder(args, sources, run, stack)
     predictor = load()
+    check_smoothed_model(args, predictor.model)
     return predictor, sources, _writer(args, predictor, sources, ids, image_ids)
 
 

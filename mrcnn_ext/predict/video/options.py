@@ -13,7 +13,8 @@ from .clip import TrackOptions
 from .smooth import BETA, MIN_CUTOFF
 from .track import check_tracker
 
-__all__ = ["add_video_options", "check_video_options", "named_video_options", "track_options"]
+__all__ = ["add_video_options", "check_smoothed_model", "check_video_options"]
+__all__ += ["named_video_options", "track_options"]
 
 
 def add_video_options(add: Callable[..., object]) -> None:
@@ -51,6 +52,19 @@ def check_video_options(args: argparse.Namespace, sources: Sequence[Source]) -> 
         if not any(source.is_video for source in sources):
             raise ConfigError("--track is for videos, but there is none among INPUT.")
         check_tracker()
+
+
+def check_smoothed_model(args: argparse.Namespace, model: object) -> None:
+    """
+    Args:
+        model: that was loaded; of one that does not say whether it has keypoints nothing is known.
+
+    Raises:
+        ConfigError: there are no keypoints to smooth.
+    """
+    heads = getattr(model, "roi_heads", None)
+    if args.smooth_keypoints and not getattr(heads, "keypoint_on", True):
+        raise ConfigError("--smooth-keypoints: the model has no keypoints (MODEL.KEYPOINT_ON).")
 
 
 def track_options(args: argparse.Namespace) -> TrackOptions | None:

@@ -26,25 +26,21 @@ except ImportError:  # an extra
 __all__ = ["VideoFile", "h264_problem", "unfinished"]
 
 _LEAST_ROOM = 1 << 16  # bytes; OpenCV does not say that a video could not be written
-_ENCODERS = ("libx264", "libopenh264")
+_ENCODER = "libx264"
 _TICKS = 90000  # of the file's clock in a second: a whole number for each usual rate
 _BT709, _TV_RANGE = 1, 1  # as H.264 names them
 # No B-frames: the file's length is then that of its frames to the tick.
-_OPTIONS = {"libx264": {"preset": "veryfast", "crf": "21", "bf": "0"}}
+_OPTIONS = {"preset": "veryfast", "crf": "21", "bf": "0"}
 
 
 def h264_problem() -> str | None:
     """Why no H.264 can be written here; None if it can."""
     if av is None:
         return "PyAV is not installed: pip install 'mrcnn_ext[video]'"
-    return None if _encoder() else "this PyAV has no H.264 encoder"
-
-
-def _encoder() -> str | None:
-    for name in _ENCODERS:
-        with suppress(ValueError):  # unknown; PyAV's error is derived from it
-            av.codec.Codec(name, "w")
-            return name
+    try:
+        av.codec.Codec(_ENCODER, "w")
+    except ValueError:  # PyAV's error is derived from it
+        return f"this PyAV has no {_ENCODER}"
     return None
 
 
@@ -152,23 +148,19 @@ class VideoFile:
 
 
 def _make(file: Path, rate: float, shape: tuple[int, ...], aspect: float) -> _Encoder:
-    name = None if av is None else _encoder()
-    return OpenCvEncoder(file, rate, shape) if name is None else H264Encoder(
-        file, name, rate, shape, aspect
-    )  # fmt: skip
+    if h264_problem() is not None:
+        return OpenCvEncoder(file, rate, shape)
+    return H264Encoder(file, rate, shape, aspect)
 
 
 class H264Encoder:
     """H.264 in mp4, 4:2:0, with its index in front: what browsers play while it is loaded."""
 
-    def __init__(
-        self, file: Path, codec: str, rate: float, shape: tuple[int, ...], aspect: float
-    ) -> None:
+    def __init__(self, file: Path, rate: float, shape: tuple[int, ...], aspect: float) -> None:
         self._container: Any = av.open(str(file), "w", options={"movflags": "+faststart"})
         rate = min(max(rate, 0.01), 1000.0)
-        options = _OPTIONS.get(codec, {})
         fraction = Fraction(rate).limit_denominator(1001)
-        self._stream: Any = self._container.add_stream(codec, rate=fraction, options=options)
+        self._stream: Any = self._container.add_stream(_ENCODER, rate=fraction, options=_OPTIONS)
         # Two pixels share a colour: odd sizes are padded.
         height, width = (side + side % 2 for side in shape[:2])
         stream: Any = self._stream

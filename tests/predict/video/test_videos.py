@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import resource
 import signal
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -78,6 +79,26 @@ def _lines(out) -> list[dict]:
 TRACK = TrackOptions(0.5, smooth=True)
 
 
+def test_frames_in_batches_give_the_same(tmp_path):
+    pytest.importorskip("trackers")
+    pytest.importorskip("av")
+    write_h264(tmp_path / "clip.mp4", np.arange(10) / 25)
+    batches = []
+
+    class Batched(_Model):
+        def predict_batch(self, images):
+            batches.append(len(images))
+            return [self(image) for image in images]
+
+    for name, size in (("one", 1), ("four", 4)):
+        model = Batched()
+        assert (
+            _run(model, tmp_path / "clip.mp4", tmp_path / name, track=TRACK, batch_size=size) == 0
+        )
+    assert batches == [4, 4, 2]
+    assert _lines(tmp_path / "one") == _lines(tmp_path / "four")
+
+
 @pytest.mark.parametrize("every", [1, 3])
 def test_times_of_the_frames_stay(tmp_path, every):
     pytest.importorskip("av")
@@ -111,27 +132,25 @@ def test_ids_are_in_the_json_and_in_the_picture(tmp_path):
         assert near.sum() > 150  # the first object's box
 
 
-@pytest.mark.parametrize("smooth", [False, True])
-def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path, smooth, capsys):
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path, capsys):
     pytest.importorskip("trackers")
     pytest.importorskip("av")
     file = tmp_path / "clip.mp4"
-    write_h264(file, np.arange(20) / 25)
-    track = TrackOptions(0.5, smooth=smooth)
+    write_h264(file, np.arange(14) / 25)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert _run(_Model(), file, whole, track=track) == 0
-    for stop_at in (4, 11):
+    assert _run(_Model(), file, whole, track=TRACK) == 0
+    for stop_at in (3, 9):
         model = _Model(stop_at)
         with pytest.raises(KeyboardInterrupt):
-            _run(model, file, parts, track=track)
+            _run(model, file, parts, track=TRACK)
         left = parts / "pictures" / "clip.unfinished.mp4"
         assert f"the video so far is in {left}" in capsys.readouterr().err
         assert [path.name for path in left.parent.iterdir()] == [left.name]
         assert count(left) == stop_at
         assert len(json.loads((parts / "predictions.json").read_text())["images"]) == stop_at
     model = _Model()
-    assert _run(model, file, parts, track=track) == 0
-    assert model.calls == list(range(11, 20))  # what is done is drawn from its lines
+    assert _run(model, file, parts, track=TRACK) == 0
+    assert model.calls == list(range(9, 14))  # what is done is drawn from its lines
     assert _lines(parts) == _lines(whole)
     assert (parts / "coco_results.json").read_text() == (whole / "coco_results.json").read_text()
     pictures = [path / "pictures" / "clip.mp4" for path in (parts, whole)]
@@ -140,14 +159,13 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path, smooth, caps
     for a, b in zip(*(_pictures(path) for path in pictures)):
         assert np.abs(a.astype(int) - b).mean() < 1
     again = _Model()
-    assert _run(again, file, parts, track=track) == 0
+    assert _run(again, file, parts, track=TRACK) == 0
     assert again.calls == []
-    found = [line["found_keypoints"][0] for line in _lines(whole)] if smooth else None
-    if found:
-        smoothed = [line["results"][0]["keypoints"] for line in _lines(whole)]
-        assert smoothed[0] == found[0]
-        tremble = [np.diff(points, axis=0)[:, 1::3].std() for points in (smoothed, found)]
-        assert tremble[0] < 0.6 * tremble[1]
+    found = [line["found_keypoints"][0] for line in _lines(whole)]
+    smoothed = [line["results"][0]["keypoints"] for line in _lines(whole)]
+    assert smoothed[0] == found[0]
+    tremble = [np.diff(points, axis=0)[:, 1::3].std() for points in (smoothed, found)]
+    assert tremble[0] < 0.6 * tremble[1]
 
 
 def _pictures(file):
@@ -230,6 +248,7 @@ class _Loaded(_Model):
     """In place of a Predictor, which a command loads."""
 
     metadata, num_classes = Metadata(thing_classes=["person"]), 1
+    model: object = None
 
     def __init__(self, *_, **__) -> None:
         super().__init__()
@@ -276,6 +295,15 @@ def test_signals_leave_a_playable_file_and_valid_json(command, tmp_path, monkeyp
     assert command(*arguments, "--restart") == 0
     assert len(calls) == 10 + 9
     assert [path.name for path in (out / "pictures").iterdir()] == ["clip.mp4"]
+
+
+def test_a_model_without_keypoints_has_none_to_smooth(command, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("trackers")
+    write_clip(tmp_path / "clip.mp4", 2)
+    model = SimpleNamespace(roi_heads=SimpleNamespace(keypoint_on=False))
+    monkeypatch.setattr(_Loaded, "model", model)
+    assert command(tmp_path / "clip.mp4", "--track", "--smooth-keypoints") == 2
+    assert "--smooth-keypoints: the model has no keypoints" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
