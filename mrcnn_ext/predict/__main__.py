@@ -160,7 +160,9 @@ def _predict(
         return _end(f"{ended_by}; {writer.summary()}; the same command does the rest", code)
     say(one_line(writer.summary() + (_throughput(images, seconds) if images else "")))
     if skipped:
-        _end(f"{skipped} of {len(sources)} inputs could not be read or predicted, see above", 1)
+        _end(
+            f"{skipped} of {len(sources)} inputs could not be read or predicted whole, see above", 1
+        )
     return 1 if skipped else 0
 
 

@@ -81,15 +81,17 @@ def predict_sources(
     with image_progress(console) as progress:
         task = progress.add_task("predicting", total=sum(s.count(every) for s in sources))
 
+        def tell(text: str) -> None:
+            if console.is_terminal:  # above the bar
+                console.print(text, markup=False)
+            else:
+                say(text, error=True)
+
         def done(result: tuple[Frame, str | None]) -> None:
             frame, fault = result
             if fault is not None:
                 faulty.add(str(frame.source.path))
-                text = f"left out: {one_line(fault)}"
-                if console.is_terminal:  # above the bar
-                    console.print(text, markup=False)
-                else:
-                    say(text, error=True)
+                tell(f"left out: {one_line(fault)}")
             # Cut in the middle: the end of a path says more.
             name = escape(one_line(frame.source.name)[-40:])
             advance = 0 if frame.source.is_video and frame.is_last else 1
@@ -105,7 +107,7 @@ def predict_sources(
                         signals.check()
         except KeyboardInterrupt:
             if (left := output.interrupt(keep=True)) is not None:
-                say(one_line(f"\nthe video so far is in {left}"), error=True)
+                tell(f"the video so far is in {one_line(left)}")
             raise
         finally:
             output.interrupt(keep=False)
