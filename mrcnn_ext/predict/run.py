@@ -71,7 +71,7 @@ def predict_sources(
     """
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     faulty: set[str] = set()
-    output = _Output(writer, track)
+    output = _Output(VideoOutput(writer, track, score_threshold), writer)
     if pictures is not None and any(s.is_video for s in sources) and (why := h264_problem()):
         say(
             f"videos are written by OpenCV as MPEG-4 Part 2, which browsers do not play: {why}",
@@ -172,11 +172,10 @@ def _kept(instances: Instances, score_threshold: float) -> Instances:
 class _Output:
     """Writes the lines, pictures and videos of frames; all in one thread, in their order."""
 
-    def __init__(self, writer: PredictionWriter, track: TrackOptions | None) -> None:
-        self._writer = writer
-        self._videos = VideoOutput(writer, track)
+    def __init__(self, videos: VideoOutput, writer: PredictionWriter) -> None:
+        self._writer, self._videos = writer, videos
         #: Ends a video that is not at its end: see there.
-        self.interrupt = self._videos.interrupt
+        self.interrupt = videos.interrupt
 
     @torch.no_grad()
     def finish(

@@ -23,13 +23,11 @@ class TrackOptions:
     """How videos are tracked.
 
     Attributes:
-        threshold: score from which on objects are in the results.
         smooth: smooth keypoints, too.
         min_cutoff: of the One Euro filter, see :class:`~.smooth.KeypointSmoother`.
         beta: likewise.
     """
 
-    threshold: float
     smooth: bool = False
     min_cutoff: float = MIN_CUTOFF
     beta: float = BETA
@@ -45,7 +43,7 @@ class Clip:
             rate: frames that are taken a second, on the average.
             last_id: no new object gets an id up to this.
         """
-        self._tracks = Tracks(rate, options.threshold, last_id)
+        self._tracks = Tracks(rate, last_id)
         self._smoother = KeypointSmoother(options.min_cutoff, options.beta)
         self._smooth = options.smooth
 
@@ -75,13 +73,13 @@ class Clip:
             self._smooth_keypoints({**line, "results": copies})
 
     def _ids(self, line: dict, known: list[int | None] | None = None) -> list[int | None]:
-        rows = [[r["category_id"], *r["bbox"], r["score"]] for r in line["results"]]
-        rows += line.get("faint", ())
-        numbers = np.array([row[1:] for row in rows], dtype=float).reshape(-1, 5)
-        boxes = numbers[:, :4].copy()
+        found = [[record["category_id"], *record["bbox"]] for record in line["results"]]
+        rows = found + line.get("faint", [])
+        boxes = np.array([row[1:5] for row in rows], dtype=float).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
+        sure = np.arange(len(rows)) < len(found)
         labels = [row[0] for row in rows]
-        return self._tracks.update(boxes, numbers[:, 4], labels, line["time"], known or ())
+        return self._tracks.update(boxes, sure, labels, line["time"], known or ())
 
     def _smooth_keypoints(self, line: dict) -> None:
         for record in line["results"]:

@@ -72,7 +72,7 @@ def track_options(args: argparse.Namespace) -> TrackOptions | None:
     if not args.track:
         return None
     cutoff, beta = args.smoothing or (MIN_CUTOFF, BETA)
-    return TrackOptions(args.score_threshold, args.smooth_keypoints, cutoff, beta)
+    return TrackOptions(args.smooth_keypoints, cutoff, beta)
 
 
 def named_video_options(args: argparse.Namespace) -> dict[str, str]:

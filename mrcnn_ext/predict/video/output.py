@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,13 +30,21 @@ def least_score(threshold: float, track: TrackOptions | None) -> float:
 class VideoOutput:
     """Takes the frames of all videos of a run, one video after another."""
 
-    def __init__(self, writer: PredictionWriter, track: TrackOptions | None) -> None:
+    def __init__(
+        self,
+        writer: PredictionWriter,
+        track: TrackOptions | None,
+        threshold: float | Sequence[float] = 0.5,
+    ) -> None:
         """
         Args:
             writer: of the results.
             track: follow objects over the frames; None does not.
+            threshold: score from which on objects that are followed are in the results, or one for
+                each class.
         """
         self._writer, self._track = writer, track
+        self._threshold = torch.as_tensor(threshold)
         self._skeletons = SkeletonSet.from_metadata(writer.metadata)
         self._known = KnownLines(writer.results)
         self._last_ids = {} if track is None else last_ids(writer.results)
@@ -63,7 +72,10 @@ class VideoOutput:
             return line
         shown, faint = instances, []
         if self._track is not None:
-            sure = instances.scores >= self._track.threshold
+            limits = self._threshold
+            if limits.ndim:
+                limits = limits[instances.pred_classes]
+            sure = instances.scores >= limits
             shown = instances[sure]
             faint = self._writer.line(frame.name, _boxes(instances[~sure]))["results"]
         line = self._writer.line(frame.name, shown, list(frame.stamp))

@@ -20,6 +20,7 @@ __all__ = ["FAINT", "Tracks", "check_tracker"]
 FAINT = 0.1  # scores from here on keep an id
 _MEMORY = 1.0  # seconds for which an object may be out of sight
 _LEAST_OVERLAP = 0.1  # IoU
+_SURE = 0.5  # between what stands for a faint and a sure box
 _INSTANT = 1e-6  # seconds
 
 
@@ -43,15 +44,13 @@ def check_tracker() -> None:
 class Tracks:
     """The objects of one video. Those of different classes are tracked apart."""
 
-    def __init__(self, rate: float, threshold: float, last_id: int = 0) -> None:
+    def __init__(self, rate: float, last_id: int = 0) -> None:
         """
         Args:
             rate: frames a second, on the average.
-            threshold: what scores as much gets an id, what scores less only keeps that of an object
-                that has one.
             last_id: no new object gets an id up to this.
         """
-        self._rate, self._threshold = rate, threshold
+        self._rate = rate
         self._of_class: dict[Hashable, object] = {}
         self._ids: dict[tuple, tuple[int, float]] = {}  # (class, the library's id): id, last time
         self._next = last_id + 1
@@ -59,7 +58,7 @@ class Tracks:
     def update(
         self,
         boxes: np.ndarray,
-        scores: np.ndarray,
+        sure: np.ndarray,
         classes: Sequence[Hashable],
         time: float,
         known: Sequence[int | None] = (),
@@ -68,7 +67,8 @@ class Tracks:
 
         Args:
             boxes: (N, 4) x0, y0, x1, y1.
-            scores: (N,).
+            sure: (N,) bool: such a box gets an id; the others, which are faint, only keep that of an
+                object that has one.
             classes: N names or numbers.
             time: of the frame in seconds; greater than the last one.
             known: ids that the first of the boxes have already, from an earlier call of the program.
@@ -79,7 +79,7 @@ class Tracks:
         ids: list[int | None] = [None] * len(classes)
         for label in dict.fromkeys([*self._of_class, *classes]):
             chosen = [index for index, other in enumerate(classes) if other == label]
-            found = self._matched(label, boxes[chosen], scores[chosen], time)
+            found = self._matched(label, boxes[chosen], sure[chosen], time)
             for index, number in zip(chosen, found):
                 if number >= 0:
                     given = known[index] if index < len(known) else None
@@ -87,15 +87,15 @@ class Tracks:
         self._forget(time)
         return ids
 
-    def _matched(self, label: Hashable, boxes, scores, time: float) -> np.ndarray:
+    def _matched(self, label: Hashable, boxes, sure, time: float) -> np.ndarray:
         """The library's ids (N,), -1 where there is none."""
         tracker = self._of_class.get(label) or self._new(label)
-        ids = _update(tracker, boxes, scores, time)
+        ids = _update(tracker, boxes, sure, time)
         # It gives an object its id in the second frame only. The same boxes once more make that
         # the first one: each lies exactly where the track does that was just begun with it.
-        new = np.flatnonzero((ids < 0) & (scores >= self._threshold))
+        new = np.flatnonzero((ids < 0) & sure)
         if len(new):
-            ids[new] = _update(tracker, boxes[new], scores[new], time + _INSTANT)
+            ids[new] = _update(tracker, boxes[new], sure[new], time + _INSTANT)
         return ids
 
     def _new(self, label: Hashable):
@@ -104,8 +104,8 @@ class Tracks:
         tracker = self._of_class[label] = ByteTrackTracker(
             lost_track_buffer=round(30 * _MEMORY),  # in frames at 30 a second, whatever the rate is
             frame_rate=self._rate,
-            track_activation_threshold=self._threshold,
-            high_conf_det_threshold=self._threshold,
+            track_activation_threshold=_SURE,
+            high_conf_det_threshold=_SURE,
             minimum_consecutive_frames=1,
             minimum_iou_threshold=_LEAST_OVERLAP,
         )
@@ -126,13 +126,13 @@ class Tracks:
             del self._ids[key]
 
 
-def _update(tracker, boxes: np.ndarray, scores: np.ndarray, time: float) -> np.ndarray:
+def _update(tracker, boxes: np.ndarray, sure: np.ndarray, time: float) -> np.ndarray:
     from supervision import Detections  # comes with trackers
 
     order = np.arange(len(boxes))
     detections = Detections(
         xyxy=np.asarray(boxes, dtype=float).reshape(-1, 4),
-        confidence=np.asarray(scores, dtype=float).reshape(-1),
+        confidence=np.where(sure, 1.0, 0.0).reshape(-1),  # it only compares
         data={"order": order},
     )
     tracked = tracker.update(detections, timestamp=time)

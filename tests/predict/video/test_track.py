@@ -20,14 +20,14 @@ def _box(x: float, y: float = 50.0, wide: float = 40.0, high: float = 80.0) -> l
 
 def _follow(frames, times=None, **options) -> list[list[int | None]]:
     """``frames``: for each a list of (box, score, class)."""
-    tracks = Tracks(RATE, 0.5, **options)
+    tracks = Tracks(RATE, **options)
     found = []
     for index, frame in enumerate(frames):
         boxes = np.array([box for box, _, _ in frame], dtype=float).reshape(-1, 4)
-        scores = np.array([score for _, score, _ in frame], dtype=float)
+        sure = np.array([score >= 0.5 for _, score, _ in frame], dtype=bool)
         labels = [label for _, _, label in frame]
         time = index / RATE if times is None else times[index]
-        found.append(tracks.update(boxes, scores, labels, time))
+        found.append(tracks.update(boxes, sure, labels, time))
     return found
 
 
@@ -94,18 +94,18 @@ def test_a_box_without_area_has_no_id():
 
 
 def test_known_ids_are_taken_up():
-    tracks = Tracks(RATE, 0.5, last_id=20)
-    boxes, scores = np.array([_box(0), _box(200)]), np.array([0.9, 0.9])
-    assert tracks.update(boxes, scores, [0, 0], 0.0, [12, 9]) == [12, 9]
+    tracks = Tracks(RATE, last_id=20)
+    boxes, sure = np.array([_box(0), _box(200)]), np.ones(2, dtype=bool)
+    assert tracks.update(boxes, sure, [0, 0], 0.0, [12, 9]) == [12, 9]
     more = np.array([_box(201), _box(1), _box(400)])
-    assert tracks.update(more, np.full(3, 0.9), [0] * 3, 0.04) == [9, 12, 21]
+    assert tracks.update(more, np.ones(3, dtype=bool), [0] * 3, 0.04) == [9, 12, 21]
 
 
 def test_nothing_is_kept_of_what_is_gone():
-    tracks = Tracks(RATE, 0.5)
+    tracks = Tracks(RATE)
     for index in range(300):
         box = np.array([_box(997.0 * (index // 3 % 5), 499.0 * (index // 3 % 7))])
-        tracks.update(box, np.array([0.9]), [0], index / 2)
+        tracks.update(box, np.ones(1, dtype=bool), [0], index / 2)
     assert len(tracks._ids) < 10
 
 

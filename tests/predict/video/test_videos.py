@@ -15,8 +15,11 @@ from detectron2.data import Metadata
 
 from mrcnn_ext.predict import PredictionWriter, find_sources
 from mrcnn_ext.predict.__main__ import main
+from mrcnn_ext.predict.reading import Frame
 from mrcnn_ext.predict.run import predict_sources
+from mrcnn_ext.predict.sources import Source
 from mrcnn_ext.predict.video.clip import TrackOptions
+from mrcnn_ext.predict.video.output import VideoOutput
 from mrcnn_ext.visualization.colors import instance_color
 from tests.predict.conftest import write_clip
 from tests.predict.video.clips import (
@@ -76,7 +79,7 @@ def _lines(out) -> list[dict]:
     return sorted(lines, key=lambda line: int(line["file"].rpartition("#")[2]))
 
 
-TRACK = TrackOptions(0.5, smooth=True)
+TRACK = TrackOptions(smooth=True)
 
 
 def test_frames_in_batches_give_the_same(tmp_path):
@@ -118,7 +121,7 @@ def test_ids_are_in_the_json_and_in_the_picture(tmp_path):
     pytest.importorskip("av")
     write_h264(tmp_path / "clip.mp4", np.arange(12) / 25)
     out = tmp_path / "out"
-    assert _run(_Model(), tmp_path / "clip.mp4", out, track=TrackOptions(0.5)) == 0
+    assert _run(_Model(), tmp_path / "clip.mp4", out, track=TrackOptions()) == 0
     ids = [[record["track_id"] for record in line["results"]] for line in _lines(out)]
     assert ids == [[1]] * 5 + [[1, 2]] * 7
     images = json.loads((out / "predictions.json").read_text())["images"]
@@ -172,6 +175,21 @@ def _pictures(file):
     capture = cv2.VideoCapture(str(file))
     while (read := capture.read())[0]:
         yield read[1]
+
+
+def test_each_class_may_have_a_threshold_of_its_own(tmp_path):
+    pytest.importorskip("trackers")
+    writer = PredictionWriter(tmp_path, Metadata())
+    videos = VideoOutput(writer, TrackOptions(), [0.9, 0.3])
+    boxes = [[0, 0, 9, 9], [20, 0, 29, 9], [40, 0, 49, 9]]
+    found = instances((64, 96), boxes, [0.8, 0.4, 0.95], [0, 1, 0])
+    frame = Frame(Source(tmp_path / "a.mp4", "a.mp4"), "a.mp4#0", time=0.0, rate=25.0)
+    line = videos.line(frame, found)
+    assert [(r["score"], r["track_id"]) for r in line["results"]] == [
+        (pytest.approx(0.4), 1),
+        (pytest.approx(0.95), 2),
+    ]
+    assert line["faint"] == [[0, 0.0, 0.0, 9.0, 9.0, pytest.approx(0.8)]]
 
 
 def test_without_pictures_ids_go_on_too(tmp_path):
