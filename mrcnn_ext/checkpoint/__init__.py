@@ -16,12 +16,21 @@ from .last_checkpoint import (
 )
 from .load_weights import load_weights
 from .safe_checkpointer import SafeCheckpointer
+from .shipped_weights import (
+    SHIPPED,
+    ShippedModel,
+    register_shipped_weights_handler,
+    shipped_model,
+    write_shipped,
+)
 from .timm_weights import TimmWeightsHandler, register_timm_weights_handler
 
 __all__ = [
+    "SHIPPED",
     "CheckedWeights",
     "LastCheckpoint",
     "SafeCheckpointer",
+    "ShippedModel",
     "TimmWeightsHandler",
     "check_complete",
     "checkpoint_problem",
@@ -31,7 +40,11 @@ __all__ = [
     "last_checkpoint",
     "load_weights",
     "prune_checkpoints",
+    "register_shipped_weights_handler",
     "register_timm_weights_handler",
+    "shipped_model",
+    "write_shipped",
 ]
 
 register_timm_weights_handler()
+register_shipped_weights_handler()
