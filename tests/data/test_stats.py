@@ -185,6 +185,7 @@ def test_command(tmp_path, capsys):
     assert main([str(data), "--images", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "3 images (1 without objects), 4 objects" in text
+    assert f"next: python -m mrcnn_ext.data.split {data} --images {tmp_path}" in text
     assert "PIXEL_MEAN [30.0, 20.0, 10.0], PIXEL_STD [0.0, 0.0, 0.0]" in text
     assert main(["nobody_has_this"]) == 2
     assert "no data set 'nobody_has_this' is registered" in capsys.readouterr().err

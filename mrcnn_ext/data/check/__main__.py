@@ -98,6 +98,11 @@ def _run(args: argparse.Namespace) -> int:
         _print(results[-1], args.max_shown, console)
     errors, notes = (sum(r[key] for r in results) for key in ("errors", "warnings"))
     failed = bool(errors or (args.strict and notes))
+    if args.json_file and cfg is None and not failed:
+        print(
+            f"next: python -m mrcnn_ext.data.stats {args.json_file} --images {args.image_root} "
+            "--out stats"
+        )
     if args.json:
         _write(Path(args.json), {"ok": not failed, "datasets": results})
     return int(failed)
