@@ -11,7 +11,7 @@ from pycocotools import mask as mask_util
 
 from ...coco.rle import rle_areas, rle_box, text_rle, to_rle
 from ...errors import DataError
-from ...messages import shorten
+from ...messages import same_but_for_case, shorten
 from ...skeletons.names import mirrored_pairs
 from .geometry import box_of
 from .image_folder import ImageFolder
@@ -298,15 +298,11 @@ class Builder:
 
     def _note_spellings(self, names: Sequence[str]) -> None:
         """Note names that differ in capitals or blanks alone: most often they are one class."""
-        alike: dict[str, list[str]] = defaultdict(list)
-        for name in names:
-            alike["".join(name.split()).casefold()].append(repr(name))
-        for spellings in alike.values():
-            if len(spellings) > 1:
-                self.notes.append(
-                    f"{', '.join(spellings)} are {len(spellings)} classes here; write them alike if "
-                    "they are one"
-                )
+        for group in same_but_for_case(names):
+            self.notes.append(
+                f"{', '.join(map(repr, group))} are {len(group)} classes here; write them alike if "
+                "they are one"
+            )
 
     def note_pictures(self, *, whole: bool = True) -> None:
         """Note pictures that annotations name and that are not there.

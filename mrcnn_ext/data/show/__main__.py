@@ -73,7 +73,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     import_all(args.imports)
-    samples = TrainingSamples.of_config(load_config(args.config, args.opts))
+    cfg = load_config(args.config, args.opts)
+    try:
+        samples = TrainingSamples.of_config(cfg)
+    except AssertionError as error:  # Detectron2's, of a set without objects
+        raise DataError(f"{args.config}: {error}") from error
     picture = _each(samples, args) if args.each else _sheet(samples, args)
     kind = "PNG" if args.out.lower().endswith(".png") else "JPEG"
     try:
