@@ -133,9 +133,9 @@ def _write(args: argparse.Namespace, content: dict, division: Division, out: Pat
         others = [name for name in division.names if name != train] or [train]
         pairs = {"split.yaml": (train, "val" if "val" in others else others[0])}
     for name in sets:
-        file = out / f"{name}.json"
-        if file.exists() and file.samefile(args.json):
-            raise DataError(f"--out {out}: {file} is the data set itself; name another folder.")
+        target = out / f"{name}.json"
+        if target.exists() and target.samefile(args.json):
+            raise DataError(f"--out {out}: {target} is the data set itself; name another folder.")
     with staged_folder(out) as folder:
         for name, ids in sets.items():
             text = json.dumps(part_content(content, ids), ensure_ascii=False)
