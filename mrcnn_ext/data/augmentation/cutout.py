@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from detectron2.data import transforms as T
 
-from .arguments import interval, number
+from .arguments import check_pixel, interval, number
 
 __all__ = ["Cutout", "CutoutTransform"]
 
@@ -52,6 +52,7 @@ class Cutout(T.Augmentation):
         self.probability = number("probability", probability, 0, 1)
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
+        check_pixel("fill", self.fill, image)
         if self._rand_range() >= self.probability:
             return T.NoOpTransform()
         size = np.array(image.shape[:2])

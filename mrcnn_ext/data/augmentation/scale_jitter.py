@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from detectron2.data import transforms as T
 
-from .arguments import interval, number, picture_size
+from .arguments import check_pixel, interval, number, picture_size
 
 __all__ = ["ScaleJitter"]
 
@@ -44,6 +44,10 @@ class ScaleJitter(T.AugmentationList):
                 T.FixedSizeCrop(self.size, pad_value=self.pad_value),
             ]
         )
+
+    def __call__(self, aug_input: T.AugInput) -> T.Transform:
+        check_pixel("pad_value", self.pad_value, aug_input.image)
+        return super().__call__(aug_input)
 
     def __repr__(self) -> str:
         return f"ScaleJitter(size={self.size}, scale={self.scale}, pad_value={self.pad_value})"

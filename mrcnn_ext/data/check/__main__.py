@@ -11,6 +11,7 @@ Exit code 0: no errors; 1: errors (with --strict: or warnings); 2: wrong usage, 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from dataclasses import asdict
@@ -85,6 +86,11 @@ def _run(args: argparse.Namespace) -> int:
     targets = [registered_coco(name) for name in names]
     if args.json_file:
         targets.append(CocoFiles(args.json_file, args.json_file, args.image_root))
+    for target in targets if args.json else ():
+        if os.path.realpath(args.json) == os.path.realpath(target.json_file):
+            raise DataError(
+                f"--json {args.json}: is the data set {target.name} itself; name another file."
+            )
     results: list[dict] = []
     summaries: list[DatasetSummary] = []
     for target in targets:
@@ -98,6 +104,11 @@ def _run(args: argparse.Namespace) -> int:
         _print(results[-1], args.max_shown, console)
     errors, notes = (sum(r[key] for r in results) for key in ("errors", "warnings"))
     failed = bool(errors or (args.strict and notes))
+    if args.json_file and cfg is None and not failed:
+        print(
+            f"next: python -m mrcnn_ext.data.stats {args.json_file} --images {args.image_root} "
+            "--out stats"
+        )
     if args.json:
         _write(Path(args.json), {"ok": not failed, "datasets": results})
     return int(failed)

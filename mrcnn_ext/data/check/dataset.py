@@ -15,7 +15,7 @@ from ...coco.read import encoding_problem, read_coco
 from ...coco.rle import is_rle_list
 from ...coco.values import is_id
 from ...errors import DataError
-from ...messages import describe
+from ...messages import describe, same_but_for_case
 from ...skeletons import Skeleton
 from ...skeletons.from_json import category_skeleton
 from .against_config import check_metadata
@@ -146,6 +146,11 @@ def _categories(categories: list) -> Iterator[Problem]:
     for value in duplicates([_key(c, "name") for c in _dicts(categories)]):
         text = f"several categories have the name {describe(value)}"
         yield problem("category-name-duplicate", text, "warning")
+    for group in same_but_for_case([str(c.get("name")) for c in _dicts(categories)]):
+        text = (
+            f"the categories {', '.join(map(describe, group))} differ in capitals or blanks alone; "
+        )
+        yield problem("category-name-alike", f"{text}are they one?", "warning")
 
 
 def _skeleton(category: dict, problem: Callable[..., Problem]) -> Iterator[Problem]:

@@ -99,6 +99,8 @@ def _run(args: argparse.Namespace) -> int:
                 render(lambda: statistics_figure(found, summary), "light")
             )
         say(f"written to {args.out}: stats.txt, stats.json, stats.png")
+    if args.images is not None:
+        say(f"next: python -m mrcnn_ext.data.split {args.data} --images {args.images}")
     return 0
 
 
