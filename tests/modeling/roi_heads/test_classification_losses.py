@@ -20,7 +20,7 @@ from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from mrcnn_ext.config.check_values import check_values
+from mrcnn_ext.config.check_class_weights import check_weighted_heads
 from mrcnn_ext.data.class_counts import count_instances
 from mrcnn_ext.errors import ConfigError, DataError
 from mrcnn_ext.modeling.roi_heads import ClassBalancedLoss, FocalLoss, MrcnnExtOutputLayers
@@ -247,10 +247,10 @@ def test_lazy_layers_weigh_the_loss():
 
 def test_what_does_not_fit_is_named():
     cfg = _cfg("Standard", "focal")
-    check_values(cfg)
+    check_weighted_heads(cfg)
     cfg.MODEL.ROI_HEADS.NAME = "StandardROIHeads"
     with pytest.raises(ConfigError, match=r"CLS_LOSS is 'focal', which StandardROIHeads does not"):
-        check_values(cfg)
+        check_weighted_heads(cfg)
     with pytest.raises(ConfigError, match="has 2 numbers; expected one for each of 3 classes"):
         ClassBalancedLoss(num_classes=3, class_weights=[1, 1])
     with pytest.raises(ConfigError, match="neither class_weights nor dataset_names"):
