@@ -154,6 +154,11 @@ class ClassWeights(nn.Module):
                 f"the weights of the {self.loss} name classes, but the metadata of "
                 f"'{self.dataset_names[0]}' have no thing_classes."
             )
+        if len(names) != len(self.weights) - 1:
+            raise ConfigError(
+                f"the weights of the {self.loss} are for {len(self.weights) - 1} classes "
+                f"(num_classes), but '{self.dataset_names[0]}' has {len(names)}: {shorten(names)}."
+            )
         self._check_names(names)
         return names
 

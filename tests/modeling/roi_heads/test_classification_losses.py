@@ -215,6 +215,11 @@ def test_names_are_looked_up_when_the_data_are_there(dataset):
         weights(torch.arange(9))
     with pytest.raises(ConfigError, match=r"names 'kin1', which is no class.*similar: kind1"):
         ClassWeights(num_classes=8, factors={"kin1": 2.0}, dataset_names=dataset)
+    weights = ClassWeights(num_classes=5, factors={"kind7": 2.0}, dataset_names=dataset)
+    with pytest.raises(
+        ConfigError, match=r"are for 5 classes \(num_classes\), but .* has 8: kind0"
+    ):
+        weights(torch.arange(5))
 
 
 def _cfg(kind, loss):
