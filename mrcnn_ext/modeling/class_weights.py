@@ -121,7 +121,8 @@ class ClassWeights(nn.Module):
             names = self._class_names()
             for name, factor in self.factors.items():
                 weights[names.index(name)] = factor
-        self.weights[:-1] = torch.tensor(weights).to(self.weights)
+        # A new tensor: the first loss may be one of validation, which restores the buffers that it had.
+        self.weights = torch.tensor([*weights, 1.0]).to(self.weights)
         self._is_ready = True
         if comm.is_main_process():
             known = MetadataCatalog.get(self.dataset_names[0]).get("thing_classes")
@@ -183,7 +184,7 @@ def class_weights_from_config(cfg, node: str) -> ClassWeights | None:
     rule, factors = split_class_weights(entries, f"MRCNN_EXT.{node}.CLASS_WEIGHTS")
     if keys.get("CLS_LOSS") == "class_balanced":
         rule = "class_balanced"
-    if not rule and not factors:
+    if not (rule or factors) or not cfg.DATASETS.TRAIN:  # without them, nothing is trained
         return None
     return ClassWeights(
         num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES,

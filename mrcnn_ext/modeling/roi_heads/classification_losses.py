@@ -40,12 +40,14 @@ def build_classification_loss(cfg) -> nn.Module | None:
         )
     if node.CLS_LOSS == "focal":
         return FocalLoss(gamma=node.FOCAL_GAMMA, class_weights=weights)
-    if node.CLS_LOSS in ("", "class_balanced"):
-        classes = cfg.MODEL.ROI_HEADS.NUM_CLASSES
-        return ClassBalancedLoss(num_classes=classes, class_weights=weights)
-    raise ConfigError(
-        f"MRCNN_EXT.BOX_HEAD.CLS_LOSS is '{node.CLS_LOSS}'; expected '', 'focal' or 'class_balanced'."
-    )
+    if node.CLS_LOSS not in ("", "class_balanced"):
+        raise ConfigError(
+            f"MRCNN_EXT.BOX_HEAD.CLS_LOSS is '{node.CLS_LOSS}'; expected '', 'focal' or "
+            "'class_balanced'."
+        )
+    if weights is None:
+        return None
+    return ClassBalancedLoss(num_classes=cfg.MODEL.ROI_HEADS.NUM_CLASSES, class_weights=weights)
 
 
 class FocalLoss(nn.Module):

@@ -29,6 +29,7 @@ from mrcnn_ext.modeling.class_weights import (
     inverse_sqrt_weights,
 )
 from mrcnn_ext.modeling.roi_heads import ClassBalancedLoss, FocalLoss, MrcnnExtOutputLayers
+from mrcnn_ext.modes import losses_in_eval
 from tests.helpers import random_inputs, timm_cfg
 
 NAME = "mrcnn_ext_test_class_counts"
@@ -296,9 +297,21 @@ def test_roi_heads_take_the_loss_and_nothing_else_changes(kind, loss, weights, d
     pickle.loads(pickle.dumps(predictors[0]))  # which a class made on the fly could not
 
 
-def test_heads_predict_without_the_training_data():
+def test_a_validation_loss_that_comes_first_leaves_the_weights(dataset):
+    """As after a resume whose evaluation was missed; it restores the buffers of the model."""
+    weights = ClassWeights(num_classes=8, rule="inverse_sqrt", dataset_names=dataset)
+    with losses_in_eval(weights), torch.no_grad():
+        expected = weights(torch.arange(9))
+    assert expected[0] > 2 * expected[1]
+    assert torch.equal(weights(torch.arange(9)), expected)
+    assert not weights.state_dict()
+
+
+@pytest.mark.parametrize("train", [("mrcnn_ext_test_not_there",), ()])
+def test_heads_predict_without_the_training_data(train):
     cfg = _cfg("Standard", "class_balanced")
-    cfg.DATASETS.TRAIN = ("mrcnn_ext_test_not_there",)
+    cfg.MRCNN_EXT.BOX_HEAD.CLASS_WEIGHTS = [["kind1", 2.0]]
+    cfg.DATASETS.TRAIN = train
     heads, (features, proposals, _) = _build_heads(cfg)
     with torch.no_grad():
         assert len(heads.eval()(None, features, proposals)[0]) == 2
