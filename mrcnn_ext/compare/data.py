@@ -19,7 +19,7 @@ from detectron2.data.build import trivial_batch_collator
 from detectron2.utils.env import seed_all_rng
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import ConfigError
+from ..config.check_values import unexpected, value_of
 
 __all__ = ["Checksum", "PairedLoader", "image_of", "mixed_seed"]
 
@@ -70,6 +70,9 @@ class Checksum:
         self.value = state["value"]
 
 
+_PLAIN_SAMPLERS = {"DATALOADER.SAMPLER_TRAIN": "TrainingSampler", "MRCNN_EXT.DATA.SAMPLER": ""}
+
+
 class PairedLoader:
     """Load batches of a config's training set from iteration ``start`` on; seed each step.
 
@@ -86,13 +89,12 @@ class PairedLoader:
             start, stop: iterations.
 
         Raises:
-            ConfigError: DATALOADER.SAMPLER_TRAIN is not "TrainingSampler".
+            ConfigError: a sampler is chosen.
         """
-        if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
-            raise ConfigError(
-                f"DATALOADER.SAMPLER_TRAIN is '{cfg.DATALOADER.SAMPLER_TRAIN}'; a comparison draws "
-                "all images equally often: expected 'TrainingSampler'."
-            )
+        for key, plain in _PLAIN_SAMPLERS.items():
+            if value_of(cfg, key) != plain:
+                expected = f"{plain!r}: a comparison draws all images equally often"
+                raise unexpected(key, value_of(cfg, key), expected)
         records = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN,
             filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,

@@ -29,3 +29,13 @@ def add_data_config(_C: FvcoreCfgNode, CN: type) -> None:
     # Train on images without objects, too, up to this share of all: 0.1 for every tenth image. They
     # teach a model where nothing is. 0: as DATALOADER.FILTER_EMPTY_ANNOTATIONS says, none or all.
     _C.DATA.NEGATIVES = 0.0
+    # How often images are drawn. "": as DATALOADER.SAMPLER_TRAIN says. "repeat_factor": images with a
+    # rare class more often. "class_balanced": every class equally often, then one of its images.
+    # docs/data.md says when to use which.
+    _C.DATA.SAMPLER = ""
+    # "repeat_factor": images with a class of frequency f come max(1, sqrt(SAMPLER_THRESHOLD / f)) times
+    # as often. More than 0, at most 1. LVIS has 0.001; classes rarer than that are repeated.
+    _C.DATA.SAMPLER_THRESHOLD = 0.001
+    # "repeat_factor": what f is. "images": the fraction of images that hold the class, as in LVIS and
+    # Detectron2. "instances": the class's fraction of all objects. "both": the geometric mean of these.
+    _C.DATA.SAMPLER_FREQUENCY = "both"

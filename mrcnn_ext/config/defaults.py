@@ -96,6 +96,8 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     _C.MASK_HEAD.LOSSES = ["bce"]
     # One factor per loss.
     _C.MASK_HEAD.LOSS_WEIGHTS = [1.0]
+    # Factors of all losses of masks by class, as BOX_HEAD.CLASS_WEIGHTS says. Empty: all have 1.
+    _C.MASK_HEAD.CLASS_WEIGHTS = []
     # How mask quality is estimated; mask_scores = class score x quality. "": no mask scores.
     # "mask_iou": learned, as in Mask Scoring R-CNN. "mean_foreground" and "certainty": from the
     # mask's own probabilities, at no cost.

@@ -260,6 +260,13 @@ def test_images_come_once_an_epoch_and_go_on_anywhere(plan):
     assert len(whole) == 4
     assert batches(2) == whole[2:]
     assert batches(0, seed=2) != whole
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MRCNN_EXT.DATA.SAMPLER = "class_balanced"
+    with pytest.raises(
+        ConfigError, match=r"DATA\.SAMPLER is 'class_balanced'; expected '': a comp"
+    ):
+        batches(0)
 
 
 # -------------------------------------------------------------------------------- held-out classes
