@@ -266,6 +266,10 @@ class MaskHeadBase(nn.Module):
 
     # ---- Switches ----------------------------------------------------------------------------------
 
+    def num_trained(self, features, instances: list[Instances]) -> int:
+        """How many of ``instances`` in training the losses are over; see :meth:`forward`."""
+        return sum(map(len, self._trainable(features, instances)[1]))
+
     def _trainable(self, features, instances: list[Instances]):
         if not self.train_classes and not any(x.has("gt_has_mask") for x in instances):
             return features, instances
