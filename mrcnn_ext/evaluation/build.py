@@ -13,12 +13,15 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 
 from .._moved import moved_names
+from ..coco.read import missing_masks
 from ..coco.rle import is_rle_list
 from ..coco.values import is_finite
-from ..errors import ConfigError
+from ..data.loading import boxes_only_needed
+from ..errors import ConfigError, DataError
 from ..messages import describe
 from ..skeletons import SkeletonSet
 from ..skeletons.names import COCO_PERSON_SIGMAS
+from .check_keys import evaluates_masks
 from .coco_evaluator import MrcnnExtCOCOEvaluator
 from .settings import EvaluationSettings
 
@@ -51,6 +54,7 @@ def build_evaluator(cfg, dataset_name: str, own: Callable, *args, **kwargs):
 
     Raises:
         ConfigError: a key of ``MRCNN_EXT.EVALUATION`` holds what is invalid.
+        DataError: an object has no mask, which would end the evaluation; names the first.
     """
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     enabled = cfg.MRCNN_EXT.EVALUATION.ENABLED
@@ -86,6 +90,22 @@ def _unreadable(evaluator) -> str:
     return ""
 
 
+def _missing_masks(cfg, dataset_name: str, evaluator) -> str:
+    """Which objects have no mask; "" if masks are not measured or nothing is missing.
+
+    Raises:
+        DataError: objects without a mask are not expected.
+    """
+    truth = getattr(evaluator, "_coco_api", None)
+    if truth is None or not evaluates_masks(cfg):
+        return ""
+    problem = missing_masks(truth.dataset.get("annotations", ()))
+    if problem and not cfg.MRCNN_EXT.DATA.BOXES_ONLY:
+        source = MetadataCatalog.get(dataset_name).get("json_file", dataset_name)
+        raise DataError(boxes_only_needed(source, dataset_name, problem))
+    return problem
+
+
 def _may_fail(cfg, dataset_name: str) -> bool:
     """Whether a script's COCOEvaluator may not know a data set's keypoints; see `_stock_fails`."""
     if not cfg.MODEL.KEYPOINT_ON:
@@ -101,10 +121,10 @@ def _may_fail(cfg, dataset_name: str) -> bool:
 def _stock_fails(cfg, dataset_name: str, evaluator) -> bool:
     """Whether Detectron2's COCOEvaluator evaluates wrongly, or ends with an error.
 
-    Some annotations it cannot read. Of keypoints it knows one skeleton only, and its sigmas are COCO's
+    Some annotations it cannot read, and to measure masks it needs one of every object. Of keypoints it knows one skeleton only, and its sigmas are COCO's
     unless the script gives it others: those of TEST.KEYPOINT_OKS_SIGMAS do not reach it by themselves.
     """
-    unreadable = _unreadable(evaluator)
+    unreadable = _unreadable(evaluator) or _missing_masks(cfg, dataset_name, evaluator)
     if unreadable:
         logger.warning(
             f"Detectron2's evaluator cannot take '{dataset_name}', for {unreadable}; that of mrcnn_ext "
@@ -146,6 +166,7 @@ def build_coco_evaluator(
 
     Raises:
         ConfigError: a key holds what is invalid.
+        DataError: an object has no mask, which would end the evaluation; names the first.
     """
     per_image = cfg.TEST.DETECTIONS_PER_IMAGE
     try:
@@ -157,6 +178,7 @@ def build_coco_evaluator(
         )
     except ConfigError as error:
         raise ConfigError(f"MRCNN_EXT.EVALUATION: {error}") from error
+    _missing_masks(cfg, dataset_name, evaluator)
     unasked = not cfg.MRCNN_EXT.EVALUATION.MAX_DETECTIONS
     if unasked and per_image > 100 and comm.is_main_process():
         logger.info(
