@@ -141,6 +141,11 @@ class GroundTruth:
         return bool(self.objects) and all(map(has_mask, self.objects))
 
     @property
+    def has_regions(self) -> bool:
+        """:attr:`has_masks`; in :meth:`for_masks`, some object has a segmentation."""
+        return self.has_masks or (self._regions is not None and any(map(has_mask, self.objects)))
+
+    @property
     def num_without_mask(self) -> int:
         """Objects that have a box only, without crowds."""
         return sum(not entry["iscrowd"] for entry in self.objects if not has_mask(entry))
@@ -251,7 +256,8 @@ class GroundTruth:
             segmentation = entry["annotation"].get("segmentation")
             if not segmentation:
                 raise DataError(
-                    f"{self.describe(entry)} has no 'segmentation', which evaluating masks needs."
+                    f"{self.describe(entry)} has no 'segmentation', which evaluating masks needs; "
+                    "boxes_only (--boxes-only) leaves such objects out."
                 )
             try:
                 if not self._check_rles and _is_compressed(segmentation):

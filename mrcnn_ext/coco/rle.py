@@ -116,7 +116,8 @@ def box_rle(box: Sequence[float], height: int, width: int) -> dict:
     y0, y1 = np.clip([y, y + box_height], 0, height)
     if not (x1 > x0 and y1 > y0):
         return encode_mask(np.zeros((height, width), dtype=np.uint8))
-    return mask_util.frPyObjects(np.array([[x0, y0, x1 - x0, y1 - y0]]), height, width)[0]
+    cut = np.array([[x0, y0, x1 - x0, y1 - y0]], dtype=np.float64)
+    return mask_util.frPyObjects(cut, height, width)[0]
 
 
 def is_rle_list(segmentation) -> bool:

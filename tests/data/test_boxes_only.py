@@ -140,17 +140,19 @@ def test_a_stock_head_is_refused_before_training(mixed, monkeypatch):
         set_up_run(mixed)
 
 
-def test_a_test_set_needs_all_masks(mixed, monkeypatch, tmp_path):
-    mixed.MRCNN_EXT.DATA.BOXES_ONLY = True
+def test_a_test_set_without_all_masks_needs_the_key_before_training(mixed, monkeypatch):
     mixed.DATASETS.TEST = mixed.DATASETS.TRAIN
     set_up_run(mixed)  # to predict
     monkeypatch.setattr("mrcnn_ext.modeling.run_setup.trainer_being_built", lambda: object())
-    expected = r"DATASETS.TEST\): 1 of 2 objects have no segm.* image 2, annotation 2"
+    expected = r"1 of 2 objects have no segm.* image 2, annotation 2. Set MRCNN_EXT.DATA.BOXES_ONLY"
     with pytest.raises(DataError, match=expected):
         set_up_run(mixed)
-    file = tmp_path / "config.yaml"
-    file.write_text(mixed.dump())
-    assert check(["--config-file", str(file)]) == 1
+    evaluation = mixed.MRCNN_EXT.EVALUATION
+    evaluation.ENABLED, evaluation.TASKS = True, ["bbox"]
+    set_up_run(mixed)  # nothing is measured on masks
+    evaluation.TASKS, mixed.MRCNN_EXT.DATA.BOXES_ONLY = [], True
+    monkeypatch.setattr("mrcnn_ext.modeling.run_setup.extend_running_tool", lambda cfg: None)
+    set_up_run(mixed)
 
 
 def test_the_value_of_the_key_is_checked(mixed):
@@ -160,6 +162,7 @@ def test_the_value_of_the_key_is_checked(mixed):
 
 
 def test_the_check_of_data_tells_what_it_found(mixed, tmp_path, capsys):
+    mixed.DATASETS.TEST = mixed.DATASETS.TRAIN
     for value, code in ((False, 1), (True, 0)):
         mixed.MRCNN_EXT.DATA.BOXES_ONLY = value
         file = tmp_path / "config.yaml"
@@ -168,6 +171,7 @@ def test_the_check_of_data_tells_what_it_found(mixed, tmp_path, capsys):
         text = " ".join(capsys.readouterr().out.split())
         assert ("segmentation-missing" in text) != value
         assert ("1 of 2 instances have a box and no mask" in text) == value
+        assert ("masks learn from and are evaluated on the others" in text) == value
 
 
 @pytest.mark.slow
