@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
-from ...coco.index import GroundTruth
-from ..matching import Matching
+from ...coco.index import GroundTruth, ImageCategory
+from ..matched_boxes import match_boxes
 from ..settings import EvaluationSettings
 from .ap import BOX_AP
 from .task import Task, TaskInput, register_task
@@ -87,21 +88,34 @@ def score_text(score: float) -> str:
 
 
 def _false(data: TaskInput, lowest: float) -> list[dict]:
-    """Detections of at least this score that are wrong, with their scores."""
+    """Detections of at least this score that are wrong, with their scores.
+
+    Matching goes by falling score: what is below has no influence on what is above.
+    """
     if data.settings.lvis_style:
-        matching = BOX_AP.matching(data)
+        entries = BOX_AP.matching(data).detections
     else:
-        matching = BOX_AP.matching(data, (max(1, data.detections.most_per_pair()),))
-    # Matching goes by falling score: what is below has no influence on what is above.
-    kept = [entry for entry in matching.detections if entry["score"] >= lowest]
-    matches = Matching(
-        matching.ground_truth, matching.objects, kept, matching.overlaps, matching.max_dets
-    ).matches(_IOU)
-    return [
-        entry
-        for entry in kept
-        if not matches.object_id[entry["id"] - 1] and not matches.ignored[entry["id"] - 1]
-    ]
+        scored = [(entry["record"]["score"], entry) for entry in data.detections.entries]
+        entries = [{**e, "score": score, "area": 0.0} for score, e in scored if score >= lowest]
+    by_pair: dict[ImageCategory, list[dict]] = defaultdict(list)
+    for entry in entries:
+        if entry["score"] >= lowest:
+            by_pair[entry["image_id"], entry["category_id"]].append(entry)
+    return [entry for pair, found in by_pair.items() for entry in _false_of(data, pair, found)]
+
+
+def _false_of(data: TaskInput, pair: ImageCategory, found: list[dict]) -> list[dict]:
+    objects = data.ground_truth.by_pair.get(pair, [])
+    right = np.zeros(len(found), dtype=bool)
+    # An area below 0 marks what is no mistake to LVIS, see lvis.py.
+    ignored = np.array([entry["area"] < 0 for entry in found], dtype=bool)
+    if objects:
+        overlaps = data.overlaps.boxes(pair)[[entry["row"] for entry in found]]
+        crowds = np.array([entry["iscrowd"] for entry in objects], dtype=bool)
+        scores = np.array([entry["score"] for entry in found])
+        right[[row for row, _ in match_boxes(overlaps, scores, crowds, _IOU)]] = True
+        ignored |= (overlaps[:, crowds] >= _IOU).any(axis=1)
+    return [entry for entry, keep in zip(found, ~right & ~ignored) if keep]
 
 
 def _negatives(truth: GroundTruth) -> np.ndarray:
