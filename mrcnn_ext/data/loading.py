@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
+from detectron2.utils.file_io import PathManager
 
 from ..coco.read import check_entries, encoding_problem, missing_masks, read_coco
 from ..coco.rle import is_rle_list, rle_runs, text_rle, to_rle
@@ -221,6 +222,8 @@ def check_masks_of_tests(names: Iterable[str], advice: str = "") -> None:
         metadata = MetadataCatalog.get(name)
         json_file = metadata.get("json_file")
         if metadata.get("evaluator_type") != "coco" or not json_file:
+            continue
+        if not PathManager.isfile(str(json_file)):  # which loading it says
             continue
         problem = missing_masks(read_coco(json_file, annotated=False)["annotations"])
         if problem:
