@@ -54,7 +54,8 @@ def training_dicts(
 
     Raises:
         ConfigError: a data set is not registered, or has other classes; names the argument.
-        DataError: an entry of a json cannot be used; names the file, the image and the annotation.
+        DataError: an entry of a json cannot be used, or an object of a test set has no mask; names the
+            file, the image and the annotation.
     """
     if not 0 <= negatives < 1:
         raise ConfigError(
@@ -67,8 +68,6 @@ def training_dicts(
             _check_registered(key, name)
     if not trains:
         raise ConfigError(f"{_TRAIN} is empty; expected the name of a registered data set.")
-    if masks and not boxes_only:
-        check_masks_of_tests(tests, _ADVICE)
     check_when_loaded(
         trains,
         with_masks=False,
@@ -95,6 +94,8 @@ def training_dicts(
             f"model.roi_heads.num_classes is {num_classes}, but '{trains[0]}' ({_TRAIN}) has "
             f"{len(first)} classes: {shorten(first)}."
         )
+    if masks and not boxes_only:
+        check_masks_of_tests(tests, _ADVICE)
     return dicts
 
 

@@ -293,11 +293,10 @@ def test_the_evaluator_of_lazy_configs(mixed, tmp_path):
 def test_a_lazy_config_is_refused_before_training(mixed):
     cfg = LazyConfig.load(str(LAZY))
     names = cfg.dataloader.train.dataset.names = cfg.dataloader.test.dataset.names = mixed
-    dataset = cfg.dataloader.train.dataset
+    dataset, cfg.model.roi_heads.num_classes = cfg.dataloader.train.dataset, 1
     with pytest.raises(DataError, match=r"1 of 2 objects .*train.mapper be .* boxes_only=True"):
         instantiate(dataset)
     cfg.dataloader.train.mapper.boxes_only = True
-    cfg.model.roi_heads.num_classes = 1
     assert len(instantiate(dataset)) == 1
     assert type(instantiate(cfg.dataloader.evaluator)) is MrcnnExtCOCOEvaluator
     check_lazy(cfg)
