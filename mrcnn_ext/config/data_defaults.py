@@ -24,7 +24,8 @@ def add_data_config(_C: FvcoreCfgNode, CN: type) -> None:
     # augmented picture. 0: only those of which nothing is left.
     _C.DATA.MIN_AREA_LEFT = 0.0
     # Take objects without a mask, too: boxes and classes learn from all objects, masks from those that
-    # have one. Needs a mask head of this package. False: such an object is an error.
+    # have one, and are evaluated on those. Needs a mask head of this package. False: such an object is
+    # an error.
     _C.DATA.BOXES_ONLY = False
     # Train on images without objects, too, up to this share of all: 0.1 for every tenth image. They
     # teach a model where nothing is. 0: as DATALOADER.FILTER_EMPTY_ANNOTATIONS says, none or all.

@@ -20,6 +20,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from ..data import TrainingMapper
 from ..modes import losses_in_eval, same_random_numbers
 from .evaluation_steps import is_evaluation_step
 
@@ -96,7 +97,10 @@ def build_validation_loader(cfg, dataset_names: str | tuple[str, ...]) -> Iterab
     if not dicts:
         return []
     augmentations = detection_utils.build_augmentation(cfg, is_train=False)
-    mapper = DatasetMapper(cfg, True, augmentations=augmentations)
+    if cfg.MRCNN_EXT.DATA.BOXES_ONLY:  # Detectron2's mapper fails on objects that have no mask
+        mapper = TrainingMapper(cfg, True, augmentations=augmentations, min_area_left=0.0)
+    else:
+        mapper = DatasetMapper(cfg, True, augmentations=augmentations)
     return build_detection_test_loader(dicts, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
 
 

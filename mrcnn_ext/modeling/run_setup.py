@@ -11,7 +11,7 @@ from ..data.augmentation import augmentations_from_config
 from ..data.loading import check_masks_of_tests, check_when_loaded
 from ..engine.running import has_detectron2s, trainer_being_built
 from ..errors import ConfigError
-from ..evaluation.check_keys import check_whole_config
+from ..evaluation.check_keys import check_whole_config, evaluates_masks
 from ..tool_hooks import extend_running_tool
 from .mask_heads import MaskHeadBase
 
@@ -42,6 +42,7 @@ def set_up_run(cfg) -> None:
         augmentations_from_config(cfg)  # which is where their names and arguments are checked
         if boxes_only and cfg.MODEL.MASK_ON:
             _check_takes_boxes_only(cfg.MODEL.ROI_MASK_HEAD.NAME)
+        if not boxes_only and evaluates_masks(cfg):
             check_masks_of_tests(cfg.DATASETS.TEST)
     check_when_loaded(
         cfg.DATASETS.TRAIN,

@@ -28,7 +28,7 @@ LEGEND = [
     ("dup", "Dup: found twice"),
     ("bkg", "Bkg: nothing there"),
     ("miss", "missed"),
-    ("crowd", "crowd, not counted"),
+    ("crowd", "crowd, or a box without mask: not counted"),
 ]
 _MANY = 40  # instances above which the truth is not labelled
 _BLANK = 236
@@ -105,13 +105,12 @@ def _example(
     image: np.ndarray,
 ) -> Example:
     wanted = [entry for entry in truth.objects if entry["image_id"] == number]
-    with_masks = truth.has_masks and task == "segm"
     items = [
         Item(
             "crowd" if entry["iscrowd"] else "truth",
             "" if len(wanted) > _MANY else _class_name(truth, entry),
             entry["bbox"],
-            truth.rle(entry) if with_masks else None,
+            truth.rle(entry) if task == "segm" else None,
         )
         for entry in wanted
     ]

@@ -266,7 +266,9 @@ class _Annotations:
             there = annotation.get("segmentation") is not None
             kind = "segmentation-empty" if there else "segmentation-missing"
             text = f"segmentation is {'empty' if there else 'missing'}, other instances have one"
-            text += "; training with masks needs MRCNN_EXT.DATA.BOXES_ONLY True, or a mask here"
+            text += (
+                "; training and evaluation of masks need MRCNN_EXT.DATA.BOXES_ONLY True, or a mask"
+            )
             yield "error", kind, text
         yield from self._keypoints(annotation, size)
 
