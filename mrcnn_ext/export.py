@@ -28,10 +28,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.data.detection_utils import read_image
 
 from .command_line import TRUST_PICKLE, add_import_option, command_parser, import_all
 from .config.load import load_config
+from .data.image_file import ImageReader
 from .deploy import ModelInput, export_onnx
 from .deploy.export import resizing_file
 from .deploy.parity import Parity, compare_detections, join
@@ -148,7 +148,7 @@ def _compare(
     parts = []
     for path in images:
         try:
-            image = read_image(str(path), "BGR")
+            image = ImageReader("BGR")(path)
         except Exception as error:  # Pillow raises many kinds
             raise DataError(f"--check {path}: {error}") from error
         if resize is None:

@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
-from detectron2.data import DatasetMapper, get_detection_dataset_dicts
+from detectron2.data import get_detection_dataset_dicts
 from detectron2.data.build import trivial_batch_collator
 from detectron2.utils.env import seed_all_rng
 from torch.utils.data import DataLoader, Dataset
 
+from ..data.train_loader import mapper_from_config
 from ..errors import ConfigError
 
 __all__ = ["Checksum", "PairedLoader", "image_of", "mixed_seed"]
@@ -102,7 +103,7 @@ class PairedLoader:
         )
         size = cfg.SOLVER.IMS_PER_BATCH
         self.loader = DataLoader(
-            _Numbered(records, DatasetMapper(cfg, is_train=True), seed),
+            _Numbered(records, mapper_from_config(cfg, is_train=True), seed),
             batch_sampler=[range(i * size, (i + 1) * size) for i in range(start, stop)],
             num_workers=cfg.DATALOADER.NUM_WORKERS,
             collate_fn=trivial_batch_collator,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from fvcore.common.config import CfgNode
 
+from .bands import check_bands
 from .check_values import changed_keys, unexpected, value_of
 from .data_defaults import add_data_config
 from .ranges import is_number
@@ -47,3 +48,4 @@ def check_data(cfg) -> None:
     least = value_of(cfg, f"{_NODE}.MIN_AREA_LEFT")
     if not is_number(least) or least < 0:
         raise unexpected(f"{_NODE}.MIN_AREA_LEFT", least, "a number of pixels, 0 or more")
+    check_bands(cfg)

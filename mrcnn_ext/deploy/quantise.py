@@ -10,8 +10,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.data.detection_utils import read_image
-
+from ..data.image_file import ImageReader
 from ..errors import ConfigError, DataError
 from ..files import replaced_file
 from .metadata import copy_metadata
@@ -135,6 +134,6 @@ def kept_layers(graph) -> list[str]:
 
 def _read(path: str | os.PathLike):
     try:
-        return read_image(os.fspath(path), "BGR")
+        return ImageReader("BGR")(path)
     except Exception as error:  # Pillow raises many kinds
         raise DataError(f"--calibration: {path}: {error}") from error

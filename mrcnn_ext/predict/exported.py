@@ -13,6 +13,7 @@ from detectron2.data import Metadata
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 
+from ..data.image_file import ImageReader
 from ..deploy import ModelInput, OnnxModel, RunnerError
 from ..deploy.onnx_runner import Detections
 from ..errors import ConfigError
@@ -56,6 +57,7 @@ class ExportedPredictor:
         rule = self.model.info["resize"]
         size = [rule["min_size"]] * 2
         self._augmentation = T.ResizeShortestEdge(size, rule["max_size"])
+        self.reader = ImageReader("BGR")
 
     def predict_batch(self, images: Sequence[np.ndarray]) -> list[dict]:
         """As Predictor's; one image after the other, as the file takes one."""
@@ -143,6 +145,11 @@ def input_of(predictor: Predictor, classes: list[str] | None = None) -> ModelInp
         ConfigError: images are prepared in a way that a file cannot tell.
         DataError: the data set's keypoints contradict each other.
     """
+    if predictor.reader.by_band:
+        raise ConfigError(
+            f"MRCNN_EXT.DATA.BANDS is {list(predictor.reader.bands)}; an exported file takes pictures "
+            "of 3 bands with 8 bits only: expected []."
+        )
     min_size, max_size = _resizing(predictor.augmentation)
     metadata = predictor.metadata
     names = classes or metadata.get("thing_classes")

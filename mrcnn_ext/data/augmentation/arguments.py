@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-__all__ = ["choice", "interval", "is_number", "number", "picture_size", "whole"]
+__all__ = ["choice", "interval", "is_number", "number", "picture_size", "pixel_value", "whole"]
 
 
 def is_number(value) -> bool:
@@ -64,6 +64,20 @@ def picture_size(name: str, value) -> tuple[int, int]:
     if len(pair) != 2 or not all(is_number(v) and v == int(v) and v >= 1 for v in pair):
         raise _unexpected(name, value, "a side in pixels, or [height, width]")
     return int(pair[0]), int(pair[1])
+
+
+def pixel_value(name: str, value) -> float | tuple[float, ...]:
+    """A number, 0 or more, or a number for each band.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    values = _listed(value)
+    if not values:
+        return number(name, value, 0)
+    if not all(map(is_number, values)):
+        raise _unexpected(name, value, "a number, or a number for each band")
+    return tuple(map(float, values))
 
 
 def choice(name: str, value, known: Sequence[str]) -> str:
