@@ -89,11 +89,8 @@ class FirstConvolution:
                 continue
             given = _tensor(weights[key])
             wanted = layer.weight.shape
-            if (
-                not isinstance(given, Tensor)
-                or given.shape == wanted
-                or given.shape != (wanted[0], _COLOURS, *wanted[2:])
-            ):
+            of_colours = (wanted[0], _COLOURS, *wanted[2:])
+            if not isinstance(given, Tensor) or tuple(given.shape) != of_colours:
                 continue
             if self.rule == "random":
                 logger.info(

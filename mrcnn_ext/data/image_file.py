@@ -53,6 +53,14 @@ class ImageReader:
         keys = own.DATA
         return cls(cfg.INPUT.FORMAT, tuple(keys.BANDS), keys.PIXEL_TYPE, tuple(keys.RGB_BANDS))
 
+    @classmethod
+    def from_info(cls, info: dict) -> ImageReader:
+        """Of the metadata of an exported model, which takes BGR where it takes no bands."""
+        bands = info.get("bands")
+        if not bands:
+            return cls("BGR")
+        return cls("BGR", tuple(bands["bands"]), bands["pixel_type"], tuple(bands["rgb_bands"]))
+
     @property
     def by_band(self) -> bool:
         """Whether bands are chosen."""

@@ -60,6 +60,7 @@ def quantise_int8(
     )
 
     runner = OnnxModel(model)
+    reader = ImageReader.from_info(runner.info)
 
     class _Reader(CalibrationDataReader):
         def __init__(self) -> None:
@@ -67,7 +68,7 @@ def quantise_int8(
 
         def get_next(self):
             path = next(self.left, None)
-            return None if path is None else {"image": runner.resized(_read(path))}
+            return None if path is None else {"image": runner.resized(_read(path, reader))}
 
     proto = onnx.load(os.fspath(model))
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -132,8 +133,8 @@ def kept_layers(graph) -> list[str]:
     return sorted(kept)
 
 
-def _read(path: str | os.PathLike):
+def _read(path: str | os.PathLike, reader: ImageReader):
     try:
-        return ImageReader("BGR")(path)
+        return reader(path)
     except Exception as error:  # Pillow raises many kinds
         raise DataError(f"--calibration: {path}: {error}") from error

@@ -13,6 +13,7 @@ from detectron2.data import Metadata
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 
+from ..data.augmentation.by_band import BandInput
 from ..data.image_file import ImageReader
 from ..deploy import ModelInput, OnnxModel, RunnerError
 from ..deploy.onnx_runner import Detections
@@ -57,7 +58,7 @@ class ExportedPredictor:
         rule = self.model.info["resize"]
         size = [rule["min_size"]] * 2
         self._augmentation = T.ResizeShortestEdge(size, rule["max_size"])
-        self.reader = ImageReader("BGR")
+        self.reader = ImageReader.from_info(self.model.info)
 
     def predict_batch(self, images: Sequence[np.ndarray]) -> list[dict]:
         """As Predictor's; one image after the other, as the file takes one."""
@@ -68,8 +69,12 @@ class ExportedPredictor:
         if self.model.info["resize"]["in_graph"]:
             return {"instances": _instances(self.model(image))}
         height, width = image.shape[:2]
-        pixels = image[:, :, ::-1] if self.model.info["pixel_format"] == "RGB" else image
-        inputs = T.AugInput(pixels)
+        inputs: T.AugInput
+        if self.reader.by_band:
+            inputs = BandInput(image)
+        else:
+            is_rgb = self.model.info["pixel_format"] == "RGB"
+            inputs = T.AugInput(image[:, :, ::-1] if is_rgb else image)
         self._augmentation(inputs)
         tensor = np.ascontiguousarray(inputs.image.transpose(2, 0, 1), dtype=np.float32)
         return {"instances": _instances(self.model.run_resized(tensor, (height, width)))}
@@ -145,11 +150,6 @@ def input_of(predictor: Predictor, classes: list[str] | None = None) -> ModelInp
         ConfigError: images are prepared in a way that a file cannot tell.
         DataError: the data set's keypoints contradict each other.
     """
-    if predictor.reader.by_band:
-        raise ConfigError(
-            f"MRCNN_EXT.DATA.BANDS is {list(predictor.reader.bands)}; an exported file takes pictures "
-            "of 3 bands with 8 bits only: expected []."
-        )
     min_size, max_size = _resizing(predictor.augmentation)
     metadata = predictor.metadata
     names = classes or metadata.get("thing_classes")
@@ -170,6 +170,9 @@ def input_of(predictor: Predictor, classes: list[str] | None = None) -> ModelInp
         names,
         None if not ids else [original for original, _ in sorted(ids.items(), key=lambda i: i[1])],
         skeletons,
+        predictor.reader.bands,
+        predictor.reader.pixel_type,
+        predictor.reader.rgb_bands,
     )
 
 

@@ -63,7 +63,7 @@ def _load(model, path, how=None):
 
 @pytest.fixture
 def files(tmp_path):
-    """Of a kind: state, checkpoint of the whole model, of its backbone alone as zoo and timm have it."""
+    """Of a kind: state, file of the whole model, and of its backbone as the zoo and timm have it."""
 
     def write(kind: str):
         state = _model(kind, 3).state_dict()

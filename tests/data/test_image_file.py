@@ -64,6 +64,13 @@ def test_layouts_of_tiff(tmp_path, bands, options):
     assert (open_image(path).values() == image).all()
 
 
+def test_compressions_that_need_imagecodecs(tmp_path, monkeypatch):
+    pytest.importorskip("imagecodecs")
+    image = pixels(5, "uint16", high=60000)
+    path = write(tmp_path / "a.tif", image, compression="lzw", predictor=True)
+    assert (open_image(path).values() == image).all()
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "1", "CMYK"])
 def test_pictures_of_8_bits(tmp_path, mode):
     suffix = ".jpg" if mode == "CMYK" else ".png"
