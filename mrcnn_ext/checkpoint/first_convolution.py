@@ -20,7 +20,9 @@ __all__ = ["FirstConvolution", "first_convolutions"]
 logger = logging.getLogger("detectron2." + __name__)  # which its tools print
 
 _COLOURS = 3
-_FROZEN = " It is frozen, so it will not learn the bands: set MODEL.BACKBONE.FREEZE_AT to 0."
+_FROZEN = (
+    " It is frozen, so it will not learn the bands: set MODEL.BACKBONE.FREEZE_AT (freeze_at) to 0."
+)
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,19 @@ def upright_size(path: str | os.PathLike) -> tuple[int, int]:
     Raises:
         OSError, ValueError, SyntaxError: of Pillow, where it is no picture.
     """
+    try:
+        opened = _opened_size(path)
+    except (OSError, ValueError):
+        try:  # of many bands
+            stored = open_image(path)
+            return stored.width, stored.height
+        except Exception:
+            pass
+        raise
+    return opened
+
+
+def _opened_size(path: str | os.PathLike) -> tuple[int, int]:
     with PathManager.open(os.fspath(path), "rb") as file, Image.open(file) as image:
         width, height = image.size
         try:

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,6 +24,8 @@ _BITS, _SAMPLES, _PLANAR = 258, 277, 284  # tags of TIFF
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Modes whose values Pillow gives as the file has them; the bands are those of their names.
 _AS_STORED = ("L", "LA", "RGB", "RGBA", "CMYK", "F")
+# What a TIFF's metadata say of other files is not followed.
+_BY_ITSELF: dict[str, Any] = {"is_ome": False, "is_mmstack": False}
 # EXIF's orientation -> how rows and columns are put upright: exchanged, then mirrored.
 _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda a: a[:, ::-1],
@@ -86,6 +90,8 @@ def open_image(path: str | os.PathLike) -> StoredImage:
     try:
         with Image.open(io.BytesIO(data)) as image:
             found = _pillow(image, data)
+    except Image.DecompressionBombError as error:
+        raise DataError(_too_many()) from error
     except Image.UnidentifiedImageError:
         found = None
     except ValueError:  # of a TIFF with more bands than its tags tell
@@ -97,6 +103,11 @@ def open_image(path: str | os.PathLike) -> StoredImage:
     if found is None:
         raise DataError("is no npy file, and no image that can be read")
     return found
+
+
+def _too_many() -> str:
+    most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+    return f"has more than {most:.0f} million pixels: reduce it, or cut it into tiles"
 
 
 def _described(
@@ -215,7 +226,7 @@ def _tiff(data: bytes) -> StoredImage:
             "is a TIFF that Pillow and OpenCV do not read as it is stored: pip install tifffile "
             "imagecodecs (or 'mrcnn_ext[bands]')"
         ) from error
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
+    with tifffile.TiffFile(io.BytesIO(data), **_BY_ITSELF) as file:
         series = file.series[0]
         page = series.keyframe
         axes, shape, dtype = series.axes, series.shape, series.dtype
@@ -227,18 +238,22 @@ def _tiff(data: bytes) -> StoredImage:
     others = [i for i, axis in enumerate(axes) if axis not in "YX" and shape[i] > 1]
     if "Y" not in axes or "X" not in axes or len(others) > 1 or dtype is None:
         raise DataError(f"has the axes {axes} {tuple(shape)}; expected height, width and bands")
+    most = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # as Pillow: a file may say it has any number
+    if most and shape[axes.index("Y")] * shape[axes.index("X")] > most:
+        raise DataError(_too_many())
     order = [axes.index("Y"), axes.index("X"), *others]
     ones = [i for i in range(len(axes)) if i not in order]
     bands = shape[others[0]] if others else 1
 
     def read() -> np.ndarray:
         try:
-            with tifffile.TiffFile(io.BytesIO(data)) as file:
+            with tifffile.TiffFile(io.BytesIO(data), **_BY_ITSELF) as file:
                 pixels = file.series[0].asarray()
         except ValueError as error:
             if "imagecodecs" in str(error):
+                found = re.search(r"COMPRESSION\.(\w+)", str(error))
                 raise DataError(
-                    f"is compressed ({str(error).split('>')[0].lstrip('<')}), for which tifffile needs "
+                    f"is compressed ({found[1] if found else 'in some way'}), for which tifffile needs "
                     "imagecodecs: pip install imagecodecs (or 'mrcnn_ext[bands]')"
                 ) from error
             raise

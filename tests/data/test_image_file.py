@@ -71,6 +71,20 @@ def test_compressions_that_need_imagecodecs(tmp_path, monkeypatch):
     assert (open_image(path).values() == image).all()
 
 
+def test_a_tiff_of_many_pixels_or_files_is_read_by_itself(tmp_path, monkeypatch):
+    image = pixels(5, "uint16")
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(
+        path, image.transpose(2, 0, 1), photometric="minisblack", metadata={"axes": "CYX"}
+    )
+    assert (open_image(path).values() == image).all()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    many = write(tmp_path / "b.tif", pixels(5, "uint16"))  # which Pillow does not open
+    for file in (path, many):
+        with pytest.raises(DataError, match="has more than 0 million pixels: reduce it, or cut it"):
+            open_image(file)
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "1", "CMYK"])
 def test_pictures_of_8_bits(tmp_path, mode):
     suffix = ".jpg" if mode == "CMYK" else ".png"

@@ -22,6 +22,10 @@ class BandInput(T.AugInput):
     or one, everything is as in AugInput.
     """
 
+    image: np.ndarray
+    boxes: np.ndarray | None
+    sem_seg: np.ndarray | None
+
     def transform(self, tfm: Transform) -> None:
         self.image = apply_to_image(tfm, self.image)
         if self.boxes is not None:

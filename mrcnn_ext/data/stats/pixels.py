@@ -65,7 +65,7 @@ def pixel_statistics(
             read = pool.map(lambda path: _counted(path, image_format, chosen_bands), part)
             for path, (number, band_sums, band_squares, kind) in zip(part, read):
                 if first is None:
-                    first, sums, squares = kind, np.zeros(kind[0]), np.zeros(kind[0])
+                    first, sums, squares = kind, np.zeros(len(band_sums)), np.zeros(len(band_sums))
                 if kind != first:
                     raise DataError(
                         f"{path}: has {kind[0]} bands of {kind[1]}, and {chosen[0]} {first[0]} of "
@@ -82,7 +82,7 @@ def pixel_statistics(
         "mean": mean.round(3).tolist(),
         "std": std.round(3).tolist(),
         "images": len(chosen),
-        "bands": first[0],
+        "bands": len(mean),
         "dtype": first[1],
         "format": image_format,
     }
@@ -121,19 +121,20 @@ def _counted(
     flat = values.reshape(-1, values.shape[2]).astype(np.float64)
     if not np.isfinite(flat).all():
         raise DataError(f"{path}: has pixels that are NaN or infinite; write a number there.")
-    return len(flat), flat.sum(axis=0), (flat**2).sum(axis=0), (flat.shape[1], kind)
+    return len(flat), flat.sum(axis=0), (flat**2).sum(axis=0), kind
 
 
-def _read(path, image_format: str, bands: list[int] | None) -> tuple[np.ndarray, str]:
+def _read(path, image_format: str, bands: list[int] | None) -> tuple[np.ndarray, tuple[int, str]]:
     if bands is None and not _needs_bands(path):
         try:
             values = ImageReader(image_format)(path)
         except Exception as error:  # decoders raise about anything on damaged files
             raise DataError(f"{path}: cannot be read: {type(error).__name__}: {error}.") from error
-        return values if values.ndim == 3 else values[..., None], str(values.dtype)
+        values = values if values.ndim == 3 else values[..., None]
+        return values, (values.shape[2], str(values.dtype))
     stored = _opened(path)
     try:
-        return stored.values(bands), stored.pixel_type
+        return stored.values(bands), (stored.bands, stored.pixel_type)
     except DataError as error:
         raise DataError(f"{path}: {error}.") from error
     except Exception as error:
