@@ -163,6 +163,7 @@ def input_of(predictor: Predictor, classes: list[str] | None = None) -> ModelInp
         skeletons = None
     if ids and sorted(ids.values()) != list(range(number)):
         ids = None
+    reader = getattr(predictor, "reader", ImageReader())
     return ModelInput(
         predictor.input_format,
         min_size,
@@ -170,9 +171,9 @@ def input_of(predictor: Predictor, classes: list[str] | None = None) -> ModelInp
         names,
         None if not ids else [original for original, _ in sorted(ids.items(), key=lambda i: i[1])],
         skeletons,
-        predictor.reader.bands,
-        predictor.reader.pixel_type,
-        predictor.reader.rgb_bands,
+        reader.bands,
+        reader.pixel_type,
+        reader.rgb_bands,
     )
 
 

@@ -66,7 +66,9 @@ def predict_sources(
     """
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     faulty: set[str] = set()
-    output = _Output(writer, predictor.reader)
+    # Of others' predictors, which take BGR
+    reader = getattr(predictor, "reader", ImageReader("BGR"))
+    output = _Output(writer, reader)
     with image_progress(console) as progress:
         task = progress.add_task("predicting", total=sum(s.count(every) for s in sources))
 
@@ -89,7 +91,7 @@ def predict_sources(
             writer.results.done,
             every=every,
             pictures=pictures,
-            reader=predictor.reader,
+            reader=reader,
         )
         try:
             with Behind(done) as behind, closing(ahead(frames, _size)) as read:
