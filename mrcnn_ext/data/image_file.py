@@ -12,6 +12,7 @@ from detectron2.data import detection_utils as utils
 
 from ..config.bands import check_choice, pixel_channels
 from ..errors import DataError
+from .pictures import picture_problem
 from .stored_image import StoredImage, open_image
 
 __all__ = ["ImageReader", "displayed", "read_picture"]
@@ -206,7 +207,7 @@ def read_picture(path: str | os.PathLike, reader: ImageReader | None = None) -> 
     Args:
         path: any that Detectron2's ``PathManager`` opens.
         reader: of the model; None, or without bands: as Detectron2 reads it, and what it cannot read
-            with its first three bands.
+            as it is with its first three bands.
 
     Returns:
         uint8 (H, W, 3), RGB.
@@ -216,7 +217,7 @@ def read_picture(path: str | os.PathLike, reader: ImageReader | None = None) -> 
     """
     if reader is not None and reader.by_band:
         return reader.shown(reader(path))
-    if os.fspath(path).lower().endswith(".npy"):
+    if os.fspath(path).lower().endswith(".npy") or _is_wide_grey(path):
         return _first_bands(path)
     try:
         return utils.read_image(os.fspath(path), format="RGB")
@@ -228,6 +229,11 @@ def read_picture(path: str | os.PathLike, reader: ImageReader | None = None) -> 
         except DataError:
             pass
         raise
+
+
+def _is_wide_grey(path: str | os.PathLike) -> bool:
+    problem = picture_problem(path)
+    return problem is not None and "grey values" in problem  # cut off at 255, white in most places
 
 
 def _first_bands(path: str | os.PathLike) -> np.ndarray:

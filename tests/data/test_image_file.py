@@ -234,6 +234,8 @@ def test_bands_are_shown_by_a_rule(tmp_path):
     assert (read_picture(path, reader) == shown).all()
     # Nobody says which: the first three, or the first one as grey.
     assert (displayed(image, [0, 1, 2]) == read_picture(path)).all()
+    file = write(tmp_path / "g.png", image[..., :1])  # which Detectron2 cuts off at 255
+    assert (read_picture(file) == displayed(image, [0])).all()
     grey = displayed(image[..., :2], [0])
     assert (grey[..., 0] == grey[..., 2]).all()
     assert (displayed(np.full((4, 5, 1), 7.0), [0]) == 0).all()
