@@ -46,6 +46,7 @@ def cfgs(trained):
     return plain, by_band
 
 
+@pytest.mark.slow
 def test_bands_of_files_are_those_of_a_picture_bit_for_bit(cfgs, tmp_path):
     plain, by_band = cfgs
     folders = {kind: tmp_path / kind for kind in ("png", "tif", "npy")}
@@ -64,6 +65,20 @@ def test_bands_of_files_are_those_of_a_picture_bit_for_bit(cfgs, tmp_path):
         assert (tmp_path / f"{kind}_" / "pictures" / f"0.{kind}.png").is_file()
 
 
+def test_the_predictor_finds_in_bands_what_it_finds_in_a_picture(cfgs, tmp_path):
+    image = pixels(5, high=250, size=(80, 110))
+    plain, by_band = (Predictor(cfg, device="cpu", optimized=False) for cfg in cfgs)
+    expected = plain(np.ascontiguousarray(image[..., [4, 0, 3]]))["instances"]  # BGR
+    for suffix in ("tif", "npy"):
+        path = write(tmp_path / f"a.{suffix}", image)
+        found = by_band(by_band.reader(path))["instances"]
+        assert len(found) == len(expected) > 0
+        assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+        assert torch.equal(found.scores, expected.scores)
+        assert torch.equal(torch.as_tensor(found.pred_masks), torch.as_tensor(expected.pred_masks))
+
+
+@pytest.mark.slow
 def test_files_of_another_kind_are_left_out(cfgs, tmp_path, capsys):
     _, by_band = cfgs
     write(tmp_path / "a.tif", pixels(5))
@@ -79,6 +94,7 @@ def test_files_of_another_kind_are_left_out(cfgs, tmp_path, capsys):
     assert "d.mp4: a video has 3 bands of uint8" in text
 
 
+@pytest.mark.slow
 def test_videos_of_chosen_bands(trained, tmp_path):
     cfg = trained[1].clone()
     write_clip(tmp_path / "d.mp4", 2)
@@ -88,6 +104,7 @@ def test_videos_of_chosen_bands(trained, tmp_path):
     assert found == expected
 
 
+@pytest.mark.slow
 def test_float_images_go_through_the_predictor(trained):
     cfg = trained[1].clone()
     cfg.MRCNN_EXT.DATA.BANDS, cfg.MRCNN_EXT.DATA.PIXEL_TYPE = [2, 1, 0], "float32"
