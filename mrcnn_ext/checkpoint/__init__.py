@@ -8,6 +8,7 @@ from .check_weights import (
     describe_loaded,
     describe_new,
 )
+from .first_convolution import FirstConvolution
 from .last_checkpoint import (
     LastCheckpoint,
     checkpoint_problem,
@@ -28,6 +29,7 @@ from .timm_weights import TimmWeightsHandler, register_timm_weights_handler
 __all__ = [
     "SHIPPED",
     "CheckedWeights",
+    "FirstConvolution",
     "LastCheckpoint",
     "SafeCheckpointer",
     "ShippedModel",

@@ -6,6 +6,7 @@ from __future__ import annotations
 from fvcore.common.config import CfgNode
 
 from ..errors import ConfigError
+from .bands import check_bands
 from .check_values import changed_keys, unexpected, value_of
 from .data_defaults import add_data_config
 from .ranges import Range, check_choices, check_ranges, is_number
@@ -61,6 +62,7 @@ def check_data(cfg) -> None:
     check_choices(cfg, _CHOICES)
     check_ranges(cfg, _RANGES)
     _check_one_sampler(cfg)
+    check_bands(cfg)
 
 
 def _check_one_sampler(cfg) -> None:

@@ -1,9 +1,14 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Detectron2's training loader around :class:`TrainingMapper`."""
+"""Detectron2's loaders around :class:`TrainingMapper`."""
 
 from __future__ import annotations
 
-from detectron2.data import DatasetFromList, build_detection_train_loader
+from detectron2.data import (
+    DatasetFromList,
+    DatasetMapper,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
 from detectron2.data.build import get_detection_dataset_dicts
 from torch.utils.data import Dataset
 
@@ -11,7 +16,13 @@ from .mapper import TrainingMapper
 from .negatives import keep_negatives
 from .samplers import sampler_from_config
 
-__all__ = ["build_train_loader", "train_loader_from_config", "training_data"]
+__all__ = [
+    "build_train_loader",
+    "mapper_from_config",
+    "test_loader_from_config",
+    "train_loader_from_config",
+    "training_data",
+]
 
 
 def build_train_loader(dataset, *, mapper, sampler=None, **kwargs):
@@ -47,6 +58,26 @@ def train_loader_from_config(cfg):
     sampler = sampler_from_config(cfg, records)  # of the list, as in build_train_loader
     dataset = _stored(records, mapper)
     return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset, sampler=sampler)
+
+
+def test_loader_from_config(cfg, dataset_name: str):
+    """The loader that a yaml config tests with: Detectron2's, whose images are read by the config."""
+    mapper = mapper_from_config(cfg, is_train=False)
+    return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+
+def mapper_from_config(cfg, is_train: bool, **kwargs) -> DatasetMapper:
+    """Detectron2's mapper; ours where it cannot read the images or their objects.
+
+    Args:
+        cfg: a config, with the ``MRCNN_EXT`` node or without.
+        is_train: as for DatasetMapper.
+        kwargs: as for DatasetMapper, in place of what the config says.
+    """
+    keys = cfg.MRCNN_EXT.DATA if "MRCNN_EXT" in cfg else None
+    if keys and (keys.BANDS or (keys.BOXES_ONLY and is_train)):
+        return TrainingMapper(cfg, is_train, **kwargs)
+    return DatasetMapper(cfg, is_train, **kwargs)
 
 
 def training_data(cfg) -> tuple[Dataset, TrainingMapper]:

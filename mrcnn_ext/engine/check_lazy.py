@@ -45,6 +45,7 @@ _KNOWN = (
     *("output_dir", "init_checkpoint", "max_iter", "amp", "ddp", "checkpointer", "eval_period"),
     *("log_period", "device", "seed", "cudnn_benchmark", "float32_precision", "model_ema", "fsdp"),
     *("accumulate", "ema", "early_stopping", "exact_resume", "hooks", "writers", "wandb"),
+    "first_convolution",
 )
 # Where a mistake in the config becomes an exception; one in the user's code needs its traceback.
 _LIBRARIES = {"detectron2", "fvcore", "hydra", "iopath", "omegaconf", "torch", "mrcnn_ext"}

@@ -60,7 +60,7 @@ from ..files import check_writable, only_process, remove_leftovers
 from ..stop_signals import StopSignals, exit_code
 from .dataset_ids import DatasetIds
 from .exported import ExportedPredictor
-from .predictor import Predictor, named_weights
+from .predictor import Predictor, named_weights, reader_of
 from .run import one_line, predict_sources
 from .same_run import check_inputs, digest_of_config, digest_of_file, go_on_or_begin
 from .sources import Source, find_sources
@@ -178,9 +178,12 @@ def _prepare(
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} is {value}; expected 1 or more.")
-    sources = _without_own_pictures(find_sources(args.inputs), args.output)
     import_all(args.imports)
-    what, load = _exported(args) if args.model else _configured(args)
+    cfg = _config(args)
+    # Folders of other models may hold npy files that are no images.
+    arrays = cfg is not None and reader_of(cfg).by_band
+    sources = _without_own_pictures(find_sources(args.inputs, arrays=arrays), args.output)
+    what, load = _exported(args) if cfg is None else _configured(args, cfg)
     ids = DatasetIds(args.ids_from) if args.ids_from else None
     image_ids = None if ids is None else ids.of_images([s for s in sources if not s.name_problem()])
     run = {
@@ -215,8 +218,10 @@ def _exported(args: argparse.Namespace) -> tuple[dict[str, str], Callable]:
     )
 
 
-def _configured(args: argparse.Namespace) -> tuple[dict[str, str], Callable]:
-    """What run.json says of the model, and what loads it."""
+def _config(args: argparse.Namespace):
+    """The config; None for an exported model."""
+    if args.model:
+        return None
     if not args.config_file:
         if args.weights or args.opts:
             option = "--weights" if args.weights else "--opts"
@@ -224,7 +229,11 @@ def _configured(args: argparse.Namespace) -> tuple[dict[str, str], Callable]:
         model = SHIPPED[DEFAULT_SHIPPED]
         args.config_file, args.weights = model.config, model.uri
         say(f"no --config-file: taking the package's own model {model.name} ({model.what})")
-    cfg = load_config(args.config_file, args.opts)
+    return load_config(args.config_file, args.opts)
+
+
+def _configured(args: argparse.Namespace, cfg) -> tuple[dict[str, str], Callable]:
+    """What run.json says of the model, and what loads it."""
     what = {
         "config": digest_of_config(cfg),
         "weights": digest_of_file(named_weights(cfg, args.weights)),

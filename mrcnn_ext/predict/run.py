@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..command_line import image_progress, say
+from ..data.image_file import ImageReader
 from ..errors import DataError
 from ..stop_signals import StopSignals
 from ..visualization.instances import draw_instances
@@ -65,7 +66,9 @@ def predict_sources(
     """
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     faulty: set[str] = set()
-    output = _Output(writer)
+    # Of others' predictors, which take BGR
+    reader = getattr(predictor, "reader", ImageReader("BGR"))
+    output = _Output(writer, reader)
     with image_progress(console) as progress:
         task = progress.add_task("predicting", total=sum(s.count(every) for s in sources))
 
@@ -83,7 +86,13 @@ def predict_sources(
             advance = 0 if frame.source.is_video and frame.is_last else 1
             progress.update(task, advance=advance, description=f"{name:<40}")
 
-        frames = read_frames(sources, writer.results.done, every=every, pictures=pictures)
+        frames = read_frames(
+            sources,
+            writer.results.done,
+            every=every,
+            pictures=pictures,
+            reader=reader,
+        )
         try:
             with Behind(done) as behind, closing(ahead(frames, _size)) as read:
                 for batch in _batches(read, batch_size):
@@ -151,8 +160,8 @@ def _kept(instances: Instances, score_threshold: float) -> Instances:
 class _Output:
     """Writes the lines, pictures and videos of frames; all in one thread, in their order."""
 
-    def __init__(self, writer: PredictionWriter) -> None:
-        self._writer = writer
+    def __init__(self, writer: PredictionWriter, reader: ImageReader) -> None:
+        self._writer, self._reader = writer, reader
         self._video: VideoFile | None = None
 
     @torch.no_grad()
@@ -189,7 +198,7 @@ class _Output:
         line = self._writer.line(frame.name, instances, list(frame.stamp))
         picture = None
         if frame.picture is not None:
-            picture = _draw(frame, instances, line, self._writer.metadata)
+            picture = _draw(frame, instances, line, self._writer.metadata, self._reader)
         if frame.name not in self._writer.results.done:
             try:
                 self._writer.append(line)
@@ -206,13 +215,18 @@ class _Output:
         self._video.write(picture)
 
 
-def _draw(frame: Frame, instances: Instances, line: dict, metadata) -> np.ndarray:
+def _draw(
+    frame: Frame, instances: Instances, line: dict, metadata, reader: ImageReader
+) -> np.ndarray:
     """The picture, BGR."""
     fields = dict(instances._fields)  # get_fields() would make masks dense
     if "pred_masks" in fields:
         fields["pred_masks"] = [record["segmentation"] for record in line["results"]]
     assert frame.image is not None
-    rgb = np.ascontiguousarray(frame.image[:, :, ::-1])
+    if reader.by_band:
+        rgb = reader.shown(frame.image)
+    else:
+        rgb = np.ascontiguousarray(frame.image[:, :, ::-1])
     picture = draw_instances(rgb, Instances(instances.image_size, **fields), metadata)
     return np.ascontiguousarray(picture[:, :, ::-1])
 

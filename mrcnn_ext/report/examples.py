@@ -7,9 +7,9 @@ import os
 from dataclasses import dataclass
 
 import numpy as np
-from detectron2.data.detection_utils import read_image
 
 from ..coco.index import GroundTruth
+from ..data.image_file import read_picture
 from ..errors import DataError
 from ..visualization.judged import Item, draw_items
 from .analysis import Analysis
@@ -168,7 +168,7 @@ def _read(truth: GroundTruth, number: int) -> np.ndarray:
     if os.path.exists(file) and not os.path.isfile(file):  # reading a pipe would never end
         raise DataError(f"image {image_id}: {file} is no file.")
     try:
-        image = read_image(str(file), "RGB")
+        image = read_picture(str(file))
     except Exception as error:  # Pillow raises many kinds
         raise DataError(f"image {image_id}: {file} cannot be read: {error}.") from error
     if image.shape[:2] != size:

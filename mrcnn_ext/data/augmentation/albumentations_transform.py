@@ -16,6 +16,7 @@ from detectron2.data import transforms as T
 
 from ...errors import ConfigError
 from ...messages import similar
+from ...modes import same_random_numbers
 from .arguments import number
 from .sample import mask_box
 
@@ -73,6 +74,26 @@ class Albumentations(T.Augmentation):
 
     def __repr__(self) -> str:
         return f"Albumentations({self.transform}, {self.arguments})"
+
+    def pixel_problem(self, bands: int, pixel_type: str) -> str:
+        """Why it cannot work on such pictures, which is found by a try on one; "" if it can."""
+        if pixel_type != "uint8" and not self.needs_bitmasks:
+            return (
+                f"with {self.transform} changes values of pictures with 8 bits, but these have "
+                f"{pixel_type}, of which it keeps 0 to 1 only; leave it out"
+            )
+        kind = np.uint8 if pixel_type == "uint8" else np.float32
+        probe = np.full((96, 96, bands), 200, dtype=kind)
+        always = Albumentations(transform=self.transform, arguments={**self.arguments, "p": 1.0})
+        try:
+            with same_random_numbers():
+                out = always.get_transform(probe).apply_image(probe)
+        except Exception as error:  # of OpenCV or NumPy, of many kinds
+            reason = " ".join(str(error).split())[:200]
+            return f"with {self.transform} fails on {bands} bands of {kind.__name__}: {reason}"
+        if out.ndim != 3 or out.shape[2] != bands or (kind is np.float32 and out.max() <= 1):
+            return f"with {self.transform} changes {bands} bands of {kind.__name__} to other values"
+        return ""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         return AlbumentationsTransform(

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["check_pixel", "choice", "interval", "is_number", "number", "picture_size", "side"]
-__all__ += ["whole"]
+__all__ = ["check_pixel", "choice", "interval", "is_number", "number", "picture_size"]
+__all__ += ["pixel_value", "side", "whole"]
 
 _LONGEST = 32767  # pixels of a side, as OpenCV can have them
 
@@ -81,14 +81,29 @@ def side(name: str, value) -> int:
     return whole(name, value, 1, _LONGEST)
 
 
-def check_pixel(name: str, value: float, image: np.ndarray) -> None:
+def check_pixel(name: str, value: float | Sequence[float], image: np.ndarray) -> None:
     """
     Raises:
         ValueError: the type of the picture cannot hold the value.
     """
-    if np.issubdtype(image.dtype, np.integer) and value > np.iinfo(image.dtype).max:
+    highest = float(np.max(value))
+    if np.issubdtype(image.dtype, np.integer) and highest > np.iinfo(image.dtype).max:
         most = np.iinfo(image.dtype).max
-        raise ValueError(f"{name} is {value:g}, but pixels of this picture end at {most}")
+        raise ValueError(f"{name} is {highest:g}, but pixels of this picture end at {most}")
+
+
+def pixel_value(name: str, value) -> float | tuple[float, ...]:
+    """A number, 0 or more, or a number for each band.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    values = _listed(value)
+    if not values:
+        return number(name, value, 0)
+    if not all(map(is_number, values)):
+        raise _unexpected(name, value, "a number, or a number for each band")
+    return tuple(map(float, values))
 
 
 def choice(name: str, value, known: Sequence[str]) -> str:

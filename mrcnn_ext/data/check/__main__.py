@@ -23,11 +23,13 @@ from rich.markup import escape
 
 from ...coco.read import read_coco
 from ...command_line import add_import_option, command_parser, import_all, stage_progress
+from ...config.bands import check_bands
 from ...config.check import check_names
 from ...config.load import load_config
 from ...errors import ConfigError, DataError
 from ...files import write_json
 from .. import register_datasets
+from ..image_file import ImageReader
 from ..registered import CocoFiles, registered_coco
 from .against_config import MASK_IS_MISSING, check_with_config, takes_boxes_only
 from .between import DatasetSummary, compare_datasets
@@ -98,7 +100,7 @@ def _run(args: argparse.Namespace) -> int:
         summary = DatasetSummary.of(target.name, data, target.image_root or "")
         between = [p for other in summaries for p in _compare(other, summary, cfg)]
         if cfg is not None and not summaries:
-            between += _unknown_names(cfg)
+            between += _unknown_names(cfg) + _odd_bands(cfg)
         summaries.append(summary)
         results.append(_check(target, data, cfg, not args.no_decode, between))
         _print(results[-1], args.max_shown, console)
@@ -123,6 +125,15 @@ def _unknown_names(cfg) -> list[Problem]:
     return []
 
 
+def _odd_bands(cfg) -> list[Problem]:
+    try:
+        if "MRCNN_EXT" in cfg:
+            check_bands(cfg)
+    except ConfigError as error:
+        return [Problem("error", "config-bands", None, None, str(error).rstrip("."))]
+    return []
+
+
 def _compare(first: DatasetSummary, second: DatasetSummary, cfg) -> list[Problem]:
     names = {first.name, second.name}
     train, test = ((), ()) if cfg is None else (set(cfg.DATASETS.TRAIN), set(cfg.DATASETS.TEST))
@@ -144,6 +155,7 @@ def _check(target: CocoFiles, data: dict, cfg, decode: bool, between: list[Probl
             decode_images=decode,
             metadata=target.metadata,
             progress=progress,
+            reader=None if cfg is None else ImageReader.from_config(cfg),
         )
     kinds = {p.kind for p in problems}
     if "config-no-annotations" in kinds:  # which says more

@@ -18,6 +18,7 @@ from ...errors import DataError
 from ...messages import describe, same_but_for_case
 from ...skeletons import Skeleton
 from ...skeletons.from_json import category_skeleton
+from ..image_file import ImageReader
 from .against_config import check_metadata
 from .annotation import box_findings, keypoint_findings, mask_findings
 from .images import duplicates, image_problems, image_size
@@ -74,13 +75,18 @@ def check_coco(
     decode_images: bool = True,
     metadata=None,
     progress: Progress | None = None,
+    reader: ImageReader | None = None,
 ) -> list[Problem]:
-    """:func:`check_coco_json` of a file that :func:`~mrcnn_ext.coco.read.read_coco` has read."""
+    """:func:`check_coco_json` of a file that :func:`~mrcnn_ext.coco.read.read_coco` has read.
+
+    Args:
+        reader: of a config; where it chooses bands, images are read by it.
+    """
     report = progress or (lambda stage, done, total: None)
     problems = list(_categories(data["categories"]))
     if metadata is not None:
         problems += check_metadata(data, metadata)
-    problems += image_problems(data["images"], os.fspath(image_root), decode_images, report)
+    problems += image_problems(data["images"], os.fspath(image_root), decode_images, report, reader)
     annotations = _Annotations(data, metadata)
     problems += find_patterns(data, annotations.sizes)
     problems += annotations.problems(report)

@@ -31,6 +31,7 @@ from ...errors import DataError
 from ...files import write_text
 from ..configured_datasets import register_datasets
 from ..pictures import picture_problem
+from .bands import band_choices
 from .choices import Choice, Machine, choose
 from .sources import Source, find_source, measure_all, slots
 from .text import config_text
@@ -111,9 +112,11 @@ def _run(args: argparse.Namespace) -> int:
         base, choices, notes = choose(found, machine, keypoints=keypoints)
     except DataError as error:
         raise DataError(f"{args.data}: {error}") from error
-    choices = [*_data_choices(source, test), *choices, *_device(machine, args)]
-    notes += _picture_notes(source) + _test_notes(source, test)
-    text = config_text(get_config_file(base), choices, _head(args, machine, found, notes))
+    pixels = band_choices(source, base)
+    choices = [*_data_choices(source, test), *pixels, *choices, *_device(machine, args)]
+    notes += ([] if pixels else _picture_notes(source)) + _test_notes(source, test)
+    head = _head(args, machine, found, notes, by_band=bool(pixels))
+    text = config_text(get_config_file(base), choices, head)
     _check(text)
     _keep_old(args.out, text)
     write_text(args.out, text)
@@ -151,13 +154,17 @@ def _device(machine: Machine, args: argparse.Namespace) -> list[Choice]:
     ]
 
 
-def _head(args: argparse.Namespace, machine: Machine, found, notes: list[str]) -> list[str]:
+def _head(
+    args: argparse.Namespace, machine: Machine, found, notes: list[str], *, by_band: bool
+) -> list[str]:
     return [
         f"{_WRITTEN} Change what you like; the reason of a key stands above it.",
         f"For {args.data}: {len(found.image_sizes)} images, {len(found.boxes)} objects; to be trained "
         f"on {machine.device} with {machine.memory:.0f} GiB.",
         *(f"Note: {note}." for note in notes),
-        "Architecture, weights and the pixel statistics of the weights are those of the base.",
+        "Architecture and weights are those of the base."
+        if by_band
+        else "Architecture, weights and the pixel statistics of the weights are those of the base.",
     ]
 
 

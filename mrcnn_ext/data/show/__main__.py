@@ -139,7 +139,10 @@ def _panel(
         name = samples.records[index].get("file_name", index)
         raise DataError(f"image {name}: {type(error).__name__}: {error}") from error
     image_format = getattr(samples.mapper, "image_format", "BGR")
-    picture = draw_sample(sample, samples.metadata, image_format=image_format, side=side)
+    reader = getattr(samples.mapper, "reader", None)
+    picture = draw_sample(
+        sample, samples.metadata, image_format=image_format, side=side, reader=reader
+    )
     if caption is None:
         number, size = len(sample.get("instances", ())), sample["image"].shape
         name = Path(str(sample.get("file_name", index))).name
