@@ -20,6 +20,7 @@ from ..errors import ConfigError, DataError
 from ..files import write_json
 from .matching import BACKENDS
 from .results_file import evaluate_results_file
+from .settings import EvaluationSettings
 from .tasks import TASKS
 
 # Metrics in a row: their names and values fit into 80 columns.
@@ -53,6 +54,19 @@ def main(argv: list[str] | None = None) -> int:
         default=(),
         metavar="KEYPOINT",
         help="whose distance is the unit",
+    )
+    parser.add_argument(
+        "--boxes-only",
+        action="store_true",
+        help="objects may have a box and no mask: what is measured on masks leaves them out",
+    )
+    parser.add_argument(
+        "--score-thresholds",
+        type=float,
+        nargs="+",
+        default=EvaluationSettings.score_thresholds,
+        metavar="SCORE",
+        help="at which false positives are counted (default: 0.3 0.5 0.7)",
     )
     parser.add_argument("--lvis-style", action="store_true", help="LVIS's rules")
     parser.add_argument(

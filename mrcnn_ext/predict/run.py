@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..command_line import image_progress, say
+from ..data.image_file import ImageReader
 from ..errors import DataError
 from ..stop_signals import StopSignals
 from ..visualization.instances import draw_instances
@@ -71,7 +72,9 @@ def predict_sources(
     """
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     faulty: set[str] = set()
-    output = _Output(VideoOutput(writer, track, score_threshold), writer)
+    # Of others' predictors, which take BGR
+    reader = getattr(predictor, "reader", ImageReader("BGR"))
+    output = _Output(VideoOutput(writer, track, score_threshold), writer, reader)
     if pictures is not None and any(s.is_video for s in sources) and (why := h264_problem()):
         say(
             f"videos are written by OpenCV as MPEG-4 Part 2, which browsers do not play: {why}",
@@ -97,7 +100,13 @@ def predict_sources(
             advance = 0 if frame.source.is_video and frame.is_last else 1
             progress.update(task, advance=advance, description=f"{name:<40}")
 
-        frames = read_frames(sources, writer.results.done, every=every, pictures=pictures)
+        frames = read_frames(
+            sources,
+            writer.results.done,
+            every=every,
+            pictures=pictures,
+            reader=reader,
+        )
         try:
             with Behind(done) as behind, closing(ahead(frames, _size)) as read:
                 for batch in _batches(read, batch_size):
@@ -172,8 +181,8 @@ def _kept(instances: Instances, score_threshold: float) -> Instances:
 class _Output:
     """Writes the lines, pictures and videos of frames; all in one thread, in their order."""
 
-    def __init__(self, videos: VideoOutput, writer: PredictionWriter) -> None:
-        self._writer, self._videos = writer, videos
+    def __init__(self, videos: VideoOutput, writer: PredictionWriter, reader: ImageReader) -> None:
+        self._writer, self._reader, self._videos = writer, reader, videos
         #: Ends a video that is not at its end: see there.
         self.interrupt = videos.interrupt
 
@@ -209,7 +218,7 @@ class _Output:
             shown = partial(_shown, instances)
         picture = None
         if frame.picture is not None:
-            picture = _draw(frame, shown(line), self._writer.metadata)
+            picture = _draw(frame, shown(line), self._writer.metadata, self._reader)
         if frame.name not in self._writer.results.done:
             try:
                 self._writer.append(line)
@@ -232,10 +241,13 @@ def _shown(instances: Instances, line: dict) -> Instances:
     return Instances(instances.image_size, **fields)
 
 
-def _draw(frame: Frame, instances: Instances, metadata) -> np.ndarray:
+def _draw(frame: Frame, instances: Instances, metadata, reader: ImageReader) -> np.ndarray:
     """The picture, BGR."""
     assert frame.image is not None
-    rgb = np.ascontiguousarray(frame.image[:, :, ::-1])
+    if reader.by_band:
+        rgb = reader.shown(frame.image)
+    else:
+        rgb = np.ascontiguousarray(frame.image[:, :, ::-1])
     picture = draw_instances(rgb, instances, metadata)
     return np.ascontiguousarray(picture[:, :, ::-1])
 
