@@ -86,7 +86,7 @@ def build(venv: Path, key: str, source: str | None) -> None:
         if not (venv / "pyvenv.cfg").exists():
             raise StepFailed(f"{venv} exists and is no virtual environment: choose another VENV.")
         print(f"{venv} is out of date or incomplete: rebuilding it.", flush=True)
-        shutil.rmtree(venv)
+        _remove(venv)
     python = str(venv / "bin" / "python")
     pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     network = "Check the network and pip's index settings (pip config list), then run it again."
@@ -113,6 +113,16 @@ def build(venv: Path, key: str, source: str | None) -> None:
         "The lines above say why; see CONTRIBUTING.md.",
     )  # fmt: skip
     (venv / STAMP).write_text(json.dumps({"key": key, "source": source or "0.6"}))
+
+
+def _remove(venv: Path) -> None:
+    """Delete it; what tells a virtual environment comes last, so that an interrupted call is repeated."""
+    for path in venv.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != "pyvenv.cfg":
+            path.unlink()
+    shutil.rmtree(venv)
 
 
 def build_kernels(venv: Path) -> None:

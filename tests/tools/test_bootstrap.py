@@ -64,6 +64,24 @@ def test_an_interrupted_build_is_done_again(tmp_path, recorded):
     assert len(recorded) == 4
 
 
+def test_an_interrupted_removal_is_done_again(tmp_path, recorded, monkeypatch):
+    venv = tmp_path / "env"
+    for folder in ("bin", "lib"):
+        (venv / folder).mkdir(parents=True)
+    (venv / "pyvenv.cfg").touch()
+
+    def interrupted(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bootstrap.shutil, "rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bootstrap.main(["--venv", str(venv)])
+    assert (venv / "pyvenv.cfg").exists()
+    assert bootstrap.main(["--venv", str(venv)]) == 0
+    assert len(recorded) == 4
+
+
 def test_a_folder_of_yours_is_not_deleted(tmp_path, recorded, capsys):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").touch()
