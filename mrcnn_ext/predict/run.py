@@ -20,11 +20,12 @@ from rich.markup import escape
 
 from ..command_line import image_progress, say
 from ..errors import DataError
+from ..results import Cutouts
 from ..stop_signals import StopSignals
 from ..visualization.instances import draw_instances
 from .ahead import Behind, ahead
 from .exported import ExportedPredictor
-from .picture_file import VideoFile, WriteError, write_picture
+from .picture_file import VideoFile, WriteError, write_error, write_picture
 from .predictor import Predictor
 from .reading import Frame, read_frames
 from .sources import Source
@@ -38,10 +39,11 @@ def predict_sources(
     sources: Sequence[Source],
     writer: PredictionWriter,
     *,
-    score_threshold: float = 0.5,
+    score_threshold: float | Sequence[float] = 0.5,
     every: int = 1,
     batch_size: int = 1,
     pictures: Path | None = None,
+    cutouts: Cutouts | None = None,
     signals: StopSignals | None = None,
 ) -> int:
     """Predict on all sources that the writer does not have, with a progress bar on stderr.
@@ -50,11 +52,12 @@ def predict_sources(
         predictor: the model.
         sources: images and videos. One with any fault is reported and left out.
         writer: gets the instances of each image, from another thread.
-        score_threshold: instances that score less are left out.
+        score_threshold: instances that score less are left out; or one for each class.
         every: take every Nth frame of a video.
         batch_size: images that go through the model at once, where as many of one size follow each
             other.
         pictures: the folder to draw into; None draws nothing.
+        cutouts: where the cut-outs go; an image whose are missing is read again.
         signals: are looked at between images. What was predicted by then is written.
 
     Returns:
@@ -65,7 +68,8 @@ def predict_sources(
     """
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     faulty: set[str] = set()
-    output = _Output(writer)
+    output, threshold = _Output(writer, cutouts), torch.as_tensor(score_threshold)
+    done_before = writer.results.done if cutouts is None else cutouts.finished(writer.results.done)
     with image_progress(console) as progress:
         task = progress.add_task("predicting", total=sum(s.count(every) for s in sources))
 
@@ -83,11 +87,11 @@ def predict_sources(
             advance = 0 if frame.source.is_video and frame.is_last else 1
             progress.update(task, advance=advance, description=f"{name:<40}")
 
-        frames = read_frames(sources, writer.results.done, every=every, pictures=pictures)
+        frames = read_frames(sources, done_before, every=every, pictures=pictures)
         try:
             with Behind(done) as behind, closing(ahead(frames, _size)) as read:
                 for batch in _batches(read, batch_size):
-                    for frame, result in zip(batch, _predict(predictor, batch, score_threshold)):
+                    for frame, result in zip(batch, _predict(predictor, batch, threshold)):
                         behind.submit(output.finish, frame, result, size=frame.size)
                     if signals is not None:
                         signals.check()
@@ -123,7 +127,7 @@ def _batches(frames: Iterable[Frame], batch_size: int) -> Iterator[list[Frame]]:
 
 
 def _predict(
-    predictor: Predictor | ExportedPredictor, batch: list[Frame], score_threshold: float
+    predictor: Predictor | ExportedPredictor, batch: list[Frame], threshold: torch.Tensor
 ) -> list[Instances | Exception | None]:
     """The instances of each frame, on the CPU; an error of the model; None if there is no image."""
     images = [frame.image for frame in batch if frame.image is not None]
@@ -133,26 +137,31 @@ def _predict(
         except Exception:  # of memory, say: which image is it, and do the others fit by themselves?
             outputs = None
         if outputs is not None:
-            return [_kept(output["instances"], score_threshold) for output in outputs]
+            return [_kept(output["instances"], threshold) for output in outputs]
     results: list[Instances | Exception | None] = []
     for frame in batch:
         try:
             output = None if frame.image is None else predictor(frame.image)["instances"]
-            results.append(None if output is None else _kept(output, score_threshold))
+            results.append(None if output is None else _kept(output, threshold))
         except Exception as error:
             results.append(error)
     return results
 
 
-def _kept(instances: Instances, score_threshold: float) -> Instances:
-    return instances[instances.scores >= score_threshold].to("cpu")
+def _kept(instances: Instances, threshold: torch.Tensor) -> Instances:
+    """Those at or above the threshold, or that of their class, on the CPU."""
+    limit = threshold.to(instances.scores)
+    if limit.dim():
+        limit = limit[instances.pred_classes]
+    return instances[instances.scores >= limit].to("cpu")
 
 
 class _Output:
-    """Writes the lines, pictures and videos of frames; all in one thread, in their order."""
+    """Writes the lines, pictures, cut-outs and videos of frames; all in one thread, in their order."""
 
-    def __init__(self, writer: PredictionWriter) -> None:
+    def __init__(self, writer: PredictionWriter, cutouts: Cutouts | None = None) -> None:
         self._writer = writer
+        self._cutouts = cutouts
         self._video: VideoFile | None = None
 
     @torch.no_grad()
@@ -196,6 +205,8 @@ class _Output:
             except OSError as error:
                 path = self._writer.results.path
                 raise WriteError(f"{path} cannot be written: {error.strerror or error}") from error
+        if self._cutouts is not None and frame.name not in self._cutouts:
+            self._cut_out(frame)
         if picture is None or frame.picture is None:
             return
         if not frame.source.is_video:
@@ -204,6 +215,16 @@ class _Output:
         if self._video is None:
             self._video = VideoFile(frame.picture, frame.rate, picture.shape)
         self._video.write(picture)
+
+    def _cut_out(self, frame: Frame) -> None:
+        assert frame.image is not None
+        assert self._cutouts is not None
+        # Of the line that is there: an earlier call may have written it.
+        line = self._writer.results.line_of(frame.name)
+        try:
+            self._cutouts.write(frame.image, line, self._writer.predictions)
+        except OSError as error:
+            raise write_error(self._cutouts.folder / frame.name, error) from error
 
 
 def _draw(frame: Frame, instances: Instances, line: dict, metadata) -> np.ndarray:
