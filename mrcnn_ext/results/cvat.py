@@ -19,8 +19,8 @@ _KEYPOINTS = "person_keypoints_default.json"  # so it is called whatever the cla
 def write_cvat(predictions: Predictions, folder: Path, options: FormOptions) -> None:
     """Write ``cvat/annotations/``: the objects, and the keypoints where there are any.
 
-    CVAT reads keypoints from a file of their own only, which has the classes that have a skeleton.
-    Masks are polygons, those with holes RLE, which CVAT shows as masks.
+    CVAT reads keypoints from a file of their own only, which has the classes that have a skeleton, and
+    no masks. Masks are polygons, those with holes RLE, which CVAT shows as masks.
     """
     target = folder / "cvat" / "annotations"
     categories = predictions.categories()
@@ -39,16 +39,20 @@ def write_cvat(predictions: Predictions, folder: Path, options: FormOptions) -> 
         (target / _KEYPOINTS).unlink(missing_ok=True)  # of an earlier call with other classes
         return
     known = {category["id"] for category in posed}
-    found = annotations(predictions, polygon_error=error, keypoints_only=True)
+    found = annotations(predictions, keypoints_only=True)
     write_json_lists(
         target / _KEYPOINTS,
         {
             "images": images(predictions),
             "categories": posed,
-            "annotations": (entry for entry in found if entry["category_id"] in known),
+            "annotations": (_without_mask(a) for a in found if a["category_id"] in known),
         },
     )
 
 
 def _without_keypoints(entry: dict) -> dict:
     return {key: value for key, value in entry.items() if "keypoint" not in key}
+
+
+def _without_mask(entry: dict) -> dict:
+    return {key: value for key, value in entry.items() if key != "segmentation"}

@@ -102,17 +102,23 @@ def _regions(
         yield region("brush", key, {"format": "rle", "rle": rle}, label, score)
     else:
         x, y, w, h = record["bbox"]
-        box = {"x": x, "y": y, "width": w, "height": h}
-        sides = {"x": width, "y": height, "width": width, "height": height}
-        value = {name: 100 * part / sides[name] for name, part in box.items()}
-        yield region("box", key, {**value, "rotation": 0}, label, score)
+        x0, y0, x1, y1 = (
+            _percent(v, side) for v, side in zip((x, y, x + w, y + h), (width, height) * 2)
+        )
+        value = {"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0, "rotation": 0}
+        yield region("box", key, value, label, score)
     points = record.get("keypoints") or []
     for index, name in enumerate(predictions.keypoint_names(record)):
         # Numbers of COCO as they are: so Label Studio's own converter takes them, too.
         x, y, point_score = points[3 * index : 3 * index + 3]
-        value = {"x": 100 * x / width, "y": 100 * y / height, "width": _POINT_SIZE}
+        value = {"x": _percent(x, width), "y": _percent(y, height), "width": _POINT_SIZE}
         made = region("keypoint", f"{key}k{index + 1}", value, [name], point_score)
         yield {**made, "parentID": key}
+
+
+def _percent(value: float, side: int) -> float:
+    """A coordinate as percent of the image's side; Label Studio has nothing outside of it."""
+    return 100 * min(max(value / side, 0.0), 1.0)
 
 
 def _interface(predictions: Predictions) -> str:

@@ -166,7 +166,8 @@ def find_operating_points(
         above = int((rows & (scores >= point.threshold)).sum())
         reached = precision is None or point.precision >= precision
         points.append(ClassPoint(**vars(point), objects=number, detections=above, reached=reached))
-        all_kept += [index] * (above == rows.sum())
+        if above == rows.sum():
+            all_kept.append(index)
     limits = np.array([overall.threshold if p is None else p.threshold for p in points])
     taken = kept & (scores >= limits[classes])
     return OperatingPoints(
