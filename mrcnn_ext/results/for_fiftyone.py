@@ -33,8 +33,8 @@ def to_fiftyone(instances: Instances, metadata=None) -> FiftyOneResults:
     needs to put it in its place; the predicted box is its attribute "predicted_box".
 
     Args:
-        instances: on the CPU, as :func:`~mrcnn_ext.evaluation.records.instances_to_records` takes
-            them. Masks that were not pasted yet stay so.
+        instances: as :func:`~mrcnn_ext.evaluation.records.instances_to_records` takes them, on any
+            device. Masks that were not pasted yet stay so.
         metadata: of the data set: names of classes, and their keypoints.
 
     Returns:
@@ -49,7 +49,7 @@ def to_fiftyone(instances: Instances, metadata=None) -> FiftyOneResults:
         raise ImportError("fiftyone is missing: pip install mrcnn_ext[fiftyone].") from error
     skeletons = SkeletonSet.from_metadata(metadata) if metadata is not None else None
     names = metadata.get("thing_classes") if metadata is not None else None
-    records = instances_to_records(instances, 0, skeletons)
+    records = instances_to_records(instances.to("cpu"), 0, skeletons)
     predictions = Predictions([{"results": records}], names, skeletons=skeletons)
     height, width = instances.image_size
     found, points = [], []
