@@ -11,7 +11,7 @@ from .options import FormOptions
 from .polygons import polygons_of
 from .predictions import Predictions
 
-__all__ = ["annotations", "images", "write_coco", "write_coco_polygons"]
+__all__ = ["coco_annotations", "coco_images", "write_coco", "write_coco_polygons"]
 
 
 def write_coco(predictions: Predictions, folder: Path, options: FormOptions) -> None:
@@ -29,14 +29,14 @@ def write_coco_polygons(predictions: Predictions, folder: Path, options: FormOpt
 
 def _write(file: Path, predictions: Predictions, error: float | None) -> None:
     lists = {
-        "images": images(predictions),
+        "images": coco_images(predictions),
         "categories": predictions.categories(),
-        "annotations": annotations(predictions, polygon_error=error),
+        "annotations": coco_annotations(predictions, polygon_error=error),
     }
     write_json_lists(file, lists)
 
 
-def images(predictions: Predictions) -> Iterator[dict]:
+def coco_images(predictions: Predictions) -> Iterator[dict]:
     """COCO's entries of the images, those without objects, too."""
     for line in predictions.lines:
         yield {
@@ -47,7 +47,7 @@ def images(predictions: Predictions) -> Iterator[dict]:
         }
 
 
-def annotations(
+def coco_annotations(
     predictions: Predictions, *, polygon_error: float | None = None, keypoints_only: bool = False
 ) -> Iterator[dict]:
     """COCO's annotations, numbered from 1, with "score".

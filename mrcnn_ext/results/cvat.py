@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .coco import annotations, images
+from .coco import coco_annotations, coco_images
 from .json_file import write_json_lists
 from .options import FormOptions
 from .predictions import Predictions
@@ -29,9 +29,11 @@ def write_cvat(predictions: Predictions, folder: Path, options: FormOptions) -> 
     write_json_lists(
         target / _OBJECTS,
         {
-            "images": images(predictions),
+            "images": coco_images(predictions),
             "categories": plain,
-            "annotations": map(_without_keypoints, annotations(predictions, polygon_error=error)),
+            "annotations": map(
+                _without_keypoints, coco_annotations(predictions, polygon_error=error)
+            ),
         },
     )
     posed = [{**c, "supercategory": ""} for c in categories if c.get("keypoints")]
@@ -39,11 +41,11 @@ def write_cvat(predictions: Predictions, folder: Path, options: FormOptions) -> 
         (target / _KEYPOINTS).unlink(missing_ok=True)  # of an earlier call with other classes
         return
     known = {category["id"] for category in posed}
-    found = annotations(predictions, keypoints_only=True)
+    found = coco_annotations(predictions, keypoints_only=True)
     write_json_lists(
         target / _KEYPOINTS,
         {
-            "images": images(predictions),
+            "images": coco_images(predictions),
             "categories": posed,
             "annotations": (_without_mask(a) for a in found if a["category_id"] in known),
         },

@@ -135,6 +135,12 @@ def _interface(predictions: Predictions) -> str:
         labels = list(points) if name == "keypoint" else classes
         if labels:
             lines.append(f'  <{control} name="{name}" toName="{_IMAGE}">')
-            lines += [f"    <Label value={quoteattr(label)}/>" for label in labels]
+            # The order of keypoints is what Label Studio's own converter goes by.
+            order = [
+                f' model_index="{i}"' if name == "keypoint" else "" for i in range(len(labels))
+            ]
+            lines += [
+                f"    <Label value={quoteattr(la)}{more}/>" for la, more in zip(labels, order)
+            ]
             lines.append(f"  </{control}>")
     return "\n".join([*lines, "</View>", ""])

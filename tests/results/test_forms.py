@@ -103,7 +103,7 @@ def test_without_names_classes_and_keypoints_are_numbers(tmp_path):
     # Nobody knows of skeletons: CVAT has no file of them.
     assert not (tmp_path / "cvat/annotations/person_keypoints_default.json").exists()
     interface = (tmp_path / "label_studio" / "interface.xml").read_text()
-    assert '<Label value="2"/>' in interface
+    assert '<Label value="2" model_index="1"/>' in interface
 
 
 def test_label_studio_by_hand(tmp_path):
