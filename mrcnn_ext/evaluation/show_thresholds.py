@@ -84,6 +84,6 @@ def _print_confusion(console: Console, points: OperatingPoints, names: Sequence[
     for name in (*names, "missed"):
         table.add_column(name, justify="right", overflow="fold")
     for name, row in zip((*names, "nothing"), points.confusion.tolist()):
-        table.add_row(name, *map(str, row))
+        table.add_row(name, *(str(value) if value else "\u00b7" for value in row))
     console.print(table)
     console.print()

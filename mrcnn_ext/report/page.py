@@ -105,7 +105,7 @@ def _tables(truth: GroundTruth, analyses: list[Analysis]) -> dict:
                 a.name,
                 line_color(i),
                 tables.threshold_table(truth, a),
-                tables.confusion_table(truth, a, line_color(i)),
+                tables.confusion_table(truth, a),
             )
             for i, a in enumerate(analyses)
         ],

@@ -151,23 +151,19 @@ def threshold_table(truth: GroundTruth, analysis: Analysis) -> Table:
     return Table(columns, rows, sortable=True)
 
 
-def confusion_table(truth: GroundTruth, analysis: Analysis, color: str) -> Table:
+def confusion_table(truth: GroundTruth, analysis: Analysis) -> Table:
     """Objects by their class and the class they were detected as; of many classes the pairs that
-    are confused most. Bars have the colour."""
+    are confused most."""
     names, matrix = truth.class_names, analysis.operating.confusion
     if len(names) > _MOST_CLASSES:
         pairs = frequent_confusions(matrix, names)[:_MOST_PAIRS]
         rows = [[Cell(a, a), Cell(b, b), count(times)] for times, a, b in pairs]
         return Table(["object", "taken for", "times"], rows, sortable=True)
-    most = max(1, int(matrix.max()))
-    rows = []
-    for name, values in zip([*names, "nothing"], matrix.tolist()):
-        cells = [count(value) for value in values]
-        for value, cell in zip(values, cells):
-            cell.bar = value / most if value else None
-            cell.color = color if value else ""
-        rows.append([Cell(name), *cells])
-    return Table(["object \\ found as", *names, "missed"], rows)
+    rows = [
+        [Cell(name), *(count(value) if value else Cell("\u00b7") for value in values)]
+        for name, values in zip([*names, "nothing"], matrix.tolist())
+    ]
+    return Table(["object", *names, "missed"], rows)
 
 
 def mask_table(analyses: list[Analysis]) -> Table | None:
