@@ -200,9 +200,7 @@ def test_thresholds_of_each_class(photos, tmp_path, capsys):
         (["--thresholds", "no.json"], "no.json"),
     ],
 )
-def test_wrong_options_end_before_anything_is_done(
-    trained, photos, tmp_path, capsys, options, message
-):
+def test_wrong_options_end_before_anything_is_done(photos, tmp_path, capsys, options, message):
     assert _run(photos, "--output", tmp_path / "out", *options, threshold=None) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
