@@ -95,18 +95,20 @@ def exit_code_of(command: str, run: Callable[[], int]) -> int:
         run: does the work; returns the exit code.
 
     Returns:
-        the exit code: that of ``run``; 2: unusable input or output; 130: interrupted.
+        the exit code: that of ``run``; 2: unusable input or output; 128 and the number of the signal
+        that ended it.
     """
-    try:
-        return run()
-    except (ConfigError, DataError) as error:
-        print(f"{command}: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # the disk is full, say
-        print(f"{command}: {type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    with StopSignals():  # of SIGTERM, too, temporary files are deleted
+        try:
+            return run()
+        except (ConfigError, DataError) as error:
+            print(f"{command}: {error}", file=sys.stderr)
+            return 2
+        except OSError as error:  # the disk is full, say
+            print(f"{command}: {type(error).__name__}: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt as stop:
+            return exit_code(stop)
 
 
 def say(text: str, *, error: bool = False) -> None:

@@ -1,11 +1,12 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Train, evaluate and visualise a Mask R-CNN on the built-in synthetic set.
+"""Find persons in photos; then train, evaluate and picture a Mask R-CNN on the synthetic set.
 
     python -m mrcnn_ext.demo [--output output/demo] [--iterations 1500]
 
-Detectron2's own, unmodified train_net.py trains and evaluates; this script starts it, shows its
-progress and draws the results. An interrupted demo resumes from its last checkpoint that is whole;
---fresh starts again. Ending the demo ends its training, too. One process works in the output folder.
+The model that comes with the package finds the persons, within seconds. Detectron2's own, unmodified
+train_net.py trains and evaluates; this script starts it, shows its progress and draws the results. An
+interrupted demo resumes from its last checkpoint that is whole; --fresh starts again. Ending the demo
+ends its training, too. One process works in the output folder.
 
 Exit code 0: done; 1: it failed, the message says where and what to do; 130, 143, 129: ended by
 SIGINT, SIGTERM, SIGHUP.
@@ -45,7 +46,7 @@ from .command_line import add_output_option, open_standard_files, run_until_stop
 from .config.load import get_config_file, load_config
 from .config.schedule import short_schedule
 from .data import register_datasets
-from .errors import ConfigError, DataError
+from .errors import ConfigError, DataError, WeightsError
 from .evaluation.check_keys import check_whole_config
 from .files import (
     LOCK,
@@ -210,6 +211,25 @@ def _prepare_output(output: Path, fresh: bool, console) -> None:
     prune_checkpoints(output, _KEPT, below=last.start)
 
 
+def show_photos(output: Path, console) -> None:
+    """Draw what the package's own model finds in photos, unless an earlier call did."""
+    from .predict.photos import draw_photos, example_photos
+
+    photos, folder = example_photos(), output / "persons"
+    if not photos or all((folder / photo.name).is_file() for photo in photos):
+        return
+    console.print("[bold]Persons[/] in photos, found by the model that comes with the package:")
+    (output / "train.log").touch()  # by which --fresh knows a demo's folder
+    try:
+        for file, number in draw_photos(photos, folder):
+            console.print(f"  {file}  {number} found", markup=False)
+    except (ImportError, WeightsError, DataError, OSError) as error:
+        console.print(f"  left out: {error}", markup=False)
+    else:
+        command = f"{_shown(sys.executable)} -m mrcnn_ext.predict YOUR_PHOTO.jpg"
+        console.print(f"  The same with yours: {command}\n", markup=False)
+
+
 def _shown(path: str) -> str:
     """A path as a person would type it."""
     relative = os.path.relpath(path)
@@ -364,6 +384,7 @@ def _run_in_folder(
 ) -> int:
     _prepare_output(args.output, args.fresh, console)
     start = time.monotonic()
+    show_photos(args.output, console)
     with temporary_folder(args.output) as temporary:
         train(args, config_file, console, signals, temporary)
     prune_checkpoints(args.output, _KEPT - 1)  # and model_final.pth

@@ -28,7 +28,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.data.detection_utils import read_image
 
 from .command_line import TRUST_PICKLE, add_import_option, command_parser, import_all
 from .config.load import load_config
@@ -39,7 +38,7 @@ from .deploy.quantise import quantise_int8
 from .deploy.supported import OPSETS, check_installed, check_model, check_opset
 from .errors import ConfigError, DataError, WeightsError
 from .predict.exported import ExportedPredictor, detections_of, input_of
-from .predict.predictor import Predictor
+from .predict.predictor import Predictor, reader_of
 from .predict.sources import find_sources
 
 __all__ = ["main"]
@@ -91,11 +90,12 @@ def _run(args: argparse.Namespace) -> int:
         raise ConfigError("--int8 needs --calibration FOLDER: images to find the ranges on.")
     if args.output.is_dir():
         raise ConfigError(f"--output {args.output} is a folder; expected the name of a file.")
-    images = _images(args.check, "--check")
-    calibration = _images([args.calibration], "--calibration") if args.int8 else []
-    calibration = calibration[: args.calibration_images]
     import_all(args.imports)
     cfg = load_config(args.config_file, args.opts)
+    arrays = reader_of(cfg).by_band
+    images = _images(args.check, "--check", arrays)
+    calibration = _images([args.calibration], "--calibration", arrays) if args.int8 else []
+    calibration = calibration[: args.calibration_images]
     predictor = Predictor(
         cfg,
         weights=args.weights,
@@ -121,8 +121,8 @@ def _run(args: argparse.Namespace) -> int:
     return 0 if args.int8 or _is_same(result) else 1
 
 
-def _images(names: list[str], option: str) -> list[Path]:
-    sources = find_sources(names, option) if names else []
+def _images(names: list[str], option: str, arrays: bool) -> list[Path]:
+    sources = find_sources(names, option, arrays=arrays) if names else []
     return [source.path for source in sources if not source.is_video]
 
 
@@ -148,7 +148,7 @@ def _compare(
     parts = []
     for path in images:
         try:
-            image = read_image(str(path), "BGR")
+            image = exported.reader(path)
         except Exception as error:  # Pillow raises many kinds
             raise DataError(f"--check {path}: {error}") from error
         if resize is None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["describe", "shorten", "similar"]
+__all__ = ["describe", "same_but_for_case", "shorten", "similar"]
 
 
 def shorten(items: Iterable, most: int = 6) -> str:
@@ -22,6 +22,14 @@ def similar(name: str, names: Iterable[str], *, most: int = 4, likeness: float =
         likeness: the least, in 0 … 1, as ``difflib`` measures it.
     """
     return difflib.get_close_matches(name, list(names), n=most, cutoff=likeness)
+
+
+def same_but_for_case(names: Iterable[str]) -> list[list[str]]:
+    """Groups of different names that are alike but for capitals and blanks."""
+    alike: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        alike.setdefault("".join(name.split()).casefold(), []).append(name)
+    return [group for group in alike.values() if len(group) > 1]
 
 
 def describe(value, length: int = 60) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["cache_root", "configs_folder"]
+__all__ = ["cache_root", "configs_folder", "shipped_weights_folder"]
 
 
 def cache_root() -> Path:
@@ -24,3 +24,8 @@ def configs_folder() -> Path:
     package = Path(__file__).parent
     packaged = package / "model_zoo" / "configs"
     return packaged if packaged.is_dir() else package.parent / "configs"
+
+
+def shipped_weights_folder() -> Path:
+    """Folder of the trained weights that come with this package."""
+    return Path(__file__).parent / "model_zoo" / "weights"

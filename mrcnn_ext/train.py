@@ -40,7 +40,7 @@ from .command_line import (
 )
 from .config.check import check_model_and_datasets
 from .config.check_data import check_data
-from .config.check_solver import check_given
+from .config.check_solver import check_given, check_sampler_name, check_schedule_name
 from .config.check_training import check_training
 from .config.load import find_config, load_config
 from .data import register_datasets
@@ -124,6 +124,9 @@ def _start(args: argparse.Namespace) -> None:
         check_given(cfg)
         check_training(cfg, training=not args.eval_only)
         check_data(cfg)
+        if not args.eval_only:
+            check_sampler_name(cfg)
+            check_schedule_name(cfg)
     device = _device(cfg, is_lazy)
     processes = args.num_gpus * args.num_machines
     if device == "cpu" and not is_lazy and not args.eval_only:

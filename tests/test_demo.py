@@ -43,6 +43,12 @@ def _demo(output, *arguments, opts=()):
     return run_python([*command, *arguments, *TINY, *opts])
 
 
+@pytest.fixture(autouse=True)
+def _no_photos(monkeypatch):
+    """tests/predict/test_photos.py has them; demos in processes of their own draw them anyway."""
+    monkeypatch.setattr("mrcnn_ext.predict.photos.example_photos", list)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     output = tmp_path_factory.mktemp("demo") / "out"
@@ -55,6 +61,8 @@ def test_demo_trains_prints_the_table_and_writes_what_it_names(finished):
     output, result = finished
     assert result.returncode == 0, result.stderr[-2000:]
     assert "Average precision on mrcnn_ext_shapes_val" in result.stdout
+    assert (output / "persons" / "astronaut.png").is_file()
+    assert "astronaut.png  1 found" in result.stdout
     assert "FutureWarning" not in result.stderr
     scores = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
     shown = re.search(r"masks\D+([\d.]+)", result.stdout)[1]

@@ -16,6 +16,7 @@ import pytest
 
 import mrcnn_ext
 from mrcnn_ext import model_zoo
+from mrcnn_ext.checkpoint import SHIPPED
 from tests.helpers import REPO, run_python
 
 pytestmark = pytest.mark.slow  # compiles the kernels once more
@@ -56,6 +57,8 @@ def test_wheel_holds_code_and_configs_and_nothing_else(wheel):
     for config in model_zoo.list_configs():
         assert f"mrcnn_ext/model_zoo/configs/{config}" in names
     assert "mrcnn_ext/model_zoo/configs/Base-MaskRCNN-FPN.yaml" in names
+    for model in SHIPPED.values():
+        assert f"mrcnn_ext/model_zoo/weights/{model.file.name}" in names
     for path in (REPO / "mrcnn_ext").rglob("*.py"):
         assert path.relative_to(REPO).as_posix() in names
     for path in (REPO / "mrcnn_ext").glob("*/template/*"):
@@ -84,6 +87,7 @@ def test_sdist_has_the_sources_of_the_kernels_and_the_configs(tmp_path):
     for path in [*(REPO / "mrcnn_ext/layers/csrc").rglob("*.*"), *(REPO / "configs").rglob("*.py")]:
         if "__pycache__" not in path.parts:
             assert path.relative_to(REPO).as_posix() in names
+    assert {model.file.relative_to(REPO).as_posix() for model in SHIPPED.values()} <= names
     assert not [name for name in names if name.endswith(".so")]
 
 

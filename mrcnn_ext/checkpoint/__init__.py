@@ -8,6 +8,7 @@ from .check_weights import (
     describe_loaded,
     describe_new,
 )
+from .first_convolution import FirstConvolution
 from .last_checkpoint import (
     LastCheckpoint,
     checkpoint_problem,
@@ -16,12 +17,22 @@ from .last_checkpoint import (
 )
 from .load_weights import load_weights
 from .safe_checkpointer import SafeCheckpointer
+from .shipped_weights import (
+    SHIPPED,
+    ShippedModel,
+    register_shipped_weights_handler,
+    shipped_model,
+    write_shipped,
+)
 from .timm_weights import TimmWeightsHandler, register_timm_weights_handler
 
 __all__ = [
+    "SHIPPED",
     "CheckedWeights",
+    "FirstConvolution",
     "LastCheckpoint",
     "SafeCheckpointer",
+    "ShippedModel",
     "TimmWeightsHandler",
     "check_complete",
     "checkpoint_problem",
@@ -31,7 +42,11 @@ __all__ = [
     "last_checkpoint",
     "load_weights",
     "prune_checkpoints",
+    "register_shipped_weights_handler",
     "register_timm_weights_handler",
+    "shipped_model",
+    "write_shipped",
 ]
 
 register_timm_weights_handler()
+register_shipped_weights_handler()

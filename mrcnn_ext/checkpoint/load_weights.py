@@ -9,6 +9,7 @@ from torch import nn
 
 from ..errors import WeightsError
 from .check_weights import CheckedWeights, check_complete, describe_loaded
+from .first_convolution import FirstConvolution
 from .safe_checkpointer import SafeCheckpointer
 
 __all__ = ["load_weights"]
@@ -17,7 +18,12 @@ logger = logging.getLogger(__name__)
 
 
 def load_weights(
-    model: nn.Module, weights: str, *, complete: bool, trust_pickle: bool = False
+    model: nn.Module,
+    weights: str,
+    *,
+    complete: bool,
+    trust_pickle: bool = False,
+    first_convolution: FirstConvolution | None = None,
 ) -> CheckedWeights:
     """Load a checkpoint; runs no code from it.
 
@@ -27,6 +33,8 @@ def load_weights(
         complete: the model is to predict or to be evaluated, so all of its weights must be there.
             False is for fine-tuning: what is loaded and what is new is logged.
         trust_pickle: load any file, even if that runs code from it.
+        first_convolution: how weights for three channels are taken into a model for another number;
+            None: not at all.
 
     Returns:
         what was loaded, and what was not.
@@ -36,6 +44,7 @@ def load_weights(
             weights, has them in other shapes, or they are NaN. Names the file and the weights.
     """
     checkpointer = SafeCheckpointer(model, trust_pickle=trust_pickle)
+    checkpointer.first_convolution = first_convolution
     try:
         checkpointer.load(weights, checkpointables=[])
     except WeightsError:

@@ -16,6 +16,7 @@ from torch import nn
 from ..errors import WeightsError
 from ..files import replaced_file, write_text
 from .check_weights import CheckedWeights, compare_weights
+from .first_convolution import FirstConvolution
 from .plain_pickle import check_plain_pickle
 
 __all__ = ["SafeCheckpointer", "why_not", "why_unwritten"]
@@ -44,6 +45,8 @@ class SafeCheckpointer(DetectionCheckpointer, _TensorFiles):
 
     Attributes:
         checked: what the last loaded file brought for the model; None before.
+        first_convolution: how weights for three channels are taken into a model for another number;
+            None: not at all, as for a model that is to predict.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class SafeCheckpointer(DetectionCheckpointer, _TensorFiles):
         super().__init__(model, save_dir, **kwargs)
         self.trust_pickle = trust_pickle
         self.checked: CheckedWeights | None = None
+        self.first_convolution: FirstConvolution | None = None
 
     def save(self, name: str, **kwargs: Any) -> None:
         """As Checkpointer.save, into a folder of this machine."""
@@ -108,6 +112,8 @@ class SafeCheckpointer(DetectionCheckpointer, _TensorFiles):
         return loaded
 
     def _load_model(self, checkpoint: Any):
+        if self.first_convolution is not None:
+            self.first_convolution.adapt(self.model, checkpoint)
         incompatible = super()._load_model(checkpoint)
         self.checked = compare_weights(
             self.model,

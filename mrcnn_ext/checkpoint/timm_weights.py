@@ -20,11 +20,11 @@ from pathlib import Path
 
 import torch
 from detectron2.utils.file_io import PathManager
-from iopath.common.file_io import PathHandler, file_lock
 
 from ..errors import WeightsError
 from ..files import replaced_file
 from ..paths import cache_root
+from .converted_weights import ConvertedWeightsHandler
 from .efficientnet_lite import LITE_PACKAGES, rename_lite_keys
 from .timm_models import create_timm_features
 
@@ -74,42 +74,16 @@ def pixel_stats(uri: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(255 * v for v in mean), tuple(255 * v for v in std)
 
 
-class TimmWeightsHandler(PathHandler):
+class TimmWeightsHandler(ConvertedWeightsHandler):
     """iopath handler for ``timm://``; the module's docstring lists the forms."""
 
-    def _get_supported_prefixes(self) -> list[str]:
-        return [_PREFIX]
+    prefix = _PREFIX
 
-    def _get_local_path(self, path: str, force: bool = False, **kwargs) -> str:
-        name, source = parse_timm_uri(path)
-        target = _cached_file(name, source)
-        if force or not target.is_file():
-            try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise WeightsError(
-                    f"cannot write to the cache folder {target.parent}: {error}; set "
-                    "MRCNN_EXT_CACHE to a folder that can be written."
-                ) from error
-            with file_lock(str(target)):  # several ranks start at once
-                if force or not target.is_file():
-                    _write(target, name, source)
-        return str(target)
+    def cached_file(self, uri: str) -> Path:
+        return _cached_file(*parse_timm_uri(uri))
 
-    def _isfile(self, path: str, **kwargs) -> bool:
-        return self._exists(path)
-
-    def _exists(self, path: str, **kwargs) -> bool:
-        try:
-            parse_timm_uri(path)
-        except WeightsError:
-            return False
-        return True
-
-    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs):
-        if "w" in mode or "a" in mode:
-            raise WeightsError(f"'{path}' is read-only.")
-        return open(self._get_local_path(path), mode, buffering=buffering)
+    def write(self, uri: str, target: Path) -> None:
+        _write(target, *parse_timm_uri(uri))
 
 
 def register_timm_weights_handler() -> None:

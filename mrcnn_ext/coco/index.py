@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -13,9 +14,9 @@ from pycocotools.coco import COCO
 from ..errors import DataError
 from ..messages import describe, shorten
 from .read import check_entries, read_coco
-from .rle import rle_areas, rle_box, to_rle
+from .rle import box_rle, rle_areas, rle_box, to_rle
 
-__all__ = ["Detections", "GroundTruth", "ImageCategory", "load_ground_truth"]
+__all__ = ["Detections", "GroundTruth", "ImageCategory", "has_mask", "load_ground_truth"]
 
 # Number of an image, number of a category: both count from 1, in the order of the sorted ids. That
 # is the order in which pycocotools takes them, which decides between equal scores.
@@ -86,6 +87,8 @@ class GroundTruth:
         self.objects: list[dict] = []
         self._rles: dict[int, dict] = {}
         self._check_rles = check_rles
+        self._regions: dict[int, dict] | None = None  # of for_masks() alone
+        self._for_masks: GroundTruth | None = None
         by_image = defaultdict(list)
         for annotation in content["annotations"]:
             by_image[annotation["image_id"]].append(annotation)
@@ -135,9 +138,39 @@ class GroundTruth:
     @property
     def has_masks(self) -> bool:
         """There are objects, and all of them have a segmentation."""
-        return bool(self.objects) and all(
-            entry["annotation"].get("segmentation") for entry in self.objects
-        )
+        return bool(self.objects) and all(map(has_mask, self.objects))
+
+    @property
+    def has_regions(self) -> bool:
+        """:attr:`has_masks`; in :meth:`for_masks`, some object has a segmentation."""
+        return self.has_masks or (self._regions is not None and any(map(has_mask, self.objects)))
+
+    @property
+    def num_without_mask(self) -> int:
+        """Objects that have a box only, without crowds."""
+        return sum(not entry["iscrowd"] for entry in self.objects if not has_mask(entry))
+
+    def for_masks(self) -> GroundTruth:
+        """The same data set as masks are measured on it: an object that has only a box is a crowd.
+
+        As in a crowd, whose region is the object's box then, a predicted mask in it is neither right
+        nor wrong, and nothing there is missed. Numbers, ids and rows stay the same.
+
+        Returns:
+            itself, if every object has a mask.
+        """
+        if self._for_masks is None:
+            self._for_masks = self if all(map(has_mask, self.objects)) else self._with_regions()
+        return self._for_masks
+
+    def _with_regions(self) -> GroundTruth:
+        truth = copy.copy(self)
+        truth.objects = [e if has_mask(e) else {**e, "iscrowd": 1} for e in self.objects]
+        truth.by_pair = defaultdict(list)
+        for entry in truth.objects:
+            truth.by_pair[entry["image_id"], entry["category_id"]].append(entry)
+        truth._regions, truth._for_masks = {}, truth
+        return truth
 
     @property
     def has_keypoints(self) -> bool:
@@ -209,16 +242,22 @@ class GroundTruth:
             )
 
     def rle(self, entry: dict) -> dict:
-        """The mask of an object as compressed RLE, made once.
+        """The mask of an object as compressed RLE, made once; its box in :meth:`for_masks`.
 
         Raises:
             DataError: it has none, or it is damaged; names the annotation.
         """
+        if self._regions is not None and not has_mask(entry):
+            if entry["id"] not in self._regions:
+                size = self.size(entry["image_id"])
+                self._regions[entry["id"]] = box_rle(entry["bbox"], *size)
+            return self._regions[entry["id"]]
         if entry["id"] not in self._rles:
             segmentation = entry["annotation"].get("segmentation")
             if not segmentation:
                 raise DataError(
-                    f"{self.describe(entry)} has no 'segmentation', which evaluating masks needs."
+                    f"{self.describe(entry)} has no 'segmentation', which evaluating masks needs; "
+                    "boxes_only (--boxes-only) leaves such objects out."
                 )
             try:
                 if not self._check_rles and _is_compressed(segmentation):
@@ -229,6 +268,11 @@ class GroundTruth:
                 raise DataError(f"{self.describe(entry)}: {error}.") from error
             self._rles[entry["id"]] = rle
         return self._rles[entry["id"]]
+
+
+def has_mask(entry: dict) -> bool:
+    """Whether an object of :class:`GroundTruth` has a segmentation, and not only a box."""
+    return bool(entry["annotation"].get("segmentation"))
 
 
 def _is_compressed(segmentation) -> bool:

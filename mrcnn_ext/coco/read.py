@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterable
 
 from detectron2.utils.file_io import PathManager
 
@@ -16,7 +17,7 @@ from .rle import FARTHEST, is_rle_list
 from .values import is_box, is_finite, is_id, is_whole
 
 __all__ = ["check_entries", "class_names", "differing_classes", "encoding_problem"]
-__all__ += ["read_categories"]
+__all__ += ["missing_masks", "read_categories"]
 __all__ += ["read_coco", "read_json", "refuse_special"]
 
 _LISTS = ("images", "annotations", "categories")
@@ -170,6 +171,19 @@ def check_entries(content: dict, source: str, *, other_images: bool = False) -> 
         problem = _annotation_problem(entry, images, known)
         if problem:
             raise DataError(f"{source}: {_place(entry, images)}{problem}.")
+
+
+def missing_masks(annotations: Iterable) -> str:
+    """How many of a data set's annotations have no mask, and which is the first; "" if all have one."""
+    entries = list(annotations)
+    lacking = [a for a in entries if isinstance(a, dict) and not a.get("segmentation")]
+    if not lacking:
+        return ""
+    image, number = (describe(lacking[0].get(key)) for key in ("image_id", "id"))
+    return (
+        f"{len(lacking)} of {len(entries)} objects have no segmentation, the first: image {image}, "
+        f"annotation {number}"
+    )
 
 
 def _place(entry, images: dict) -> str:

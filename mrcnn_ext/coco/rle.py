@@ -16,7 +16,7 @@ from pycocotools import mask as mask_util
 from ..messages import describe
 from .values import is_whole
 
-__all__ = ["FARTHEST", "encode_mask", "is_rle_list", "mask_crop", "rle_areas", "rle_box"]
+__all__ = ["FARTHEST", "box_rle", "encode_mask", "is_rle_list", "mask_crop", "rle_areas", "rle_box"]
 __all__ += ["rle_counts", "rle_runs", "text_rle", "to_rle"]
 
 _CHARACTERS = 7  # of one number: 35 bits; pycocotools keeps 32
@@ -101,6 +101,23 @@ def _check_size(size: tuple[int, ...], height: int, width: int) -> None:
 def encode_mask(mask) -> dict:
     """Compressed RLE (bytes) of a dense mask: array or CPU tensor (height, width), not 0 is inside."""
     return mask_util.encode(np.asfortranarray(np.asarray(mask) != 0).view(np.uint8))
+
+
+def box_rle(box: Sequence[float], height: int, width: int) -> dict:
+    """Compressed RLE (bytes) of a filled box, as pycocotools draws it.
+
+    Args:
+        box: x, y, width, height in pixels; what is outside of the image is cut off.
+        height, width: of the image, in pixels.
+    """
+    x, y, box_width, box_height = box
+    # Cut first: a box may be so far away that drawing it would take all memory.
+    x0, x1 = np.clip([x, x + box_width], 0, width)
+    y0, y1 = np.clip([y, y + box_height], 0, height)
+    if not (x1 > x0 and y1 > y0):
+        return encode_mask(np.zeros((height, width), dtype=np.uint8))
+    cut = np.array([[x0, y0, x1 - x0, y1 - y0]], dtype=np.float64)
+    return mask_util.frPyObjects(cut, height, width)[0]
 
 
 def is_rle_list(segmentation) -> bool:

@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
-from detectron2.data import DatasetMapper, get_detection_dataset_dicts
 from detectron2.data.build import trivial_batch_collator
 from detectron2.utils.env import seed_all_rng
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import ConfigError
+from ..config.check_values import unexpected, value_of
+from ..data import TrainingMapper
+from ..data.train_loader import training_data
 
 __all__ = ["Checksum", "PairedLoader", "image_of", "mixed_seed"]
 
@@ -41,7 +42,7 @@ def _order(size: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class _Numbered(Dataset):
-    def __init__(self, records: list[dict], mapper, seed: int) -> None:
+    def __init__(self, records: Dataset, mapper: TrainingMapper, seed: int) -> None:
         self.records = records
         self.mapper = mapper
         self.seed = seed
@@ -70,6 +71,9 @@ class Checksum:
         self.value = state["value"]
 
 
+_PLAIN_SAMPLERS = {"DATALOADER.SAMPLER_TRAIN": "TrainingSampler", "MRCNN_EXT.DATA.SAMPLER": ""}
+
+
 class PairedLoader:
     """Load batches of a config's training set from iteration ``start`` on; seed each step.
 
@@ -86,23 +90,15 @@ class PairedLoader:
             start, stop: iterations.
 
         Raises:
-            ConfigError: DATALOADER.SAMPLER_TRAIN is not "TrainingSampler".
+            ConfigError: a sampler is chosen, or an augmentation cannot be used.
         """
-        if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
-            raise ConfigError(
-                f"DATALOADER.SAMPLER_TRAIN is '{cfg.DATALOADER.SAMPLER_TRAIN}'; a comparison draws "
-                "all images equally often: expected 'TrainingSampler'."
-            )
-        records = get_detection_dataset_dicts(
-            cfg.DATASETS.TRAIN,
-            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-            min_keypoints=(
-                cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
-            ),
-        )
+        for key, plain in _PLAIN_SAMPLERS.items():
+            if value_of(cfg, key) != plain:
+                expected = f"{plain!r}: a comparison draws all images equally often"
+                raise unexpected(key, value_of(cfg, key), expected)
         size = cfg.SOLVER.IMS_PER_BATCH
         self.loader = DataLoader(
-            _Numbered(records, DatasetMapper(cfg, is_train=True), seed),
+            _Numbered(*training_data(cfg), seed),
             batch_sampler=[range(i * size, (i + 1) * size) for i in range(start, stop)],
             num_workers=cfg.DATALOADER.NUM_WORKERS,
             collate_fn=trivial_batch_collator,

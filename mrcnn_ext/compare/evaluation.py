@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.data import DatasetCatalog, DatasetMapper
+from detectron2.data import DatasetCatalog
 from detectron2.structures import Instances
 from detectron2.utils.logger import log_every_n_seconds
 from torch import nn
 
+from ..data.train_loader import mapper_from_config
 from ..deploy import can_optimize, optimize
 from ..evaluation import MrcnnExtCOCOEvaluator
 from ..evaluation.at_true_boxes import given_boxes
@@ -109,7 +110,7 @@ def evaluate_run(
     if optimized and can_optimize(model):
         model = optimize(model, dtype="float32")
     records = DatasetCatalog.get(cfg.DATASETS.TEST[0])
-    mapper = DatasetMapper(cfg, is_train=False)
+    mapper = mapper_from_config(cfg, is_train=False)
     detected = _detections(model, records, mapper, evaluation, objects_of)
     columns, found = _at_true_boxes(model, records, mapper, evaluation, objects_of)
     write_json(folder / answers, found, indent=None)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from detectron2.data.detection_utils import read_image
 
+from ..data.image_file import ImageReader, read_picture
 from ..visualization.primitives import View
 from ..visualization.sheets import legend_strip, sheet
 from .kind import HeadKind
@@ -88,7 +88,7 @@ def draw_grid(c: Comparison, kind: HeadKind, cfg, records: Sequence[dict]) -> np
         record = by_id[objects["image_id"][choice.row].item()]
         index = objects["index"][choice.row]
         one = next(x for x in kind.objects(record) if x.index == index)
-        image = read_image(record["file_name"], "RGB")
+        image = read_picture(record["file_name"], ImageReader.from_config(cfg))
         view = View.around(one.box, image.shape, side=_SIDE)
         crop = view.image(image)
         category = c.class_names[one.category] if c.class_names else str(one.category)

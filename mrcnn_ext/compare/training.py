@@ -18,7 +18,13 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import CommonMetricPrinter, JSONWriter
 from torch import nn
 
-from ..checkpoint import SafeCheckpointer, last_checkpoint, load_weights, prune_checkpoints
+from ..checkpoint import (
+    FirstConvolution,
+    SafeCheckpointer,
+    last_checkpoint,
+    load_weights,
+    prune_checkpoints,
+)
 from ..errors import WeightsError
 from ..files import write_json, write_text
 from .data import Checksum, PairedLoader, mixed_seed
@@ -65,6 +71,7 @@ def load_all_but_head(
     complete: bool,
     kind: HeadKind = MASK,
     trust_pickle: bool = False,
+    first_convolution: FirstConvolution | None = None,
 ) -> None:
     """Load weights into everything but the compared head, whatever the file holds.
 
@@ -73,6 +80,7 @@ def load_all_but_head(
         complete: require all weights outside the head.
         kind: of that head.
         trust_pickle: load any file, even if that runs code from it.
+        first_convolution: as for :func:`load_weights`.
 
     Raises:
         WeightsError: with ``complete``, a weight is missing, has another shape or is NaN; names it. Or
@@ -81,7 +89,13 @@ def load_all_but_head(
     if not weights:
         return
     own = {k: v.clone() for k, v in model.state_dict().items() if kind.owns(k)}
-    checked = load_weights(model, weights, complete=False, trust_pickle=trust_pickle)
+    checked = load_weights(
+        model,
+        weights,
+        complete=False,
+        trust_pickle=trust_pickle,
+        first_convolution=first_convolution,
+    )
     model.load_state_dict({**model.state_dict(), **own})
     lacking = [key for key in checked.missing if not kind.owns(key)]
     if complete and lacking:
@@ -196,7 +210,14 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     model = build_paired_model(cfg, seed, kind)
     weights = detector or cfg.MODEL.WEIGHTS
-    load_all_but_head(model, weights, complete=frozen, kind=kind, trust_pickle=trust_pickle)
+    load_all_but_head(
+        model,
+        weights,
+        complete=frozen,
+        kind=kind,
+        trust_pickle=trust_pickle,
+        first_convolution=None if frozen else FirstConvolution.from_config(cfg),
+    )
     seen, proposals, seconds = Checksum(), Checksum(), _Seconds()
     before = _weights_checksum(model, kind)
     shell = FrozenShell(model, proposals, frozen, kind)

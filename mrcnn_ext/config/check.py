@@ -22,7 +22,8 @@ from ..coco.peek import first_annotations
 from ..coco.read import class_names, differing_classes, read_categories
 from ..errors import ConfigError, DataError
 from ..messages import describe, shorten, similar
-from .check_values import check_classification_loss, check_values
+from .check_class_weights import check_class_weights, check_weighted_heads
+from .check_values import check_values
 
 __all__ = ["check_config", "check_model_and_datasets", "check_names"]
 
@@ -42,6 +43,8 @@ def check_config(cfg, *, training: bool = False) -> None:
     """
     check_names(cfg)
     check_values(cfg)
+    check_class_weights(cfg)
+    check_weighted_heads(cfg)
     if training:
         _check_training_sets(cfg)
     if training and cfg.MODEL.KEYPOINT_ON:
@@ -61,6 +64,8 @@ def check_config(cfg, *, training: bool = False) -> None:
                         f"{place} has not the classes of {first[1]}: {difference}. Names and their "
                         "order (by category id) must be the same."
                     )
+    if training and first is not None:
+        check_class_weights(cfg, first[2])
 
 
 def check_names(cfg) -> None:
@@ -112,11 +117,15 @@ def check_model_and_datasets(cfg, *, training: bool) -> None:
     model = cfg.MODEL
     _check_registered("MODEL.META_ARCHITECTURE", model.META_ARCHITECTURE, META_ARCH_REGISTRY)
     if training:
-        check_classification_loss(cfg)
+        check_weighted_heads(cfg)
         _check_training_sets(cfg)
     for key in ("TRAIN", "TEST") if training else ("TEST",):
         for name in cfg.DATASETS[key]:
             _check_dataset_name(f"DATASETS.{key}", name)
+    if training:
+        keys, name = cfg.MRCNN_EXT, cfg.DATASETS.TRAIN[0]
+        named = keys.BOX_HEAD.CLASS_WEIGHTS or keys.MASK_HEAD.CLASS_WEIGHTS
+        check_class_weights(cfg, _known_classes("DATASETS.TRAIN", name) if named else ())
 
 
 def _check_training_sets(cfg) -> None:
@@ -152,7 +161,7 @@ def _check_dataset(cfg, key: str, name: str) -> list:
     """Class names, empty if they are not known."""
     _check_dataset_name(key, name)
     metadata = MetadataCatalog.get(name)
-    classes = metadata.get("thing_classes") or _classes_of_json(key, name, metadata)
+    classes = _known_classes(key, name)
     # "Hidden" classes: LVIS's list is only complete after loading; an empty list says nothing.
     if classes and len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
         raise ConfigError(
@@ -184,6 +193,11 @@ def _check_keypoint_metadata(name: str) -> None:
             f"{' and '.join(missing)}: set them with MetadataCatalog.get('{name}').set(…), or name the "
             "json in MRCNN_EXT.POSE.DATASETS, which takes them from its categories."
         )
+
+
+def _known_classes(key: str, name: str) -> list:
+    metadata = MetadataCatalog.get(name)
+    return metadata.get("thing_classes") or _classes_of_json(key, name, metadata)
 
 
 def _classes_of_json(key: str, name: str, metadata) -> list:

@@ -9,7 +9,7 @@ from ..errors import ConfigError
 from .check_values import unexpected, value_of
 from .ranges import Range, check_choices, check_ranges, check_whole_numbers
 
-__all__ = ["check_given", "check_solver"]
+__all__ = ["check_given", "check_sampler_name", "check_schedule_name", "check_solver"]
 
 # What nothing works without; yaml's null passes for a value of any key.
 _GIVEN = (
@@ -37,6 +37,11 @@ _LEAST = {
 }
 _CHOICES = {"SOLVER.WARMUP_METHOD": ("linear", "constant")}
 _SEEDS = 2**32  # NumPy's
+# Names that Detectron2 has no registry for. Those of its main branch alone need a key that it has.
+_SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
+_MORE_SAMPLERS = ("WeightedTrainingSampler", "WeightedCategoryTrainingSampler")
+_SCHEDULES = ("WarmupMultiStepLR", "WarmupCosineLR")
+_MORE_SCHEDULES = ("WarmupStepWithFixedGammaLR",)
 
 
 def check_given(cfg) -> None:
@@ -72,6 +77,34 @@ def check_solver(cfg) -> None:
     schedule = cfg.MRCNN_EXT.SOLVER.SCHEDULE
     if schedule == "step" or (not schedule and solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR"):
         _check_steps(solver.STEPS)
+
+
+def check_sampler_name(cfg) -> None:
+    """Check what Detectron2's own training loader reads: DATALOADER.SAMPLER_TRAIN, and its numbers.
+
+    A script with a loader of its own may know other names.
+
+    Raises:
+        ConfigError: names the key, its value and what was expected.
+    """
+    more = _MORE_SAMPLERS if "TRAIN_REPEAT_FACTOR" in cfg.DATASETS else ()
+    check_choices(cfg, {"DATALOADER.SAMPLER_TRAIN": (*_SAMPLERS, *more)})
+    name = cfg.DATALOADER.SAMPLER_TRAIN
+    if name == "RepeatFactorTrainingSampler":
+        check_ranges(cfg, {"DATALOADER.REPEAT_THRESHOLD": (0.0, math.inf, "[)")})
+    elif name == "RandomSubsetTrainingSampler":
+        check_ranges(cfg, {"DATALOADER.RANDOM_SUBSET_RATIO": (0.0, 1.0, "(]")})
+
+
+def check_schedule_name(cfg) -> None:
+    """Check what Detectron2's own builder of schedules reads: SOLVER.LR_SCHEDULER_NAME.
+
+    Raises:
+        ConfigError: names the key, its value and what was expected.
+    """
+    more = _MORE_SCHEDULES if "NUM_DECAYS" in cfg.SOLVER else ()
+    if not cfg.MRCNN_EXT.SOLVER.SCHEDULE:
+        check_choices(cfg, {"SOLVER.LR_SCHEDULER_NAME": (*_SCHEDULES, *more)})
 
 
 def _check_steps(steps) -> None:

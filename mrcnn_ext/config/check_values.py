@@ -18,7 +18,7 @@ from fvcore.common.config import CfgNode
 from ..errors import ConfigError
 from .defaults import add_mrcnn_ext_config
 
-__all__ = ["check_classification_loss", "check_values", "plain", "unexpected", "value_of"]
+__all__ = ["changed_keys", "check_values", "plain", "unexpected", "value_of"]
 
 # Factors of losses: 0 or more. Lists have several.
 _WEIGHTS = (
@@ -91,7 +91,6 @@ def check_values(cfg) -> None:
     for node, (switch, registry) in _HEADS.items():
         if switch is None or cfg.MODEL[switch]:
             _check_head(cfg, node, registry)
-    check_classification_loss(cfg)
     _check_features(cfg)
     _check_cascade(cfg)
     _check_group_norm(cfg)
@@ -187,20 +186,6 @@ def _check_head(cfg, node: str, registry) -> None:
                     f"{key} is {value_of(cfg, key)!r}, which {head.NAME} does not read; heads of this "
                     "package do (MrcnnExt…)."
                 )
-
-
-def check_classification_loss(cfg) -> None:
-    """
-    Raises:
-        ConfigError: a loss is chosen, and the RoI heads do not read the key.
-    """
-    loss, name = cfg.MRCNN_EXT.BOX_HEAD.CLS_LOSS, cfg.MODEL.ROI_HEADS.NAME
-    known = name in ROI_HEADS_REGISTRY  # others are another error
-    if loss and known and ROI_HEADS_REGISTRY.get(name).__module__.startswith("detectron2."):
-        raise ConfigError(
-            f"MRCNN_EXT.BOX_HEAD.CLS_LOSS is '{loss}', which {name} does not read; RoI heads of this "
-            "package do (MODEL.ROI_HEADS.NAME MrcnnExt…)."
-        )
 
 
 def changed_keys(cfg, node: str, defaults) -> list[str]:

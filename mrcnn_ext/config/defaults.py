@@ -96,6 +96,8 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     _C.MASK_HEAD.LOSSES = ["bce"]
     # One factor per loss.
     _C.MASK_HEAD.LOSS_WEIGHTS = [1.0]
+    # Factors of all losses of masks by class, as BOX_HEAD.CLASS_WEIGHTS says. Empty: all have 1.
+    _C.MASK_HEAD.CLASS_WEIGHTS = []
     # How mask quality is estimated; mask_scores = class score x quality. "": no mask scores.
     # "mask_iou": learned, as in Mask Scoring R-CNN. "mean_foreground" and "certainty": from the
     # mask's own probabilities, at no cost.
@@ -306,9 +308,9 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     # keypoints that Detectron2's COCOEvaluator cannot evaluate are always MrcnnExtCOCOEvaluator's:
     # several skeletons, others than COCO's 17, TEST.KEYPOINT_OKS_SIGMAS that the script keeps from it.
     _C.EVALUATION.ENABLED = False
-    # Any of "bbox", "segm", "boundary", "mask_quality", "keypoints", "operating_point", "pck" and of
-    # the tasks you registered. Empty: every task whose fields the predictions contain, but for
-    # "operating_point".
+    # Any of "bbox", "segm", "boundary", "false_positives", "mask_quality", "keypoints",
+    # "operating_point", "pck" and of the tasks you registered. Empty: every task whose fields the
+    # predictions contain, but for "operating_point".
     _C.EVALUATION.TASKS = []
     # Maximum number of detections per image. 0: 100, or TEST.DETECTIONS_PER_IMAGE if that is more
     # (LVIS: 300), so that every reported detection counts.
@@ -324,6 +326,9 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     # Two keypoints whose distance is the unit of PCK, for example ["neck", "waist"]; empty: the square
     # root of the box's area.
     _C.EVALUATION.PCK_REFERENCE = []
+    # Least scores, from 0 to 1, at which the task "false_positives" counts wrong detections. The model
+    # itself gives none below MODEL.ROI_HEADS.SCORE_THRESH_TEST.
+    _C.EVALUATION.SCORE_THRESHOLDS = [0.3, 0.5, 0.7]
     # "faster_coco_eval", "pycocotools", or "auto": the former if it is installed. The numbers are the
     # same.
     _C.EVALUATION.BACKEND = "auto"

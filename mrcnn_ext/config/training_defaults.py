@@ -120,5 +120,9 @@ def add_training_defaults(_C: FvcoreCfgNode, CN: type) -> None:
     _C.BOX_HEAD.CLS_LOSS = ""
     # "focal": exponent of (1 - p).
     _C.BOX_HEAD.FOCAL_GAMMA = 2.0
-    # "class_balanced": beta of (1 - beta) / (1 - beta^n).
+    # "class_balanced": beta of (1 - beta) / (1 - beta^n), of CLS_LOSS and of every CLASS_WEIGHTS.
     _C.BOX_HEAD.CLASS_BALANCED_BETA = 0.999
+    # Factors of the classification loss by class: [name, factor] for each class that has one. Before
+    # them may come a rule for all others, by their objects in DATASETS.TRAIN: "inverse_sqrt", or
+    # "class_balanced" as of CLS_LOSS. Background has 1. Empty: all have 1.
+    _C.BOX_HEAD.CLASS_WEIGHTS = []

@@ -7,15 +7,24 @@ import os
 from collections.abc import Sequence
 
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.evaluation import COCOEvaluator
+from omegaconf import DictConfig
 
 from ..coco.read import class_names, differing_classes, read_categories
 from ..errors import ConfigError
 from ..messages import shorten, similar
-from .loading import check_when_loaded
+from .loading import check_masks_of_tests, check_when_loaded
 from .negatives import keep_negatives
 
 __all__ = ["training_dicts", "use_training_dicts"]
 
+_ADVICE = (
+    "Let dataloader.train.mapper be mrcnn_ext.data.TrainingMapper with boxes_only=True, so that masks "
+    "are evaluated without these objects, or name a set in which every object has a mask."
+)
+_MASKS = "${oc.select:model.roi_heads.mask_head._target_,null}"
+_BOXES_ONLY = "${oc.select:dataloader.train.mapper.boxes_only,false}"
+_EVALUATOR = "mrcnn_ext.evaluation.build.coco_evaluator"
 _TRAIN, _TEST = "dataloader.train.dataset.names", "dataloader.test.dataset.names"
 
 
@@ -25,6 +34,8 @@ def training_dicts(
     test_names: str | Sequence[str] | None = None,
     num_classes: int | None = None,
     negatives: float = 0.0,
+    masks: object = None,
+    boxes_only: bool = False,
     **kwargs,
 ) -> list[dict]:
     """Detectron2's ``get_detection_dataset_dicts``, after a look at what does not fit together.
@@ -37,11 +48,14 @@ def training_dicts(
         num_classes: of the model; None: not known.
         negatives: share of images without objects, see :func:`keep_negatives`; 0: as ``filter_empty``
             says.
+        masks: the model's mask head, or its name; None: it has none, or it is not known.
+        boxes_only: objects may have a box and no mask, also in test sets.
         kwargs: as for ``get_detection_dataset_dicts``.
 
     Raises:
         ConfigError: a data set is not registered, or has other classes; names the argument.
-        DataError: an entry of a json cannot be used; names the file, the image and the annotation.
+        DataError: an entry of a json cannot be used, or an object of a test set has no mask; names the
+            file, the image and the annotation.
     """
     if not 0 <= negatives < 1:
         raise ConfigError(
@@ -80,18 +94,26 @@ def training_dicts(
             f"model.roi_heads.num_classes is {num_classes}, but '{trains[0]}' ({_TRAIN}) has "
             f"{len(first)} classes: {shorten(first)}."
         )
+    if masks and not boxes_only:
+        check_masks_of_tests(tests, _ADVICE)
     return dicts
 
 
 def use_training_dicts(dataloader) -> None:
     """Make :func:`training_dicts` the ``dataloader.train.dataset`` of a LazyConfig, in place.
 
-    It is given the names of the test set, and of the model the number of classes, if it has one.
+    It is given the names of the test set, of the model its mask head and the number of classes, if it
+    has them, and the mapper's ``boxes_only``, which Detectron2's evaluator gets a substitute for.
     """
     dataset = dataloader.train.dataset
     dataset._target_ = training_dicts
     dataset.test_names = "${...test.dataset.names}"
     dataset.num_classes = "${oc.select:model.roi_heads.num_classes,null}"
+    dataset.masks, dataset.boxes_only = _MASKS, _BOXES_ONLY
+    evaluator = dataloader.get("evaluator")
+    if isinstance(evaluator, DictConfig) and evaluator.get("_target_") is COCOEvaluator:
+        evaluator._target_ = _EVALUATOR
+        evaluator.masks, evaluator.boxes_only = _MASKS, _BOXES_ONLY
 
 
 def _listed(names: str | Sequence[str] | None) -> list[str]:

@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterable
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
+from detectron2.utils.file_io import PathManager
 
-from ..coco.read import check_entries, encoding_problem, read_coco
+from ..coco.read import check_entries, encoding_problem, missing_masks, read_coco
 from ..coco.rle import is_rle_list, rle_runs, text_rle, to_rle
 from ..coco.values import is_id
 from ..errors import DataError
 from ..messages import describe
 
-__all__ = ["check_masks_of_tests", "check_when_loaded", "load_mended"]
+__all__ = ["boxes_only_needed", "check_masks_of_tests", "check_when_loaded", "load_mended"]
 
 # Detectron2's tools print what is logged below its own name.
 logger = logging.getLogger("detectron2." + __name__)
@@ -207,8 +208,12 @@ def _objects(record: dict) -> list[dict]:
     return [a for a in record["annotations"] if a.get("iscrowd", 0) == 0]
 
 
-def check_masks_of_tests(names: Iterable[str]) -> None:
+def check_masks_of_tests(names: Iterable[str], advice: str = "") -> None:
     """Evaluation needs all masks; without this look it would end with an error after hours.
+
+    Args:
+        names: of data sets; those that are not COCO's are passed over.
+        advice: what to do about it, instead of what a yaml config does.
 
     Raises:
         DataError: an object has none; names the file and the annotation.
@@ -218,13 +223,24 @@ def check_masks_of_tests(names: Iterable[str]) -> None:
         json_file = metadata.get("json_file")
         if metadata.get("evaluator_type") != "coco" or not json_file:
             continue
-        annotations = read_coco(json_file, annotated=False)["annotations"]
-        lacking = [a for a in annotations if isinstance(a, dict) and not a.get("segmentation")]
-        if lacking:
-            image, number = (describe(lacking[0].get(key)) for key in ("image_id", "id"))
-            raise DataError(
-                f"{json_file} ('{name}' in DATASETS.TEST): {len(lacking)} of {len(annotations)} "
-                f"objects have no segmentation, the first: image {image}, annotation {number}. "
-                "MRCNN_EXT.DATA.BOXES_ONLY is for training; name images there whose objects all have "
-                "masks."
-            )
+        if not PathManager.isfile(str(json_file)):  # which loading it says
+            continue
+        problem = missing_masks(read_coco(json_file, annotated=False)["annotations"])
+        if problem:
+            raise DataError(boxes_only_needed(json_file, name, problem, advice))
+
+
+def boxes_only_needed(source, name: str, problem: str, advice: str = "") -> str:
+    """The message about a test set that lacks masks.
+
+    Args:
+        source: its json.
+        name: of the data set.
+        problem: what :func:`~mrcnn_ext.coco.read.missing_masks` says.
+        advice: see :func:`check_masks_of_tests`.
+    """
+    advice = advice or (
+        "Set MRCNN_EXT.DATA.BOXES_ONLY to True, so that masks are evaluated without these objects, or "
+        "name a set in which every object has a mask."
+    )
+    return f"{source} (test set '{name}'): {problem}. {advice}"

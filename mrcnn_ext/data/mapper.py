@@ -17,7 +17,9 @@ from fvcore.transforms.transform import Transform, TransformList
 
 from ..errors import ConfigError, DataError
 from .augmentation import Sample, SampleAugmentation, augmentations_from_config
+from .augmentation.check_pixels import check_pixels
 from .augmentation.sample import clipped_box
+from .image_file import ImageReader
 from .instances import filter_empty, to_instances
 
 __all__ = ["TrainingMapper"]
@@ -48,17 +50,25 @@ class TrainingMapper(DatasetMapper):
         min_area_left: float = 0.0,
         boxes_only: bool = False,
         dataset: Sequence[dict] | None = None,
+        bands: Sequence[int] = (),
+        pixel_type: str = "uint8",
+        rgb_bands: Sequence[int] = (),
         **kwargs,
     ) -> None:
         """
         Args:
-            is_train: False: as Detectron2's mapper, which has no annotations then.
+            is_train: False: as Detectron2's mapper, for testing, without annotations.
             augmentations: Detectron2's, and those of ``mrcnn_ext.data.augmentation``.
             image_format: order of the channels, such as "BGR".
             min_area_left: in pixels of the augmented picture; of the box where there is no mask.
             boxes_only: objects may lack a mask; see :func:`to_instances`.
             dataset: records that copy-paste draws from; ``mrcnn_ext.data.build_train_loader`` sets it.
+            bands, pixel_type, rgb_bands: as MRCNN_EXT.DATA.BANDS, PIXEL_TYPE and RGB_BANDS.
             kwargs: as for DatasetMapper.
+
+        Raises:
+            ConfigError: an argument has a value that cannot work, or an augmentation cannot work on
+                such masks or such bands.
         """
         steps = list(augmentations)
         plain = [step for step in steps if not isinstance(step, SampleAugmentation)]
@@ -71,7 +81,10 @@ class TrainingMapper(DatasetMapper):
         self.min_area_left = min_area_left
         self.boxes_only = boxes_only and self.use_instance_mask
         self.dataset = dataset
+        self.reader = ImageReader(image_format, tuple(bands), pixel_type, tuple(rgb_bands))
         self._check_masks()
+        if self.reader.by_band:
+            check_pixels(self.steps, self.reader)
 
     @classmethod
     def from_config(cls, cfg, is_train: bool = True, dataset: Sequence[dict] | None = None) -> dict:
@@ -82,6 +95,7 @@ class TrainingMapper(DatasetMapper):
         out["recompute_boxes"] = False
         keys = cfg.MRCNN_EXT.DATA
         out.update(min_area_left=keys.MIN_AREA_LEFT, boxes_only=keys.BOXES_ONLY, dataset=dataset)
+        out.update(bands=keys.BANDS, pixel_type=keys.PIXEL_TYPE, rgb_bands=keys.RGB_BANDS)
         return out
 
     @property
@@ -95,9 +109,11 @@ class TrainingMapper(DatasetMapper):
         Raises:
             DataError: the record cannot be used, or an augmentation cannot work on it; names the file.
         """
-        if not self.is_train:
+        if not self.is_train and not self.reader.by_band:
             return super().__call__(dataset_dict)
         out = copy.deepcopy(dataset_dict)
+        if not self.is_train:
+            out.pop("annotations", None)
         sample = self.sample(out)
         out.pop("sem_seg_file_name", None)
         image = np.ascontiguousarray(sample.image.transpose(2, 0, 1))
@@ -148,7 +164,7 @@ class TrainingMapper(DatasetMapper):
         return self._augmented(dict(record), steps)
 
     def _read(self, record: dict) -> Sample:
-        image = utils.read_image(record["file_name"], format=self.image_format)
+        image = self.reader(record["file_name"])
         utils.check_image_size(record, image)  # adds the size if it is missing
         sem_seg = None
         if "sem_seg_file_name" in record:
@@ -164,7 +180,11 @@ class TrainingMapper(DatasetMapper):
         ]
         try:
             return Sample(
-                image, annotations, sem_seg=sem_seg, flip_indices=self.keypoint_hflip_indices
+                image,
+                annotations,
+                sem_seg=sem_seg,
+                flip_indices=self.keypoint_hflip_indices,
+                by_band=self.reader.by_band or image.shape[2:] == (1,),
             )
         except ValueError as error:
             raise DataError(f"{_name(record)}: {error}.") from error

@@ -12,6 +12,8 @@ from detectron2.data.build import (
     filter_images_with_only_crowd_annotations,
 )
 
+from ..errors import DataError
+
 __all__ = ["keep_negatives"]
 
 # Detectron2's tools print what is logged below its own name.
@@ -35,11 +37,20 @@ def keep_negatives(records: Sequence[dict], share: float, *, min_keypoints: int 
     Returns:
         images with objects, then those without, both in the order of the data set. Where there are
         more of these than wanted, the same ones are drawn every time.
+
+    Raises:
+        DataError: no image has objects.
     """
     without = [record for record in records if not record["annotations"]]
     kept = filter_images_with_only_crowd_annotations([r for r in records if r["annotations"]])
     if min_keypoints > 0:
         kept = filter_images_with_few_keypoints(kept, min_keypoints)
+    if not kept:
+        points = f" and {min_keypoints} keypoints" if min_keypoints else ""
+        raise DataError(
+            f"MRCNN_EXT.DATA.NEGATIVES: the training sets have no image with objects{points}, so there "
+            "is nothing to learn."
+        )
     most = int(share / (1 - share) * len(kept) + 1e-9)
     if most < len(without):
         chosen = np.random.default_rng(_SEED).choice(len(without), size=most, replace=False)

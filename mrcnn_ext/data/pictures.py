@@ -8,7 +8,9 @@ import os
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
-__all__ = ["picture_problem", "upright_size"]
+from .stored_image import open_image
+
+__all__ = ["bands_problem", "picture_problem", "upright_size"]
 
 _SUBFILE_TYPE, _REDUCED = 254, 1  # TIFF: a page may be a smaller copy of another
 _EXIF_ORIENTATION = 0x0112
@@ -46,8 +48,9 @@ def _depth_problem(mode: str) -> str | None:
         return None
     what = "floating-point" if mode.startswith("F") else "16-bit" if ";16" in mode else "32-bit"
     return (
-        f"holds {what} grey values, which Detectron2 cuts off at 255: save it with 8 bits, its values "
-        "scaled to 0 … 255, in the same way for training and prediction"
+        f"holds {what} grey values, which Detectron2 cuts off at 255: name its bands in "
+        "MRCNN_EXT.DATA.BANDS, or save it with 8 bits, its values scaled to 0 … 255, in the same way "
+        "for training and prediction"
     )
 
 
@@ -63,12 +66,48 @@ def _page_problem(image: Image.Image) -> str | None:
     return f"has {pages} pages, of which Detectron2 reads the first: save each as a file of its own"
 
 
+def bands_problem(path: str | os.PathLike) -> str | None:
+    """Say what of a file only ``MRCNN_EXT.DATA.BANDS`` reads: its bands, or its type.
+
+    Args:
+        path: any that Detectron2's ``PathManager`` opens.
+
+    Returns:
+        As :func:`picture_problem`; None for pictures of 8 bits, and for what cannot be read at all.
+    """
+    try:
+        stored = open_image(path)
+    except Exception:  # decoders raise about anything on damaged files
+        return None
+    if stored.pixel_type == "uint8" and stored.bands in (1, 2, 3, 4):  # with alpha, perhaps
+        return None
+    bands = f"{stored.bands} band" + "s" * (stored.bands != 1)
+    what = "reduces to 8 bits" if stored.bands in (3, 4) else "does not read as they are"
+    return (
+        f"has {bands} of {stored.pixel_type}, which Detectron2 {what}: name the bands in "
+        "MRCNN_EXT.DATA.BANDS, and the type in MRCNN_EXT.DATA.PIXEL_TYPE"
+    )
+
+
 def upright_size(path: str | os.PathLike) -> tuple[int, int]:
     """Width and height of a picture as Detectron2 reads it: EXIF's orientation is applied.
 
     Raises:
         OSError, ValueError, SyntaxError: of Pillow, where it is no picture.
     """
+    try:
+        opened = _opened_size(path)
+    except (OSError, ValueError):
+        try:  # of many bands
+            stored = open_image(path)
+            return stored.width, stored.height
+        except Exception:
+            pass
+        raise
+    return opened
+
+
+def _opened_size(path: str | os.PathLike) -> tuple[int, int]:
     with PathManager.open(os.fspath(path), "rb") as file, Image.open(file) as image:
         width, height = image.size
         try:

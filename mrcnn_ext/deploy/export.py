@@ -37,7 +37,8 @@ def export_onnx(
 ) -> dict[str, Any]:
     """Write a model to an ONNX file; it takes one image of any size.
 
-    Input "image": (3, height, width) float32, 0 to 255, in ``source.pixel_format``, resized. With
+    Input "image": (3, height, width) float32, 0 to 255, in ``source.pixel_format``, resized; with
+    ``source.bands`` it has as many channels, and values as they are stored. With
     ``resize`` it is (height, width, 3) uint8, BGR, of any size, and the graph resizes it.
 
     Outputs, N detections in the order of their scores, coordinates in pixels of the resized image:
@@ -105,14 +106,14 @@ class _Resizing(nn.Module):
         return resize_in_graph(image, *self.sides, rgb=self.rgb)
 
 
-def _noise() -> Tensor:
+def _noise(channels: int = 3) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (3, *_TRACED), generator=generator).to(torch.float32)
+    return torch.randint(0, 256, (channels, *_TRACED), generator=generator).to(torch.float32)
 
 
 def _traced(model: nn.Module, source: ModelInput, opset: int, resize: bool, maps: bool) -> bytes:
     """The ONNX file as the exporter writes it."""
-    image = _noise()
+    image = _noise(int(model.pixel_mean.numel()))
     run: Callable[[nn.Module, Tensor], dict[str, Tensor]]
     if resize:
         image = image.permute(1, 2, 0).to(torch.uint8)

@@ -82,7 +82,7 @@ def _fold_timm(body: nn.Module) -> int:
     if weight is None:
         return 0
     generator = torch.Generator().manual_seed(0)
-    image = torch.rand(1, 3, _PROBE_SIDE, _PROBE_SIDE, generator=generator).to(weight)
+    image = torch.rand(1, weight.shape[1], _PROBE_SIDE, _PROBE_SIDE, generator=generator).to(weight)
     pairs: list[tuple[nn.Module, str, nn.Module]] = []
     try:
         before = _features(body, image, pairs)

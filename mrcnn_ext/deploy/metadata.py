@@ -29,11 +29,12 @@ class ModelInput:
     """How images become the model's input, and what its classes are.
 
     Args:
-        pixel_format: "BGR" or "RGB".
+        pixel_format: "BGR" or "RGB"; of no meaning with ``bands``.
         min_size, max_size: of Detectron2's ResizeShortestEdge; ``min_size`` 0: images keep their size.
         classes: names; None if they are not known.
         category_ids: what results call the classes; None: 0, 1, …
         skeletons: of the classes; None without keypoints, or if they are not known.
+        bands, pixel_type, rgb_bands: as MRCNN_EXT.DATA.BANDS, PIXEL_TYPE and RGB_BANDS.
 
     Raises:
         ConfigError: a value is out of range.
@@ -45,6 +46,9 @@ class ModelInput:
     classes: Sequence[str] | None = None
     category_ids: Sequence[int] | None = None
     skeletons: SkeletonSet | None = None
+    bands: Sequence[int] = ()
+    pixel_type: str = "uint8"
+    rgb_bands: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         if self.pixel_format not in ("BGR", "RGB"):
@@ -71,6 +75,17 @@ def metadata_of(model: nn.Module, source: ModelInput, *, resize: bool) -> dict[s
     """
     heads = model.roi_heads
     classes = heads.num_classes
+    if source.bands and resize:
+        raise ConfigError(
+            f"MRCNN_EXT.DATA.BANDS is {list(source.bands)}; --resize-in-graph takes pictures of 3 "
+            "bands with 8 bits only: leave it out."
+        )
+    channels, expected = int(model.pixel_mean.numel()), len(source.bands) or 3
+    if channels != expected:
+        raise ConfigError(
+            f"the model has {channels} channels (MODEL.PIXEL_MEAN), but its images have {expected}; "
+            "name their bands in MRCNN_EXT.DATA.BANDS."
+        )
     for what, names in (("names", source.classes), ("ids", source.category_ids)):
         if names is not None and len(names) != classes:
             raise ConfigError(f"there are {len(names)} {what} for {classes} classes of the model.")
@@ -81,6 +96,13 @@ def metadata_of(model: nn.Module, source: ModelInput, *, resize: bool) -> dict[s
         "classes": None if source.classes is None else list(source.classes),
         "category_ids": None if source.category_ids is None else list(source.category_ids),
         "pixel_format": source.pixel_format,
+        "bands": {
+            "bands": list(source.bands),
+            "pixel_type": source.pixel_type,
+            "rgb_bands": list(source.rgb_bands),
+        }
+        if source.bands
+        else None,
         "pixel_mean": _numbers(model.pixel_mean),
         "pixel_std": _numbers(model.pixel_std),
         "size_divisibility": int(model.backbone.size_divisibility),
@@ -156,7 +178,8 @@ def _numbers(tensor: Tensor) -> list[float]:
 
 def set_metadata(proto, info: dict[str, Any]) -> None:
     """Put ``info`` into an ``onnx.ModelProto``, and take out what tells of the machine."""
-    _set(proto, {"mrcnn_ext_format": str(FORMAT_VERSION), "mrcnn_ext": json.dumps(info)})
+    version = FORMAT_VERSION if info.get("bands") else 1
+    _set(proto, {"mrcnn_ext_format": str(version), "mrcnn_ext": json.dumps(info)})
 
 
 def copy_metadata(source, target) -> None:

@@ -5,7 +5,8 @@
     python onnx_runner.py model.onnx IMAGE… --output results.json
 
 This file needs NumPy, OpenCV and onnxruntime, and nothing else of its package: copy it next to the
-model. IMAGE: images and folders. results.json is COCO's results format; image_id is the index of the
+model. IMAGE: images and folders; npy files (height, width, bands)
+for a model of chosen bands. results.json is COCO's results format; image_id is the index of the
 image in the list that --list prints.
 
 As a module:
@@ -35,7 +36,9 @@ import numpy as np
 
 __all__ = ["Detections", "OnnxModel", "RunnerError", "encode_mask", "paste_mask", "resize_image"]
 
-FORMAT_VERSION = 1  # of the file's metadata; a newer one is refused
+# Of the file's metadata; a newer one is refused. 2 has images of chosen bands; files for pictures are
+# written as 1, which older runners know.
+FORMAT_VERSION = 2
 _KEYS = ("num_classes", "classes", "category_ids", "pixel_format", "resize", "mask_threshold",
          "keypoints", "skeletons")  # fmt: skip
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -166,7 +169,8 @@ class OnnxModel:
     def __call__(self, image: np.ndarray) -> Detections:
         """
         Args:
-            image: (H, W, 3) uint8, BGR, as ``cv2.imread`` returns it.
+            image: (H, W, 3) uint8, BGR, as ``cv2.imread`` returns it. For a model of bands
+                (``info["bands"]``): (H, W, C), the chosen ones in their order, with values as stored.
 
         Raises:
             RunnerError: it has another shape or type.
@@ -181,20 +185,30 @@ class OnnxModel:
         """Run a model that does not resize in its graph.
 
         Args:
-            image: (3, h, w) float32, 0 to 255, in ``info["pixel_format"]``, resized.
+            image: (3, h, w) float32, 0 to 255, in ``info["pixel_format"]``, resized; (C, h, w) for a
+                model of bands.
             image_size: (height, width) of the original, in whose pixels the results are.
 
         Raises:
             RunnerError: it has another shape or type.
         """
-        if image.ndim != 3 or image.shape[0] != 3 or image.dtype != np.float32 or 0 in image.shape:
+        channels = self._channels
+        if (
+            image.ndim != 3
+            or image.shape[0] != channels
+            or image.dtype != np.float32
+            or 0 in image.shape
+        ):
             raise RunnerError(
-                f"the model's input is {image.dtype} {image.shape}; expected float32 (3, h, w)."
+                f"the model's input is {image.dtype} {image.shape}; expected float32 ({channels}, h, "
+                "w)."
             )
         return self._detections(self._run(image), image.shape[1:], image_size)
 
     def resized(self, image: np.ndarray) -> np.ndarray:
         """The model's input: (3, h, w) float32, or the image itself if the graph resizes it."""
+        if self._bands is not None:
+            return self._resized_bands(image, self._bands)
         if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3:
             if image is None:
                 raise RunnerError(
@@ -212,6 +226,34 @@ class OnnxModel:
             image = image[:, :, ::-1]
         small = resize_image(image, *self.resized_shape(*image.shape[:2]))
         return np.ascontiguousarray(small.transpose(2, 0, 1), dtype=np.float32)
+
+    def _resized_bands(self, image: np.ndarray, bands: dict) -> np.ndarray:
+        channels, kind = len(bands["bands"]), bands["pixel_type"]
+        shape = getattr(image, "shape", type(image).__name__)
+        if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != channels:
+            raise RunnerError(
+                f"an image has the shape {shape}; expected (height, width, {channels}), the bands "
+                f"{bands['bands']}."
+            )
+        # As float32, they may have been converted by whoever read them.
+        if 0 in image.shape or str(image.dtype) not in (
+            kind,
+            "uint8" if kind == "uint8" else "float32",
+        ):
+            raise RunnerError(
+                f"an image is {image.dtype} {shape}; expected {kind} with pixels in it."
+            )
+        values = image if kind == "uint8" else image.astype(np.float32)
+        small = resize_image(values, *self.resized_shape(*image.shape[:2]))
+        return np.ascontiguousarray(small.transpose(2, 0, 1), dtype=np.float32)
+
+    @property
+    def _bands(self) -> dict | None:
+        return self.info.get("bands")
+
+    @property
+    def _channels(self) -> int:
+        return 3 if self._bands is None else len(self._bands["bands"])
 
     def resized_shape(self, height: int, width: int) -> tuple[int, int]:
         """Height and width that the model sees, as Detectron2's ResizeShortestEdge computes them."""
@@ -318,10 +360,10 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     versions of Pillow begin with the rows of some sizes, which moves values by one grey level at most.
 
     Args:
-        image: (H, W, C) uint8.
+        image: (H, W, C) uint8, or float32, each band as a picture of Pillow's mode "F".
 
     Returns:
-        (height, width, C) uint8.
+        (height, width, C) of the same type.
     """
     if image.shape[1] != width:
         image = _resample_rows(image.transpose(1, 0, 2), width).transpose(1, 0, 2)
@@ -331,9 +373,16 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _resample_rows(image: np.ndarray, size: int) -> np.ndarray:
-    """(size, W, C) of (H, W, C) uint8, along the first axis."""
-    first, weights = _resampling_weights(image.shape[0], size)
+    """(size, W, C) of (H, W, C) uint8 or float32, along the first axis."""
+    first, exact = _resampling_weights(image.shape[0], size)
     image = np.ascontiguousarray(image)
+    if image.dtype != np.uint8:
+        sums = np.zeros((size, *image.shape[1:]))
+        for tap in range(exact.shape[1]):
+            rows = np.minimum(first + tap, image.shape[0] - 1)
+            sums += image[rows] * exact[:, tap, None, None]
+        return sums.astype(np.float32)
+    weights = (exact * (1 << _BITS) + 0.5).astype(np.int32)
     result = np.empty((size, *image.shape[1:]), dtype=np.uint8)
     step = max(1, _BLOCK // max(1, image[0].size))
     for begin in range(0, size, step):
@@ -347,7 +396,7 @@ def _resample_rows(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def _resampling_weights(before: int, after: int) -> tuple[np.ndarray, np.ndarray]:
-    """(after,) first pixel, and (after, taps) int32 weights of it and those that follow."""
+    """(after,) first pixel, and (after, taps) weights of it and those that follow."""
     scale = before / after
     stretch = max(scale, 1.0)
     centre = (np.arange(after) + 0.5) * scale
@@ -358,7 +407,7 @@ def _resampling_weights(before: int, after: int) -> tuple[np.ndarray, np.ndarray
     weights = np.maximum(1 - np.abs(positions * (1 / stretch)), 0)
     weights[taps >= (last - first)[:, None]] = 0
     weights /= np.cumsum(weights, axis=1)[:, -1:]  # summed in Pillow's order
-    return first, (weights * (1 << _BITS) + 0.5).astype(np.int32)
+    return first, weights
 
 
 # ---- Masks -------------------------------------------------------------------------------------------
@@ -521,7 +570,7 @@ def coco_records(found: Detections, image_id: int, info: dict[str, Any]) -> list
     return records
 
 
-def find_images(names: Sequence[str]) -> list[Path]:
+def find_images(names: Sequence[str], suffixes: Sequence[str] = _SUFFIXES) -> list[Path]:
     """Images among ``names``, and in the folders among them.
 
     Raises:
@@ -530,7 +579,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
     paths: list[Path] = []
     for name in map(Path, names):
         if name.is_dir():
-            paths += sorted(p for p in name.rglob("*") if p.suffix.lower() in _SUFFIXES)
+            paths += sorted(p for p in name.rglob("*") if p.suffix.lower() in suffixes)
         elif name.is_file():
             paths.append(name)
         else:
@@ -538,6 +587,23 @@ def find_images(names: Sequence[str]) -> list[Path]:
     if not paths:
         raise RunnerError(f"there is no image in {', '.join(map(str, names))}.")
     return paths
+
+
+def _read_file(path: Path, bands: dict | None) -> np.ndarray:
+    if bands is not None:
+        try:
+            stored = np.load(path, mmap_mode="r", allow_pickle=False)
+            stored = stored if stored.ndim == 3 else stored[..., None]
+            return np.ascontiguousarray(stored[..., bands["bands"]])
+        except (OSError, ValueError, IndexError, AttributeError) as error:
+            raise RunnerError(
+                f"cannot be read; the model takes the bands {bands['bands']} of npy files (height, "
+                f"width, bands): {error}"
+            ) from error
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)  # turned as its EXIF data say
+    if image is None:
+        raise RunnerError("cannot be read as an image.")
+    return image
 
 
 def _write(path: Path, records: list[dict]) -> None:
@@ -568,10 +634,10 @@ def main(argv: list[str] | None = None) -> int:
     add("--list", action="store_true", help="print the image_id of each image")
     args = parser.parse_args(argv)
     try:
-        paths = find_images(args.images)
         if not args.output.resolve().parent.is_dir():
             raise RunnerError(f"--output {args.output}: there is no such folder.")
         model = OnnxModel(args.model, threads=args.threads)
+        paths = find_images(args.images, [".npy"] if model.info.get("bands") else _SUFFIXES)
     except RunnerError as error:
         print(f"onnx_runner: {error}", file=sys.stderr)
         return 2
@@ -579,11 +645,8 @@ def main(argv: list[str] | None = None) -> int:
     for image_id, path in enumerate(paths):
         if args.list:
             print(image_id, path)
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)  # turned as its EXIF data say
         try:
-            if image is None:
-                raise RunnerError("cannot be read as an image.")
-            found = model(image)
+            found = model(_read_file(path, model.info.get("bands")))
         except RunnerError as error:
             print(f"left out: {path}: {error}", file=sys.stderr)
             left_out += 1

@@ -10,8 +10,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from detectron2.data.detection_utils import read_image
-
+from ..data.image_file import ImageReader
 from ..errors import ConfigError, DataError
 from ..files import replaced_file
 from .metadata import copy_metadata
@@ -61,6 +60,7 @@ def quantise_int8(
     )
 
     runner = OnnxModel(model)
+    reader = ImageReader.from_info(runner.info)
 
     class _Reader(CalibrationDataReader):
         def __init__(self) -> None:
@@ -68,7 +68,7 @@ def quantise_int8(
 
         def get_next(self):
             path = next(self.left, None)
-            return None if path is None else {"image": runner.resized(_read(path))}
+            return None if path is None else {"image": runner.resized(_read(path, reader))}
 
     proto = onnx.load(os.fspath(model))
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -133,8 +133,8 @@ def kept_layers(graph) -> list[str]:
     return sorted(kept)
 
 
-def _read(path: str | os.PathLike):
+def _read(path: str | os.PathLike, reader: ImageReader):
     try:
-        return read_image(os.fspath(path), "BGR")
+        return reader(path)
     except Exception as error:  # Pillow raises many kinds
         raise DataError(f"--calibration: {path}: {error}") from error

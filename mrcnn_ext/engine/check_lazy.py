@@ -14,7 +14,9 @@ from detectron2.config import instantiate
 from detectron2.engine import hooks
 from omegaconf import OmegaConf
 
+from ..data.loading import check_masks_of_tests
 from ..errors import ConfigError
+from ..evaluation.tasks import TASKS
 from ..messages import describe, similar
 
 __all__ = ["build_all", "build_node", "call_with_node", "check_lazy"]
@@ -32,11 +34,18 @@ _MAY_BE_NULL = ("train.init_checkpoint", "train.output_dir")  # the command asks
 _LEAST: dict[str, float] = {"max_iter": 1, "log_period": 1, "checkpointer.period": 1}
 _LEAST |= {"eval_period": -math.inf, "seed": -math.inf}
 _SEEDS = 2**32  # NumPy's
+# Evaluators that need a mask of every object, unless boxes_only says otherwise
+_NEED_MASKS = ("COCOEvaluator", "MrcnnExtCOCOEvaluator", "coco_evaluator")
+_ADVICE = (
+    "Let dataloader.evaluator be mrcnn_ext.evaluation.MrcnnExtCOCOEvaluator with boxes_only=True, "
+    "which evaluates masks without these objects, or name a set in which every object has a mask."
+)
 # All that is read: by Detectron2's script, and by train_lazy
 _KNOWN = (
     *("output_dir", "init_checkpoint", "max_iter", "amp", "ddp", "checkpointer", "eval_period"),
     *("log_period", "device", "seed", "cudnn_benchmark", "float32_precision", "model_ema", "fsdp"),
     *("accumulate", "ema", "early_stopping", "exact_resume", "hooks", "writers", "wandb"),
+    "first_convolution",
 )
 # Where a mistake in the config becomes an exception; one in the user's code needs its traceback.
 _LIBRARIES = {"detectron2", "fvcore", "hydra", "iopath", "omegaconf", "torch", "mrcnn_ext"}
@@ -51,6 +60,7 @@ def check_lazy(cfg, *, training: bool = True) -> None:
 
     Raises:
         ConfigError: a node is missing or null, or a value cannot work; names it.
+        DataError: a test set lacks masks that its evaluator needs.
     """
     for node in (*_NODES, *(_TRAINING_NODES if training else ())):
         if _missing(cfg, node):
@@ -65,6 +75,7 @@ def check_lazy(cfg, *, training: bool = True) -> None:
         raise _unexpected("device", train.device, "'cuda' or 'cpu'") from error
     if train.init_checkpoint is not None and not isinstance(train.init_checkpoint, str):
         raise _unexpected("init_checkpoint", train.init_checkpoint, "a file, or ''")
+    _check_masks(cfg)
     if not training:
         return
     _check_values(train)
@@ -80,6 +91,27 @@ def check_lazy(cfg, *, training: bool = True) -> None:
             logger.warning(
                 f"train.{name} is not read by this command; did you mean train.{near[0]}?"
             )
+
+
+def _check_masks(cfg) -> None:
+    names = OmegaConf.select(cfg, "dataloader.test.dataset.names")
+    if not names or not OmegaConf.select(cfg, "model.roi_heads.mask_head"):
+        return
+    nodes = cfg.dataloader.get("evaluator")
+    for node in nodes if OmegaConf.is_list(nodes) else [nodes]:
+        if not OmegaConf.is_dict(node):
+            continue
+        kind = node.get("_target_")
+        name = (kind if isinstance(kind, str) else getattr(kind, "__name__", "")).split(".")[-1]
+        takes = name != "COCOEvaluator" and node.get("boxes_only", False)
+        tasks = node.get("tasks")
+        if name in _NEED_MASKS and not takes and (not tasks or {*tasks} & _of_masks()):
+            listed = [names] if isinstance(names, str) else list(names)
+            check_masks_of_tests(listed, _ADVICE)
+
+
+def _of_masks() -> set[str]:
+    return {task.name for task in TASKS.values() if task.of_masks}
 
 
 def _missing(cfg, node: str) -> bool:

@@ -5,6 +5,7 @@ Beyond what that script reads, ``cfg.train`` may have:
 
 ==================  ==============================================================================
 ``accumulate``      dict of ``steps`` and perhaps ``normalizer``, as for ``accumulate``
+``first_convolution``  dict of arguments of FirstConvolution, for weights of three channels
 ``ema``             dict of arguments of EMAHook
 ``early_stopping``  dict of arguments of EarlyStopping but for the period and the checkpointer
 ``exact_resume``    True: as MRCNN_EXT.RESUME.EXACT; ``train.seed`` decides what is random
@@ -25,7 +26,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import nn
 
-from ..checkpoint import SafeCheckpointer
+from ..checkpoint import FirstConvolution, SafeCheckpointer
 from ..checkpoint.check_weights import check_usable
 from ..checkpoint.training_checkpointer import TrainingCheckpointer
 from .accumulation import accumulate
@@ -72,6 +73,7 @@ def train_lazy(cfg, *, resume: bool = False, trust_pickle: bool = False) -> None
     checkpointer = checkpointer_class(
         model, train.output_dir, trust_pickle=trust_pickle, optimizer=optimizer, trainer=trainer
     )
+    checkpointer.first_convolution = _first_convolution(train)
     trainer.register_hooks(_hooks(cfg, model, checkpointer, exact))
     check_same_start(checkpointer, train.init_checkpoint, resume)
     checkpointer.resume_or_load(train.init_checkpoint, resume=resume)
@@ -102,6 +104,12 @@ def evaluate_lazy(cfg, *, resume: bool = False, trust_pickle: bool = False):
     results = _evaluate(cfg, model)
     print(results)
     return results
+
+
+def _first_convolution(train) -> FirstConvolution:
+    if train.get("first_convolution") is None:
+        return FirstConvolution()
+    return call_with_node("first_convolution", train, FirstConvolution)
 
 
 def _build_model(cfg) -> nn.Module:

@@ -11,12 +11,13 @@ from pathlib import PurePath
 import cv2
 import numpy as np
 import torch
-from detectron2.data import DatasetMapper, MetadataCatalog, get_detection_dataset_dicts
-from detectron2.data.detection_utils import read_image
+from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
+from ..data.image_file import read_picture
+from ..data.train_loader import mapper_from_config
 from ..modes import restore_modes, same_random_numbers
 from ..visualization import draw_comparison, draw_instances
 from .evaluation_steps import is_evaluation_step
@@ -110,7 +111,7 @@ class PictureHook(HookBase):
         with restore_modes(model), torch.no_grad():
             model.eval()
             instances = model([inputs])[0]["instances"].to("cpu")
-        image = read_image(record["file_name"], "RGB")
+        image = read_picture(record["file_name"], getattr(self._mapper, "reader", None))
         threshold, metadata = self._score_threshold, MetadataCatalog.get(self._dataset_name)
         if record.get("annotations"):
             picture = draw_comparison(
@@ -148,7 +149,7 @@ def build_picture_hook(cfg, model: nn.Module) -> PictureHook | None:
         eval_period=cfg.TEST.EVAL_PERIOD,
         dataset_name=cfg.DATASETS.TEST[0],
         number=number,
-        mapper=DatasetMapper(cfg, is_train=False),
+        mapper=mapper_from_config(cfg, is_train=False),
         model=model,
         proposal_file=files[:1],
     )

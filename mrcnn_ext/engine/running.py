@@ -6,13 +6,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 
-from detectron2.engine import TrainerBase
+from detectron2.engine import DefaultTrainer, TrainerBase
 
 from ..config.check_data import set_data_keys
 from ..config.check_training import set_training_keys
 from ..errors import ConfigError
 
-__all__ = ["FOLLOWS", "check_followed", "running_methods", "trainer_being_built"]
+__all__ = [
+    "FOLLOWS",
+    "check_followed",
+    "has_detectron2s",
+    "running_methods",
+    "trainer_being_built",
+]
 
 # Attribute of trainer classes that follow the keys of training.
 FOLLOWS = "_mrcnn_ext_follows"
@@ -28,6 +34,17 @@ def trainer_being_built() -> TrainerBase | None:
         if name == "__init__" and isinstance(found, TrainerBase):
             return found
     return None
+
+
+def has_detectron2s(trainer: object, method: str) -> bool:
+    """Whether a class method of a trainer is DefaultTrainer's, perhaps extended by this package."""
+    for cls in type(trainer).__mro__:
+        own = vars(cls).get(method)
+        if own is not None and not cls.__module__.startswith("mrcnn_ext."):
+            # What extends a script's class wraps the method that it had.
+            function = inspect.unwrap(getattr(own, "__func__", own))
+            return function is getattr(DefaultTrainer, method).__func__
+    return False
 
 
 def running_methods() -> Iterator[tuple[str, object]]:

@@ -15,10 +15,11 @@ from collections.abc import Callable
 from detectron2.engine import DefaultTrainer
 from detectron2.engine import hooks as d2_hooks
 
+from ..checkpoint import FirstConvolution, SafeCheckpointer
 from ..checkpoint.training_checkpointer import TrainingCheckpointer
 from ..config.check_data import set_data_keys
 from ..config.check_training import set_training_keys
-from ..data.train_loader import train_loader_from_config
+from ..data.train_loader import test_loader_from_config, train_loader_from_config
 from ..errors import ConfigError
 from ..evaluation.build import build_evaluator
 from ..evaluation.default_evaluators import default_evaluator
@@ -41,20 +42,31 @@ _PERIOD = 20  # of Detectron2's writers
 
 def _train_loader(own: Callable, trainer_class: type, cfg, *args, **kwargs):
     keys = set_data_keys(cfg)
-    if keys and not _is_detectron2s(own):
-        raise ConfigError(
-            f"{keys[0]} is set, but {trainer_class.__module__}.{trainer_class.__qualname__} has a "
-            "build_train_loader of its own, which decides what a sample is; expected one of the two."
-        )
+    if keys and not _is_detectron2s(own, "build_train_loader"):
+        raise _other_loader(keys[0], trainer_class, "build_train_loader")
     loader = train_loader_from_config(cfg) if keys else own(cfg, *args, **kwargs)
     return make_exact(loader, seed=cfg.SEED) if cfg.MRCNN_EXT.RESUME.EXACT else loader
 
 
-def _is_detectron2s(build_train_loader: Callable) -> bool:
+def _test_loader(own: Callable, trainer_class: type, cfg, dataset_name: str, *args, **kwargs):
+    if not cfg.MRCNN_EXT.DATA.BANDS:
+        return own(cfg, dataset_name, *args, **kwargs)
+    if not _is_detectron2s(own, "build_test_loader"):
+        raise _other_loader("MRCNN_EXT.DATA.BANDS", trainer_class, "build_test_loader")
+    return test_loader_from_config(cfg, dataset_name)
+
+
+def _other_loader(key: str, trainer_class: type, method: str) -> ConfigError:
+    return ConfigError(
+        f"{key} is set, but {trainer_class.__module__}.{trainer_class.__qualname__} has a {method} of "
+        "its own, which decides what a sample is; expected one of the two."
+    )
+
+
+def _is_detectron2s(own: Callable, method: str) -> bool:
     # A method, or a partial of its function
-    own = build_train_loader
     function = getattr(own, "__func__", getattr(own, "func", own))
-    return function is DefaultTrainer.build_train_loader.__func__  # type: ignore[attr-defined]
+    return function is getattr(DefaultTrainer, method).__func__
 
 
 def _optimizer(own: Callable, _cls: type, cfg, model):
@@ -91,12 +103,16 @@ def _hooks(own: Callable, trainer: DefaultTrainer) -> list:
         accumulate(
             trainer, steps=keys.SOLVER.ACCUMULATE, normalizer=keys.SOLVER.ACCUMULATE_NORMALIZER
         )
-    if set_training_keys(cfg):
+    if set_training_keys(cfg) or (
+        keys.DATA.BANDS and not isinstance(trainer.checkpointer, SafeCheckpointer)
+    ):
         # Before the script's hooks are built: some keep a reference to the checkpointer. That of
         # Detectron2 0.6 saves no optimizer, and neither writes whole files only.
         trainer.checkpointer = TrainingCheckpointer.of_trainer(
             trainer.model, cfg.OUTPUT_DIR, weakref.proxy(trainer), keep=keys.RESUME.KEEP
         )
+    if isinstance(trainer.checkpointer, SafeCheckpointer):
+        trainer.checkpointer.first_convolution = FirstConvolution.from_config(cfg)
     hooks = [hook for hook in own() if hook is not None]
     if keys.EMA.ENABLED:
         first = (d2_hooks.PeriodicCheckpointer, d2_hooks.EvalHook)  # the former on rank 0 alone
@@ -162,6 +178,7 @@ def _with_period(hook, period: int):
 # Method of the class -> part that follows the config.
 CLASS_PARTS: dict[str, Callable] = {
     "build_train_loader": _train_loader,
+    "build_test_loader": _test_loader,
     "build_optimizer": _optimizer,
     "build_lr_scheduler": _lr_scheduler,
     "build_evaluator": _evaluator,
@@ -180,6 +197,11 @@ class TrainerMixin:
     @classmethod
     def build_train_loader(cls, cfg):
         return _train_loader(super().build_train_loader, cls, cfg)  # type: ignore[misc]
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name):
+        own = super().build_test_loader  # type: ignore[misc]
+        return _test_loader(own, cls, cfg, dataset_name)
 
     @classmethod
     def build_optimizer(cls, cfg, model):

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 import torch
 from detectron2.data import (
     DatasetCatalog,
-    DatasetMapper,
     build_detection_test_loader,
     detection_utils,
     get_detection_dataset_dicts,
@@ -20,6 +19,8 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from ..data import TrainingMapper
+from ..data.train_loader import mapper_from_config
 from ..modes import losses_in_eval, same_random_numbers
 from .evaluation_steps import is_evaluation_step
 
@@ -96,7 +97,9 @@ def build_validation_loader(cfg, dataset_names: str | tuple[str, ...]) -> Iterab
     if not dicts:
         return []
     augmentations = detection_utils.build_augmentation(cfg, is_train=False)
-    mapper = DatasetMapper(cfg, True, augmentations=augmentations)
+    mapper = mapper_from_config(cfg, True, augmentations=augmentations)
+    if isinstance(mapper, TrainingMapper):
+        mapper.min_area_left = 0.0  # that key is of augmented pictures
     return build_detection_test_loader(dicts, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
 
 

@@ -23,6 +23,7 @@ from ..errors import ConfigError, DataError
 from ..files import write_json
 from .matching import BACKENDS
 from .results_file import evaluate_results_file
+from .settings import EvaluationSettings
 from .show_thresholds import print_thresholds
 from .tasks import TASKS
 from .thresholds import find_thresholds, write_thresholds
@@ -59,6 +60,19 @@ def main(argv: list[str] | None = None) -> int:
         metavar="KEYPOINT",
         help="whose distance is the unit",
     )
+    parser.add_argument(
+        "--boxes-only",
+        action="store_true",
+        help="objects may have a box and no mask: what is measured on masks leaves them out",
+    )
+    parser.add_argument(
+        "--score-thresholds",
+        type=float,
+        nargs="+",
+        default=EvaluationSettings.score_thresholds,
+        metavar="SCORE",
+        help="at which false positives are counted (default: 0.3 0.5 0.7)",
+    )
     parser.add_argument("--lvis-style", action="store_true", help="LVIS's rules")
     parser.add_argument(
         "--lvis-max-per-class", type=int, default=0, help="AP fixed; 10000 in the paper"
@@ -92,7 +106,9 @@ def main(argv: list[str] | None = None) -> int:
         if json_file:
             _write(json_file, results)
         if thresholds:
-            points, names = find_thresholds(dataset, results_file, precision=precision)
+            points, names = find_thresholds(
+                dataset, results_file, precision=precision, boxes_only=rules["boxes_only"]
+            )
             write_thresholds(thresholds, points, names)
     except (ConfigError, DataError) as error:
         print(f"evaluation: {error}", file=sys.stderr)

@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..coco.index import GroundTruth
+from ..coco.read import missing_masks
 from ..errors import DataError
 from ..modes import restore_modes
 from .boundary import mask_and_boundary_iou
@@ -47,7 +48,12 @@ def given_boxes(
 
 
 def mask_quality_at_boxes(
-    model: nn.Module, loader: Iterable[list[dict]], dataset: str, boundary_dilation: float = 0.02
+    model: nn.Module,
+    loader: Iterable[list[dict]],
+    dataset: str,
+    boundary_dilation: float = 0.02,
+    *,
+    boxes_only: bool = False,
 ) -> dict[str, float]:
     """Mean mask IoU and boundary IoU when every box and class is right.
 
@@ -56,6 +62,7 @@ def mask_quality_at_boxes(
         loader: of Detectron2's test loader's kind: "image", "image_id", "height", "width".
         dataset: the registered data set that the loader loads.
         boundary_dilation: width of boundaries, as a fraction of the image's diagonal.
+        boxes_only: objects may have a box and no mask; they are left out, too.
 
     Returns:
         "IoU", "IoUs" …, "boundary_IoU" … in percent, as "mask_quality"; over all processes in the
@@ -63,13 +70,17 @@ def mask_quality_at_boxes(
         way (its box is empty at the image's size) counts as 0.
 
     Raises:
-        DataError: the loader's images are not those of the data set.
+        DataError: the loader's images are not those of the data set, or an object has no mask.
     """
     model = getattr(model, "module", model)
     ground_truth = ground_truth_of(dataset)
     mapping = MetadataCatalog.get(dataset).get("thing_dataset_id_to_contiguous_id")
     # Number of a category -> the model's class.
     classes = {n: mapping[c] if mapping else c for c, n in ground_truth.category_number.items()}
+    if boxes_only:
+        ground_truth = ground_truth.for_masks()
+    elif problem := missing_masks(entry["annotation"] for entry in ground_truth.objects):
+        raise DataError(f"{ground_truth.source}: {problem}. boxes_only=True leaves them out.")
     objects = defaultdict(list)
     for entry in ground_truth.objects:
         if not entry["iscrowd"]:

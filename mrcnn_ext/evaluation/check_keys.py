@@ -10,12 +10,14 @@ from ..config.check import check_config
 from ..config.check_data import check_data
 from ..config.check_training import check_training
 from ..config.check_values import unexpected
+from ..config.ranges import is_number
 from ..errors import ConfigError, DataError
 from ..messages import shorten, similar
 from .matching import choose_backend
 from .tasks import TASKS
+from .tasks.false_positives import score_text
 
-__all__ = ["check_evaluation", "check_whole_config"]
+__all__ = ["check_evaluation", "check_whole_config", "evaluates_masks"]
 
 # of Detectron2's "GN"
 _NEEDS = {"segm": "MASK_ON", "boundary": "MASK_ON", "mask_quality": "MASK_ON"}
@@ -60,6 +62,9 @@ def check_evaluation(cfg) -> None:
     if not 0 < keys.BOUNDARY_DILATION < 1:
         expected = "a fraction of the image's diagonal, for example 0.02"
         raise unexpected(f"{node}.BOUNDARY_DILATION", keys.BOUNDARY_DILATION, expected)
+    scores = keys.SCORE_THRESHOLDS
+    if not scores or not all(is_number(score) and 0 <= score <= 1 for score in scores):
+        raise unexpected(f"{node}.SCORE_THRESHOLDS", list(scores), "numbers from 0 to 1")
     if keys.BEST_MODE not in ("max", "min"):
         raise unexpected(f"{node}.BEST_MODE", keys.BEST_MODE, "'max' or 'min'")
     if len(keys.PCK_REFERENCE) not in (0, 2):
@@ -76,6 +81,13 @@ def check_evaluation(cfg) -> None:
         choose_backend(keys.BACKEND)
     except ConfigError as error:
         raise ConfigError(f"{node}.BACKEND: {error}") from error
+
+
+def evaluates_masks(cfg) -> bool:
+    """Whether the evaluation of the config's model measures masks."""
+    keys = cfg.MRCNN_EXT.EVALUATION
+    asked = keys.TASKS if keys.ENABLED else ()
+    return cfg.MODEL.MASK_ON and (not asked or any(TASKS[name].of_masks for name in asked))
 
 
 def _check_metric(cfg, key: str, name: str) -> None:
@@ -114,9 +126,18 @@ def _check_metric(cfg, key: str, name: str) -> None:
             return  # of the script's own evaluator
         raise _unknown_metric(key, whole, f"'{task}' is not evaluated", tasks, task)
     classes = _classes(of_test[:1] or tests)
-    if not TASKS[task].can_have(metric, classes):
+    scores = {score_text(score) for score in cfg.MRCNN_EXT.EVALUATION.SCORE_THRESHOLDS}
+    counted = task != "false_positives" or _score(metric) in {"", *scores}
+    if not (counted and TASKS[task].can_have(metric, classes)):
         metrics = [f"{task}/{m}" for m in TASKS[task].metrics]
+        if not counted:
+            metrics = [f"{task}/FP@{score}" for score in sorted(scores)]
         raise _unknown_metric(key, whole, "the evaluation does not have it", metrics, rest)
+
+
+def _score(metric: str) -> str:
+    """Of "FP@0.5-ring", "0.5"; empty if there is no such part."""
+    return metric.partition("@")[2].partition("-")[0]
 
 
 def _missing(key: str, name: str, switch: str) -> ConfigError:

@@ -25,12 +25,22 @@ class Overlaps:
     Args:
         ground_truth, detections: what to compare.
         dilation_ratio: width of boundaries, as a fraction of the image's diagonal.
+        boxes_only: to masks, objects that have only a box are crowds; else they are an error.
+
+    Attributes:
+        mask_truth: the ground truth as masks are compared with it, see ``GroundTruth.for_masks``.
     """
 
     def __init__(
-        self, ground_truth: GroundTruth, detections: Detections, dilation_ratio: float = 0.02
+        self,
+        ground_truth: GroundTruth,
+        detections: Detections,
+        dilation_ratio: float = 0.02,
+        *,
+        boxes_only: bool = False,
     ) -> None:
         self.ground_truth = ground_truth
+        self.mask_truth = ground_truth.for_masks() if boxes_only else ground_truth
         self.detections = detections
         self.dilation_ratio = dilation_ratio
         self.pairs = [pair for pair in detections.by_pair if pair in ground_truth.by_pair]
@@ -52,13 +62,13 @@ class Overlaps:
     def masks(self, pair: ImageCategory) -> np.ndarray:
         """IoU of masks; over the detection's area for crowds."""
         if pair not in self._masks:
-            objects = self.ground_truth.by_pair[pair]
+            objects = self.mask_truth.by_pair[pair]
             masks = [entry["record"]["segmentation"] for entry in self.detections.by_pair[pair]]
             for mask in masks:
                 self.ground_truth.check_mask(pair[0], mask)
             self._masks[pair] = mask_util.iou(
                 masks,
-                [self.ground_truth.rle(entry) for entry in objects],
+                [self.mask_truth.rle(entry) for entry in objects],
                 [entry["iscrowd"] for entry in objects],
             )
         return self._masks[pair]
@@ -70,7 +80,7 @@ class Overlaps:
         boundaries are not computed there, and the mask IoU is what is returned.
         """
         overlaps = self.masks(pair).copy()
-        crowds = np.array([entry["iscrowd"] for entry in self.ground_truth.by_pair[pair]])
+        crowds = np.array([entry["iscrowd"] for entry in self.mask_truth.by_pair[pair]])
         close = np.argwhere((overlaps >= _LOWEST_THRESHOLD) & (crowds == 0)).tolist()
         for (row, column), value in zip(close, self.boundary_ious(pair, close)):
             overlaps[row, column] = min(overlaps[row, column], value)

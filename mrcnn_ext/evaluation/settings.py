@@ -10,6 +10,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 
 from .._moved import moved_names
+from ..coco.values import is_finite
 from ..errors import ConfigError
 from ..skeletons.names import COCO_PERSON_SIGMAS
 from .class_keypoints import oks_sigmas
@@ -45,6 +46,9 @@ class EvaluationSettings:
         pck_reference: two keypoints whose distance is PCK's unit; empty: the square root of the box's
             area.
         backend: "auto", "faster_coco_eval" or "pycocotools". Both give the same numbers.
+        boxes_only: objects may have a box and no mask. Tasks of masks take them as crowds: a mask in
+            the box is neither right nor wrong. False: such an object is an error for these tasks.
+        score_thresholds: least scores of the detections that count in the task "false_positives".
 
     Raises:
         ConfigError: names the argument and what was expected.
@@ -58,6 +62,8 @@ class EvaluationSettings:
     sigmas: Sequence[float] | Mapping = ()
     pck_reference: Sequence[str] = ()
     backend: str = "auto"
+    boxes_only: bool = False
+    score_thresholds: Sequence[float] = (0.3, 0.5, 0.7)
 
     def __post_init__(self) -> None:
         if self.max_dets is not None and self.max_dets < 1:
@@ -72,6 +78,9 @@ class EvaluationSettings:
             raise ConfigError(
                 f"pck_reference is {reference!r}; expected the names of two keypoints, or none."
             )
+        for score in self.score_thresholds:
+            if not is_finite(score) or not 0 <= score <= 1:
+                raise ConfigError(f"score_thresholds has {score!r}; expected numbers from 0 to 1.")
         choose_backend(self.backend)
 
     @classmethod
@@ -94,6 +103,8 @@ class EvaluationSettings:
             lvis_max_per_class=keys.LVIS_MAX_PER_CLASS,
             sigmas=tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS),
             pck_reference=tuple(keys.PCK_REFERENCE),
+            boxes_only=cfg.MRCNN_EXT.DATA.BOXES_ONLY,
+            score_thresholds=tuple(keys.SCORE_THRESHOLDS),
             backend=keys.BACKEND,
         )
 

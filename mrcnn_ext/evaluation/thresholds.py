@@ -74,7 +74,11 @@ class Thresholds:
 
 
 def find_thresholds(
-    dataset: str | os.PathLike, results: str | os.PathLike, *, precision: float | None = None
+    dataset: str | os.PathLike,
+    results: str | os.PathLike,
+    *,
+    precision: float | None = None,
+    boxes_only: bool = False,
 ) -> tuple[OperatingPoints, list[str]]:
     """Thresholds of the classes, from a file of predictions.
 
@@ -82,6 +86,7 @@ def find_thresholds(
         dataset: a COCO json, or the name of a registered data set.
         results: predictions, see :func:`~mrcnn_ext.coco.results.read_records`.
         precision: wanted, in 0 … 1; None: the best F1.
+        boxes_only: measure masks where some objects have only a box, see ``EvaluationSettings``.
 
     Returns:
         the thresholds, and the names of the classes.
@@ -92,7 +97,7 @@ def find_thresholds(
     """
     files = find_coco(dataset)
     truth = load_ground_truth(files.json_file)
-    settings = EvaluationSettings()
+    settings = EvaluationSettings(boxes_only=boxes_only)
     found = Detections(read_records(results, truth.sizes), truth, str(results))
     for entry in found.entries:
         if "bbox" not in entry["record"]:
@@ -100,7 +105,7 @@ def find_thresholds(
                 f"{results}: a prediction for image id {describe(entry['record']['image_id'])} has "
                 "no 'bbox', which thresholds need."
             )
-    data = TaskInput(Overlaps(truth, found), settings, truth.class_names)
+    data = TaskInput(Overlaps(truth, found, boxes_only=boxes_only), settings, truth.class_names)
     return find_operating_points(data, precision=precision), truth.class_names
 
 

@@ -5,7 +5,7 @@ import torch
 from detectron2.config import instantiate
 from detectron2.modeling import build_model
 
-from ..checkpoint import load_weights
+from ..checkpoint import SHIPPED, load_weights
 from ..config.load import get_config_file, list_configs, load_config
 from ..errors import ConfigError
 
@@ -16,8 +16,9 @@ def get_config(config_path: str, trained: bool = False):
     """Load a config of this package.
 
     Args:
-        config_path: as for :func:`get_config_file`; .yaml or .py.
-        trained: ask for trained weights. No checkpoints are published yet, so this raises; without
+        config_path: as for :func:`get_config_file`; .yaml or .py. Also a name of
+            ``mrcnn_ext.checkpoint.SHIPPED``, such as "person_pose_lite0".
+        trained: take the trained weights that come with the package; few configs have some. Without
             it, weights are what the config says (usually an ImageNet backbone).
 
     Returns:
@@ -26,18 +27,26 @@ def get_config(config_path: str, trained: bool = False):
     Raises:
         ConfigError: no such config, or no trained weights for it.
     """
+    if config_path in SHIPPED:
+        config_path = SHIPPED[config_path].config
     path = get_config_file(config_path)
+    cfg = load_config(path)
     if trained:
-        raise ConfigError(f"no trained weights are published for '{config_path}'.")
-    return load_config(path)
+        shipped = [model for model in SHIPPED.values() if model.config == config_path]
+        if not shipped:
+            there = ", ".join(model.config for model in SHIPPED.values())
+            raise ConfigError(
+                f"no trained weights come with the package for '{config_path}'; they do for {there}."
+            )
+        cfg.MODEL.WEIGHTS = shipped[0].uri
+    return cfg
 
 
 def get(config_path: str, trained: bool = False, device: str | None = None):
     """Build the model of a config of this package and load the weights it names.
 
     Args:
-        config_path: as for :func:`get_config_file`.
-        trained: as for :func:`get_config`.
+        config_path, trained: as for :func:`get_config`.
         device: overrides the config's device; a CUDA config on a machine without CUDA goes to the
             CPU.
 

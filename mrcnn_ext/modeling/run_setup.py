@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
 
-from ..config.check_solver import check_given
+from ..config.check_solver import check_given, check_sampler_name, check_schedule_name
 from ..data import register_datasets
 from ..data.augmentation import augmentations_from_config
 from ..data.loading import check_masks_of_tests, check_when_loaded
-from ..engine.running import trainer_being_built
+from ..engine.running import has_detectron2s, trainer_being_built
 from ..errors import ConfigError
-from ..evaluation.check_keys import check_whole_config
+from ..evaluation.check_keys import check_whole_config, evaluates_masks
 from ..tool_hooks import extend_running_tool
 from .mask_heads import MaskHeadBase
 
@@ -30,13 +30,19 @@ def set_up_run(cfg) -> None:
     """
     check_given(cfg)
     register_datasets(cfg)
-    training = trainer_being_built() is not None
+    trainer = trainer_being_built()
+    training = trainer is not None
     check_whole_config(cfg, training=training)
     boxes_only = cfg.MRCNN_EXT.DATA.BOXES_ONLY
+    if has_detectron2s(trainer, "build_train_loader"):
+        check_sampler_name(cfg)
+    if has_detectron2s(trainer, "build_lr_scheduler"):
+        check_schedule_name(cfg)
     if training:
         augmentations_from_config(cfg)  # which is where their names and arguments are checked
         if boxes_only and cfg.MODEL.MASK_ON:
             _check_takes_boxes_only(cfg.MODEL.ROI_MASK_HEAD.NAME)
+        if not boxes_only and evaluates_masks(cfg):
             check_masks_of_tests(cfg.DATASETS.TEST)
     check_when_loaded(
         cfg.DATASETS.TRAIN,

@@ -1,10 +1,12 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
 """Predict on your own images, folders and videos; pictures and COCO json come out.
 
-    python -m mrcnn_ext.predict --config-file CONFIG [--weights FILE] INPUT… --output FOLDER
-    python -m mrcnn_ext.predict --model model.onnx INPUT… --output FOLDER
+    python -m mrcnn_ext.predict INPUT… [--output FOLDER]
+    python -m mrcnn_ext.predict --config-file CONFIG [--weights FILE] INPUT… [--output FOLDER]
+    python -m mrcnn_ext.predict --model model.onnx INPUT… [--output FOLDER]
 
-The second form runs what python -m mrcnn_ext.export wrote.
+The first form takes the model that comes with the package, which finds persons, their masks and 17
+keypoints. The third runs what python -m mrcnn_ext.export wrote.
 
 INPUT: images, folders (searched through), quoted globs, videos. CONFIG: a yaml or LazyConfig file, or
 a name of mrcnn_ext.model_zoo. Written to FOLDER:
@@ -54,6 +56,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+from ..checkpoint.shipped_weights import DEFAULT_SHIPPED, SHIPPED
 from ..command_line import (
     TRUST_PICKLE,
     add_import_option,
@@ -72,7 +75,7 @@ from ..results.forms import PER_IMAGE
 from ..stop_signals import StopSignals, exit_code
 from .dataset_ids import DatasetIds
 from .exported import ExportedPredictor
-from .predictor import Predictor, named_weights
+from .predictor import Predictor, named_weights, reader_of
 from .run import one_line, predict_sources
 from .same_run import check_inputs, digest_of_config, digest_of_file, go_on_or_begin
 from .sources import Source, find_sources
@@ -85,13 +88,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser("mrcnn_ext.predict", __doc__)
     add = parser.add_argument
     add("inputs", nargs="+", metavar="INPUT", help="image, folder, glob or video")
-    add("--config-file", help="yaml or .py config, or its name in the model zoo")
+    add("--config-file", help="yaml or .py config, or its name in the model zoo (default: that of "
+        "the model that comes with the package)")  # fmt: skip
     add(
         "--model", metavar="ONNX", help="an exported model, in place of --config-file and --weights"
     )
     add("--weights", help="checkpoint (default: what the config names)")
     add("--trust-pickle", action="store_true", help=TRUST_PICKLE)
-    add_output_option(parser, type=Path, required=True, metavar="FOLDER")
+    add_output_option(parser, type=Path, default=Path("predictions"), metavar="FOLDER",
+        help="default: %(default)s")  # fmt: skip
     add("--score-threshold", type=float, help="leave out what scores less (default: 0.5)")
     add("--thresholds", metavar="FILE", help="in its place one for each class, as "
         "mrcnn_ext.evaluation --thresholds found them")  # fmt: skip
@@ -215,11 +220,14 @@ def _prepare(
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} is {value}; expected 1 or more.")
-    sources = _without_own_pictures(find_sources(args.inputs), args.output)
+    import_all(args.imports)
+    cfg = _config(args)
+    # Folders of other models may hold npy files that are no images.
+    arrays = cfg is not None and reader_of(cfg).by_band
+    sources = _without_own_pictures(find_sources(args.inputs, arrays=arrays), args.output)
     if "cutouts" in args.save:
         Cutouts.check(source.name for source in sources)
-    import_all(args.imports)
-    what, load = _exported(args) if args.model else _configured(args)
+    what, load = _exported(args) if cfg is None else _configured(args, cfg)
     ids = DatasetIds(args.ids_from) if args.ids_from else None
     image_ids = None if ids is None else ids.of_images([s for s in sources if not s.name_problem()])
     run = {
@@ -277,11 +285,22 @@ def _exported(args: argparse.Namespace) -> tuple[dict[str, str], Callable]:
     )
 
 
-def _configured(args: argparse.Namespace) -> tuple[dict[str, str], Callable]:
-    """What run.json says of the model, and what loads it."""
+def _config(args: argparse.Namespace):
+    """The config; None for an exported model."""
+    if args.model:
+        return None
     if not args.config_file:
-        raise ConfigError("--config-file is missing (or --model, for an exported model).")
-    cfg = load_config(args.config_file, args.opts)
+        if args.weights or args.opts:
+            option = "--weights" if args.weights else "--opts"
+            raise ConfigError(f"{option} needs --config-file, the config of those weights.")
+        model = SHIPPED[DEFAULT_SHIPPED]
+        args.config_file, args.weights = model.config, model.uri
+        say(f"no --config-file: taking the package's own model {model.name} ({model.what})")
+    return load_config(args.config_file, args.opts)
+
+
+def _configured(args: argparse.Namespace, cfg) -> tuple[dict[str, str], Callable]:
+    """What run.json says of the model, and what loads it."""
     what = {
         "config": digest_of_config(cfg),
         "weights": digest_of_file(named_weights(cfg, args.weights)),

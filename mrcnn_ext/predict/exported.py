@@ -13,6 +13,8 @@ from detectron2.data import Metadata
 from detectron2.data import transforms as T
 from detectron2.structures import Boxes, Instances
 
+from ..data.augmentation.by_band import BandInput
+from ..data.image_file import ImageReader
 from ..deploy import ModelInput, OnnxModel, RunnerError
 from ..deploy.onnx_runner import Detections
 from ..errors import ConfigError
@@ -56,6 +58,7 @@ class ExportedPredictor:
         rule = self.model.info["resize"]
         size = [rule["min_size"]] * 2
         self._augmentation = T.ResizeShortestEdge(size, rule["max_size"])
+        self.reader = ImageReader.from_info(self.model.info)
 
     def predict_batch(self, images: Sequence[np.ndarray]) -> list[dict]:
         """As Predictor's; one image after the other, as the file takes one."""
@@ -66,8 +69,12 @@ class ExportedPredictor:
         if self.model.info["resize"]["in_graph"]:
             return {"instances": _instances(self.model(image))}
         height, width = image.shape[:2]
-        pixels = image[:, :, ::-1] if self.model.info["pixel_format"] == "RGB" else image
-        inputs = T.AugInput(pixels)
+        inputs: T.AugInput
+        if self.reader.by_band:
+            inputs = BandInput(image)
+        else:
+            is_rgb = self.model.info["pixel_format"] == "RGB"
+            inputs = T.AugInput(image[:, :, ::-1] if is_rgb else image)
         self._augmentation(inputs)
         tensor = np.ascontiguousarray(inputs.image.transpose(2, 0, 1), dtype=np.float32)
         return {"instances": _instances(self.model.run_resized(tensor, (height, width)))}
@@ -156,6 +163,7 @@ def input_of(predictor: Predictor, classes: list[str] | None = None) -> ModelInp
         skeletons = None
     if ids and sorted(ids.values()) != list(range(number)):
         ids = None
+    reader = getattr(predictor, "reader", ImageReader())
     return ModelInput(
         predictor.input_format,
         min_size,
@@ -163,6 +171,9 @@ def input_of(predictor: Predictor, classes: list[str] | None = None) -> ModelInp
         names,
         None if not ids else [original for original, _ in sorted(ids.items(), key=lambda i: i[1])],
         skeletons,
+        reader.bands,
+        reader.pixel_type,
+        reader.rgb_bands,
     )
 
 

@@ -18,10 +18,12 @@ from ..checkpoint import load_weights
 from ..coco.read import read_coco
 from ..config.check import check_names
 from ..data import register_datasets
+from ..data.augmentation.by_band import BandInput
+from ..data.image_file import ImageReader
 from ..deploy import can_optimize, optimize, takes_min_mask_score
 from ..errors import ConfigError, DataError, WeightsError
 
-__all__ = ["Predictor", "named_weights"]
+__all__ = ["Predictor", "named_weights", "reader_of"]
 
 
 class Predictor:
@@ -32,6 +34,7 @@ class Predictor:
     Attributes:
         device: "cpu" or "cuda…", where the model is.
         model: in evaluation mode.
+        reader: of images, as the model gets them.
         metadata: of the first data set of the config, test sets first, that is registered here and
             says its classes' names; without names if there is none.
     """
@@ -65,6 +68,7 @@ class Predictor:
         self.device = _device(device)
         lazy = not hasattr(cfg, "MODEL")
         weights = named_weights(cfg, weights)
+        self.reader = reader_of(cfg)
         self.model: nn.Module
         (self._from_lazy if lazy else self._from_yaml)(cfg)
         load_weights(self.model, weights, complete=True, trust_pickle=trust_pickle)
@@ -112,7 +116,7 @@ class Predictor:
     def __call__(self, image: np.ndarray) -> dict:
         """
         Args:
-            image: uint8 (H, W, 3), BGR.
+            image: uint8 (H, W, 3), BGR; with bands, as ``reader`` gives it: (H, W, C).
 
         Returns:
             what the model gives for one image: {"instances": Instances} of size (H, W).
@@ -133,12 +137,31 @@ class Predictor:
 
     def _input(self, image: np.ndarray) -> dict:
         height, width = image.shape[:2]
-        if self.input_format == "RGB":
-            image = image[:, :, ::-1]
-        inputs = T.AugInput(image)
+        inputs: T.AugInput
+        if self.reader.by_band:
+            inputs = BandInput(image)
+        else:
+            inputs = T.AugInput(image[:, :, ::-1] if self.input_format == "RGB" else image)
         self._augmentation(inputs)
         tensor = torch.as_tensor(inputs.image.astype("float32").transpose(2, 0, 1))
         return {"image": tensor, "height": height, "width": width}
+
+
+def reader_of(cfg) -> ImageReader:
+    """What reads images for the model of a yaml config, or of a LazyConfig.
+
+    Raises:
+        ConfigError: a key of bands has a value that cannot work.
+    """
+    if hasattr(cfg, "MODEL"):
+        return ImageReader.from_config(cfg)
+    mapper = cfg.dataloader.test.mapper
+    return ImageReader(
+        mapper.image_format,
+        tuple(mapper.get("bands", ())),
+        mapper.get("pixel_type", "uint8"),
+        tuple(mapper.get("rgb_bands", ())),
+    )
 
 
 def _device(device: str | None) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from detectron2.data.detection_utils import read_image
 from PIL import UnidentifiedImageError
 
+from ..data.image_file import ImageReader
 from ..data.pictures import picture_problem
 from ..errors import DataError
 from ..files import is_special
@@ -27,7 +27,8 @@ class Frame:
     Attributes:
         source: where it is from.
         name: of the image in the results.
-        image: uint8 (H, W, 3), BGR; None if nothing is to be done.
+        image: uint8 (H, W, 3), BGR; with bands, (H, W, C) as the model gets it; None if nothing is to
+            be done.
         stamp: of its file, from before it was read.
         picture: file to draw to, for a video its whole; None draws nothing.
         rate: of a video's frames that are taken, in frames a second.
@@ -51,7 +52,12 @@ class Frame:
 
 
 def read_frames(
-    sources: Sequence[Source], done: Collection[str], *, every: int, pictures: Path | None
+    sources: Sequence[Source],
+    done: Collection[str],
+    *,
+    every: int,
+    pictures: Path | None,
+    reader: ImageReader | None = None,
 ) -> Generator[Frame, None, None]:
     """Read all sources; a fault of one does not end the others.
 
@@ -60,10 +66,13 @@ def read_frames(
         done: names that are in the results already. One is read only if its picture is missing.
         every: take every Nth frame of a video.
         pictures: the folder of the pictures; None draws none.
+        reader: of the model; None, or without bands: images are BGR, whatever the model's order is.
 
     Yields:
         one of each image and frame that is taken or at fault; of a video one more, the last.
     """
+    if reader is None or not reader.by_band:
+        reader = ImageReader("BGR")
     for source in sources:
         file = None if pictures is None else pictures / source.picture_name()
         try:
@@ -73,23 +82,25 @@ def read_frames(
             if problem is not None:
                 raise DataError(f"{source.path}: {problem}.")
             if source.is_video:
-                yield from _video(source, done, every, file)
+                yield from _video(source, done, every, file, reader)
                 yield Frame(source, source.name, is_last=True)
             else:
-                yield _image(source, done, file)
+                yield _image(source, done, file, reader)
         except Exception as error:
             yield Frame(source, source.name, fault=error, is_last=True)
 
 
-def _image(source: Source, done: Collection[str], file: Path | None) -> Frame:
+def _image(source: Source, done: Collection[str], file: Path | None, reader: ImageReader) -> Frame:
     if source.name in done and (file is None or file.exists()):
         return Frame(source, source.name, is_last=True)
-    problem = picture_problem(source.path)
+    problem = None if reader.by_band else picture_problem(source.path)
     if problem is not None:
         raise DataError(f"{source.path}: {problem}.")
     stamp = tuple(source.stamp())
     try:
-        image = read_image(str(source.path), "BGR")  # turned as its EXIF data say
+        image = reader(source.path)  # turned as its EXIF data say
+    except DataError:
+        raise
     except UnidentifiedImageError as error:  # its text is Python's name of the opened file
         raise DataError(f"{source.path}: is no image that Pillow can read.") from error
     except Exception as error:  # Pillow raises many kinds
@@ -98,7 +109,7 @@ def _image(source: Source, done: Collection[str], file: Path | None) -> Frame:
 
 
 def _video(
-    source: Source, done: Collection[str], every: int, file: Path | None
+    source: Source, done: Collection[str], every: int, file: Path | None, reader: ImageReader
 ) -> Generator[Frame, None, None]:
     if file is not None and file.exists() and _is_complete(source, done, every):
         file = None
@@ -120,7 +131,7 @@ def _video(
             ok, image = capture.retrieve()
             if not ok:
                 raise DataError(f"{source.path}: frame {index} cannot be decoded.")
-            yield Frame(source, name, image, stamp, file, rate)
+            yield Frame(source, name, reader.of_frame(image, source.path), stamp, file, rate)
         if index == 0:
             raise DataError(f"{source.path}: no frame of it can be decoded.")
     finally:

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..command_line import image_progress, say
+from ..data.image_file import ImageReader
 from ..errors import DataError
 from ..results import Cutouts
 from ..stop_signals import StopSignals
@@ -68,7 +69,9 @@ def predict_sources(
     """
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     faulty: set[str] = set()
-    output, threshold = _Output(writer, cutouts), torch.as_tensor(score_threshold)
+    # Of others' predictors, which take BGR
+    reader = getattr(predictor, "reader", ImageReader("BGR"))
+    output, threshold = _Output(writer, reader, cutouts), torch.as_tensor(score_threshold)
     done_before = writer.results.done if cutouts is None else cutouts.finished(writer.results.done)
     with image_progress(console) as progress:
         task = progress.add_task("predicting", total=sum(s.count(every) for s in sources))
@@ -87,7 +90,13 @@ def predict_sources(
             advance = 0 if frame.source.is_video and frame.is_last else 1
             progress.update(task, advance=advance, description=f"{name:<40}")
 
-        frames = read_frames(sources, done_before, every=every, pictures=pictures)
+        frames = read_frames(
+            sources,
+            done_before,
+            every=every,
+            pictures=pictures,
+            reader=reader,
+        )
         try:
             with Behind(done) as behind, closing(ahead(frames, _size)) as read:
                 for batch in _batches(read, batch_size):
@@ -159,8 +168,10 @@ def _kept(instances: Instances, threshold: torch.Tensor) -> Instances:
 class _Output:
     """Writes the lines, pictures, cut-outs and videos of frames; all in one thread, in their order."""
 
-    def __init__(self, writer: PredictionWriter, cutouts: Cutouts | None = None) -> None:
-        self._writer = writer
+    def __init__(
+        self, writer: PredictionWriter, reader: ImageReader, cutouts: Cutouts | None = None
+    ) -> None:
+        self._writer, self._reader = writer, reader
         self._cutouts = cutouts
         self._video: VideoFile | None = None
 
@@ -198,7 +209,7 @@ class _Output:
         line = self._writer.line(frame.name, instances, list(frame.stamp))
         picture = None
         if frame.picture is not None:
-            picture = _draw(frame, instances, line, self._writer.metadata)
+            picture = _draw(frame, instances, line, self._writer.metadata, self._reader)
         if frame.name not in self._writer.results.done:
             try:
                 self._writer.append(line)
@@ -217,25 +228,35 @@ class _Output:
         self._video.write(picture)
 
     def _cut_out(self, frame: Frame) -> None:
-        assert frame.image is not None
         assert self._cutouts is not None
         # Of the line that is there: an earlier call may have written it.
         line = self._writer.results.line_of(frame.name)
         try:
-            self._cutouts.write(frame.image, line, self._writer.predictions)
+            shown = _rgb(frame, self._reader)[:, :, ::-1]
+            self._cutouts.write(shown, line, self._writer.predictions)
         except OSError as error:
             raise write_error(self._cutouts.folder / frame.name, error) from error
 
 
-def _draw(frame: Frame, instances: Instances, line: dict, metadata) -> np.ndarray:
+def _draw(
+    frame: Frame, instances: Instances, line: dict, metadata, reader: ImageReader
+) -> np.ndarray:
     """The picture, BGR."""
     fields = dict(instances._fields)  # get_fields() would make masks dense
     if "pred_masks" in fields:
         fields["pred_masks"] = [record["segmentation"] for record in line["results"]]
-    assert frame.image is not None
-    rgb = np.ascontiguousarray(frame.image[:, :, ::-1])
-    picture = draw_instances(rgb, Instances(instances.image_size, **fields), metadata)
+    picture = draw_instances(
+        _rgb(frame, reader), Instances(instances.image_size, **fields), metadata
+    )
     return np.ascontiguousarray(picture[:, :, ::-1])
+
+
+def _rgb(frame: Frame, reader: ImageReader) -> np.ndarray:
+    """What is to be seen of an image: uint8 (H, W, 3)."""
+    assert frame.image is not None
+    if reader.by_band:
+        return reader.shown(frame.image)
+    return np.ascontiguousarray(frame.image[:, :, ::-1])
 
 
 def _text(frame: Frame, fault: Exception) -> str:

@@ -70,7 +70,7 @@ class Source:
         return max(1, frames // every)
 
 
-def find_sources(inputs: list[str], option: str = "INPUT") -> list[Source]:
+def find_sources(inputs: list[str], option: str = "INPUT", *, arrays: bool = False) -> list[Source]:
     """Expand files, folders and globs, in this order of their kinds for each input.
 
     A file that is named is taken whatever its suffix; of a folder, images and videos are.
@@ -78,6 +78,7 @@ def find_sources(inputs: list[str], option: str = "INPUT") -> list[Source]:
     Args:
         inputs: paths and globs.
         option: what a message calls the place they were written in.
+        arrays: a folder's npy files are images, too.
 
     Raises:
         DataError: an input does not exist, or a folder or glob has no image or video.
@@ -85,15 +86,15 @@ def find_sources(inputs: list[str], option: str = "INPUT") -> list[Source]:
     found: list[tuple[Path, Path]] = []  # file, and what its name is relative to
     try:
         for text in inputs:
-            found += _found(text, option)
+            found += _found(text, option, arrays)
         return _named(found)
     except (OSError, RuntimeError) as error:  # too long a name, links in a circle, no permission
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{option} '{shorten(inputs)}': cannot be searched: {reason}.") from error
 
 
-def _found(text: str, option: str) -> list[tuple[Path, Path]]:
-    known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+def _found(text: str, option: str, arrays: bool) -> list[tuple[Path, Path]]:
+    known = IMAGE_SUFFIXES | VIDEO_SUFFIXES | ({".npy"} if arrays else set())
     path = Path(text)
     if path.is_file():
         return [(path, path.parent)]

@@ -45,6 +45,8 @@ def _parser() -> argparse.ArgumentParser:
         help="results in COCO's format, such as Detectron2's coco_instances_results.json")  # fmt: skip
     add_output_option(parser, "--out", required=True, type=Path, metavar="FOLDER")
     add("--task", choices=("bbox", "segm"), help="default: segm if all files have masks")
+    add("--boxes-only", action="store_true",
+        help="objects may have a box and no mask: what is said of masks leaves them out")  # fmt: skip
     add("--examples", type=int, default=3, metavar="N",
         help="draw the N worst and the N best images (default: 3)")  # fmt: skip
     add("--score-threshold", type=float, metavar="S",
@@ -70,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
                 annotations=args.annotations,
                 images=args.images,
                 task=args.task,
+                boxes_only=args.boxes_only,
                 examples=args.examples,
                 score_threshold=args.score_threshold,
                 oks_sigmas=args.oks_sigmas,

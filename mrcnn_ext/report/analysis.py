@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..coco.areas import AREA_NAMES, in_area
-from ..coco.index import Detections, GroundTruth
+from ..coco.index import Detections, GroundTruth, has_mask
 from ..errors import ConfigError
 from ..evaluation.matching import Curves, Matches
 from ..evaluation.overlaps import Overlaps
@@ -102,15 +102,25 @@ class Analysis:
         )
 
 
-def choose_task(truth: GroundTruth, results: Sequence[Detections], task: str | None) -> str:
+def choose_task(
+    truth: GroundTruth,
+    results: Sequence[Detections],
+    task: str | None,
+    *,
+    boxes_only: bool = False,
+) -> str:
     """ "segm" if all have masks, else "bbox"; or the task that was asked for.
+
+    Args:
+        boxes_only: some objects of the truth with masks are enough.
 
     Raises:
         ConfigError: there is no such task.
         DataError: boxes or masks are missing; names file and image id.
     """
     if task is None:
-        with_masks = truth.has_masks and any(r.has_masks for r in results)
+        enough = any(map(has_mask, truth.objects)) if boxes_only else truth.has_masks
+        with_masks = enough and any(r.has_masks for r in results)
         complete = all(r.has_masks or not r.entries for r in results)
         task = "segm" if with_masks and complete else "bbox"
     if task not in TASKS:
@@ -130,7 +140,8 @@ def why_boxes(truth: GroundTruth, results: Sequence[Detections]) -> str | None:
         return None
     if lacking:
         text = f"{len(lacking)} of {len(truth.objects)} objects have no mask"
-        return f"{text}, the first: {truth.describe(lacking[0])}"
+        where = f"{text}, the first: {truth.describe(lacking[0])}"
+        return f"{where} (--boxes-only compares masks without them)"
     for result in results:
         without = [e["record"] for e in result.entries if "segmentation" not in e["record"]]
         if without:
@@ -169,26 +180,31 @@ def analyse(
         score_threshold: for counting right and wrong in images; None takes that of the best F1.
         settings: with the sigmas of the keypoints.
     """
-    overlaps = Overlaps(truth, results, settings.boundary_dilation)
+    overlaps = Overlaps(truth, results, settings.boundary_dilation, boxes_only=settings.boxes_only)
     data = TaskInput(overlaps, settings, truth.class_names)
     matching = TASKS[task].matching(data, (max_dets,))
     entries, matches = matching.detections, matching.matches()
-    kinds = classify_errors(truth, entries, matches, task)
+    measured = matching.ground_truth  # to masks, an object that has only a box is a crowd
+    kinds = classify_errors(measured, entries, matches, task)
     point = operating_point(kinds, score_threshold)
     return Analysis(
         results=results,
         entries=entries,
         curves=matching.curves(settings.backend),
         matches=matches,
-        instances=count_instances(truth),
+        instances=count_instances(measured),
         kinds=kinds,
         counts=kinds.counts(),
         delta_ap=kinds.delta_ap(),
         point=point,
         operating=find_operating_points(data, task),
         calibration=calibrate(kinds),
-        image_counts=image_scores(truth, entries, matches, point.threshold),
-        mask_quality=mask_quality(overlaps) if truth.has_masks and results.has_masks else None,
+        image_counts=image_scores(measured, entries, matches, point.threshold),
+        mask_quality=(
+            mask_quality(overlaps)
+            if overlaps.mask_truth.has_regions and results.has_masks
+            else None
+        ),
         keypoints=_keypoints(truth, results, settings),
     )
 

@@ -32,6 +32,7 @@ def make_report(
     annotations: str | os.PathLike | None = None,
     images: str | os.PathLike | None = None,
     task: str | None = None,
+    boxes_only: bool = False,
     examples: int = 3,
     score_threshold: float | None = None,
     oks_sigmas: Sequence[float] | None = None,
@@ -48,6 +49,8 @@ def make_report(
         annotations: COCO annotations, with
         images: the folder of the images; without it examples are drawn on a plain ground.
         task: "bbox" or "segm"; None takes masks if all files have them.
+        boxes_only: objects may have a box and no mask; to masks they are crowds, whose region is the
+            box.
         examples: how many of the worst and how many of the best images are drawn.
         score_threshold: what is counted and drawn in images; None takes, for each result file, the
             one with the highest F1.
@@ -65,17 +68,23 @@ def make_report(
     _check(results, dataset, annotations, examples, score_threshold)
     tell = progress or (lambda stage, done, total: None)
     tell("reading", 0, len(results) + 1)
-    truth, settings = _truth(dataset, annotations, images, oks_sigmas)
+    truth, settings = _truth(dataset, annotations, images, oks_sigmas, boxes_only)
     found = []
     for index, (name, source) in enumerate(results.items()):
         tell("reading", index + 1, len(results) + 1)
         found.append(read_detections(name, source, truth))
-    asked, task = task, choose_task(truth, found, task)
+    asked, task = task, choose_task(truth, found, task, boxes_only=boxes_only)
     reason = why_boxes(truth, found) if asked is None and task == "bbox" else None
     notes = [f"Boxes are compared, not masks: {reason}."] if reason else []
-    if task == "segm" or (truth.has_masks and any(r.has_masks for r in found)):
-        for entry in truth.objects:
-            truth.rle(entry)  # raises for a damaged one
+    mask_truth = truth.for_masks() if boxes_only else truth
+    if task == "segm" or (mask_truth.has_regions and any(r.has_masks for r in found)):
+        for entry in mask_truth.objects:
+            mask_truth.rle(entry)  # raises for a damaged one
+        if mask_truth is not truth:
+            notes.append(
+                f"{truth.num_without_mask} of {truth.num_instances} objects have a box and no mask. A "
+                "predicted mask in such a box is neither right nor wrong."
+            )
     max_dets = max([_LEAST_MAX_DETS, *(r.most_per_pair() for r in found)])
     analyses: list[Analysis] = []
     for index, result in enumerate(found):
@@ -86,6 +95,8 @@ def make_report(
                 score_threshold=score_threshold, settings=settings,
             )
         )  # fmt: skip
+    if task == "segm":
+        truth = mask_truth
     drawn, problems = make_examples(truth, analyses, examples, task, tell)
     notes += [f"Drawn on a plain ground: {problem}" for problem in problems]
     tell("writing", 0, 1)
@@ -119,7 +130,7 @@ def _check(results, dataset, annotations, examples: int, score_threshold: float 
 
 
 def _truth(
-    dataset: str | None, annotations, images, sigmas: Sequence[float] | None
+    dataset: str | None, annotations, images, sigmas: Sequence[float] | None, boxes_only: bool
 ) -> tuple[GroundTruth, EvaluationSettings]:
     if images is not None and not os.path.isdir(images):
         raise DataError(f"--images {images}: there is no such folder.")
@@ -127,7 +138,7 @@ def _truth(
     truth = load_ground_truth(
         files.json_file, name=files.name, image_root=images or files.image_root
     )
-    settings = EvaluationSettings(sigmas=tuple(sigmas or ()))
+    settings = EvaluationSettings(sigmas=tuple(sigmas or ()), boxes_only=boxes_only)
     return truth, settings.for_dataset(files.metadata or {}, truth.categories)
 
 

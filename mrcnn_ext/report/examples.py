@@ -7,9 +7,9 @@ import os
 from dataclasses import dataclass
 
 import numpy as np
-from detectron2.data.detection_utils import read_image
 
 from ..coco.index import GroundTruth
+from ..data.image_file import read_picture
 from ..errors import DataError
 from ..visualization.judged import Item, draw_items
 from .analysis import Analysis
@@ -28,7 +28,7 @@ LEGEND = [
     ("dup", "Dup: found twice"),
     ("bkg", "Bkg: nothing there"),
     ("miss", "missed"),
-    ("crowd", "crowd, not counted"),
+    ("crowd", "crowd, or a box without mask: not counted"),
 ]
 _MANY = 40  # instances above which the truth is not labelled
 _BLANK = 236
@@ -105,13 +105,12 @@ def _example(
     image: np.ndarray,
 ) -> Example:
     wanted = [entry for entry in truth.objects if entry["image_id"] == number]
-    with_masks = truth.has_masks and task == "segm"
     items = [
         Item(
             "crowd" if entry["iscrowd"] else "truth",
             "" if len(wanted) > _MANY else _class_name(truth, entry),
             entry["bbox"],
-            truth.rle(entry) if with_masks else None,
+            truth.rle(entry) if task == "segm" else None,
         )
         for entry in wanted
     ]
@@ -169,7 +168,7 @@ def _read(truth: GroundTruth, number: int) -> np.ndarray:
     if os.path.exists(file) and not os.path.isfile(file):  # reading a pipe would never end
         raise DataError(f"image {image_id}: {file} is no file.")
     try:
-        image = read_image(str(file), "RGB")
+        image = read_picture(str(file))
     except Exception as error:  # Pillow raises many kinds
         raise DataError(f"image {image_id}: {file} cannot be read: {error}.") from error
     if image.shape[:2] != size:

@@ -13,13 +13,20 @@ import numpy as np
 import pytest
 import torch
 from detectron2.engine import SimpleTrainer
+from detectron2.structures import Boxes, Instances
 
 from mrcnn_ext.compare import checks, cost, forms, kinds, report, run, schedule
 from mrcnn_ext.compare.__main__ import main
 from mrcnn_ext.compare.collect import collect
 from mrcnn_ext.compare.data import Checksum, PairedLoader, image_of
 from mrcnn_ext.compare.kinds import MASK
-from mrcnn_ext.compare.mask.objects import QUALITIES, box_as_mask, true_objects
+from mrcnn_ext.compare.mask.objects import (
+    QUALITIES,
+    box_as_mask,
+    boxes_without_mask,
+    match_detections,
+    true_objects,
+)
 from mrcnn_ext.compare.mask.tables import BOX_ROW
 from mrcnn_ext.compare.pictures import choose
 from mrcnn_ext.compare.plan import Plan, parse_variant
@@ -260,6 +267,13 @@ def test_images_come_once_an_epoch_and_go_on_anywhere(plan):
     assert len(whole) == 4
     assert batches(2) == whole[2:]
     assert batches(0, seed=2) != whole
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MRCNN_EXT.DATA.SAMPLER = "class_balanced"
+    with pytest.raises(
+        ConfigError, match=r"DATA\.SAMPLER is 'class_balanced'; expected '': a comp"
+    ):
+        batches(0)
 
 
 # -------------------------------------------------------------------------------- held-out classes
@@ -366,6 +380,21 @@ def _made_up(name: str, seed: int, ap: float, ious: list[float]) -> RunResult:
     return RunResult(
         name, seed, None, {"ap": aps, "training": training, "calibration": score}, objects
     )
+
+
+def test_detections_of_objects_without_a_mask_are_left_out():
+    square = [[10, 10, 30, 10, 30, 30, 10, 30]]
+    item = {"bbox": [12.0, 10, 32, 30], "bbox_mode": 0, "category_id": 0}
+    record = {"image_id": 7, "height": 40, "width": 60, "annotations": [
+        {**item, "bbox": [10.0, 10, 30, 30], "segmentation": square}, item]}  # fmt: skip
+    output = Instances((40, 60), pred_boxes=Boxes(torch.tensor([[12.0, 10, 32, 30]])))
+    output.scores, output.pred_classes = torch.tensor([0.9]), torch.tensor([0])
+    output.pred_masks = torch.zeros(1, 40, 60, dtype=torch.bool)
+    output.pred_masks[0, 10:30, 12:32] = True
+    objects, others = true_objects(record), boxes_without_mask([record])
+    assert (len(objects), len(others[7])) == (1, 1)
+    assert match_detections(output, objects)[0]["iou"] == pytest.approx(18 / 22)
+    assert match_detections(output, objects, others[7]) == []
 
 
 def test_tables_of_made_up_results():

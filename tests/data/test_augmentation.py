@@ -341,6 +341,9 @@ def test_clipped_polygons_have_the_area_that_is_inside(seed):
         (["Crop", {"keep": "some"}], "keep is 'some'; expected 'one' or 'all' or 'none'"),
         ("ScaleJitter", r"\(ScaleJitter\): missing a required.* argument: 'size'"),
         (["ScaleJitter", {"size": 0}], "size is 0; expected a side in pixels"),
+        (["ScaleJitter", {"size": 10**9}], "size is 1000000000; .* up to 32767"),
+        (["CopyPaste", {"size": 1e300}], r"size is 1e\+300; .* up to 32767"),
+        (["ResizeShortestEdge", {"short_edge_length": 10**9}], "whole number from 1 to 32767"),
         (["CopyPaste", {"max_instances": 0}], "max_instances is 0; expected a whole number, 1 or"),
         (["Default", {"a": 1}], "'Default' takes no arguments"),
         (["Cutout", {"cut_masks": 1}], "cut_masks is 1; expected true or false"),
@@ -361,6 +364,8 @@ def test_mistakes_name_the_entry(entry, message):
         ({"transform": "Blur", "arguments": {"p": 7}}, r"\[0\] \(Albumentations\): "),
         ({"transform": "Blur", "arguments": {"limit": 7}}, "Blur has no argument 'limit'; similar"),
         ({"transform": "MaskDropout"}, "which needs mask besides the picture"),
+        ({"transform": "BBoxSafeRandomCrop"}, "which needs boxes besides the picture"),
+        ({"transform": "Blur", "arguments": "p"}, "arguments is 'p'; expected .argument: value."),
     ],
 )
 def test_mistakes_with_albumentations(arguments, message):
@@ -406,6 +411,32 @@ def test_an_error_names_the_picture(tmp_path):
     )  # fmt: skip
     with pytest.raises(DataError, match=r"image .*0_150_200\.png: Colour: .*3 channels"):
         seeded(grey, entry, 0)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (["Cutout", {"fill": 256}], "Cutout: fill is 256, but pixels of this picture end at 255"),
+        (["ScaleJitter", {"size": 64, "pad_value": 256}], "pad_value is 256, but pixels"),
+        pytest.param(
+            ["Albumentations", {"transform": "Normalize"}],
+            "Normalize makes float32 .* of uint8 .*; expected values and channels of the same kind",
+            marks=needs_albumentations,
+        ),
+        pytest.param(
+            [
+                "Albumentations",
+                {"transform": "RandomCrop", "arguments": {"height": 999, "width": 9}},
+            ],
+            "RandomCrop cannot work on this picture of 200 x 150 pixels: CropSizeError",
+            marks=needs_albumentations,
+        ),
+    ],
+)
+def test_what_a_picture_cannot_bear_is_one_error(tmp_path, entry, message):
+    entry_record = record(tmp_path, "polygon")
+    with pytest.raises(DataError, match=rf"image .*\.png: .*{message}"):
+        seeded(mapper([entry], "bitmask"), entry_record, 0)
 
 
 def test_detectron2s_augmentations_can_be_mixed_in(tmp_path):

@@ -19,8 +19,9 @@ from mrcnn_ext.errors import ConfigError, DataError
 from mrcnn_ext.modeling.run_setup import set_up_run
 from tests.data.augmentation_cases import dense, record
 from tests.data.test_augmentation import ONE, mapper, seeded
-from tests.helpers import REPO, run_python, small_cfg, tool
+from tests.helpers import REPO, run_python, small_cfg, timm_cfg, tool
 
+LAZY = REPO / "configs" / "Shapes" / "mask_rcnn_Lite0_FPN_copy_paste.py"
 each_form = pytest.mark.parametrize("form", ["polygon", "rle"])
 
 
@@ -140,17 +141,19 @@ def test_a_stock_head_is_refused_before_training(mixed, monkeypatch):
         set_up_run(mixed)
 
 
-def test_a_test_set_needs_all_masks(mixed, monkeypatch, tmp_path):
-    mixed.MRCNN_EXT.DATA.BOXES_ONLY = True
+def test_a_test_set_without_all_masks_needs_the_key_before_training(mixed, monkeypatch):
     mixed.DATASETS.TEST = mixed.DATASETS.TRAIN
     set_up_run(mixed)  # to predict
     monkeypatch.setattr("mrcnn_ext.modeling.run_setup.trainer_being_built", lambda: object())
-    expected = r"DATASETS.TEST\): 1 of 2 objects have no segm.* image 2, annotation 2"
+    expected = r"1 of 2 objects have no segm.* image 2, annotation 2. Set MRCNN_EXT.DATA.BOXES_ONLY"
     with pytest.raises(DataError, match=expected):
         set_up_run(mixed)
-    file = tmp_path / "config.yaml"
-    file.write_text(mixed.dump())
-    assert check(["--config-file", str(file)]) == 1
+    evaluation = mixed.MRCNN_EXT.EVALUATION
+    evaluation.ENABLED, evaluation.TASKS = True, ["bbox"]
+    set_up_run(mixed)  # nothing is measured on masks
+    evaluation.TASKS, mixed.MRCNN_EXT.DATA.BOXES_ONLY = [], True
+    monkeypatch.setattr("mrcnn_ext.modeling.run_setup.extend_running_tool", lambda cfg: None)
+    set_up_run(mixed)
 
 
 def test_the_value_of_the_key_is_checked(mixed):
@@ -160,6 +163,7 @@ def test_the_value_of_the_key_is_checked(mixed):
 
 
 def test_the_check_of_data_tells_what_it_found(mixed, tmp_path, capsys):
+    mixed.DATASETS.TEST = mixed.DATASETS.TRAIN
     for value, code in ((False, 1), (True, 0)):
         mixed.MRCNN_EXT.DATA.BOXES_ONLY = value
         file = tmp_path / "config.yaml"
@@ -168,15 +172,24 @@ def test_the_check_of_data_tells_what_it_found(mixed, tmp_path, capsys):
         text = " ".join(capsys.readouterr().out.split())
         assert ("segmentation-missing" in text) != value
         assert ("1 of 2 instances have a box and no mask" in text) == value
+        assert ("masks learn from and are evaluated on the others" in text) == value
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not tool("train_net.py").is_file(), reason="Detectron2's tools are not there")
 @pytest.mark.parametrize("command", ["train_net.py", "ours"])
 def test_it_trains(mixed, tmp_path, command):
+    given, mixed = mixed, timm_cfg("resnet18", fpn=True)  # with normalisation: it finds something
+    mixed.MRCNN_EXT.DATA, mixed.DATASETS = given.MRCNN_EXT.DATA, given.DATASETS
+    mixed.MODEL.ROI_HEADS.NUM_CLASSES = 1
+    mixed.MODEL.ROI_MASK_HEAD.NAME = given.MODEL.ROI_MASK_HEAD.NAME
     mixed.MRCNN_EXT.DATA.BOXES_ONLY = True
     mixed.MODEL.DEVICE, mixed.SOLVER.MAX_ITER, mixed.SOLVER.IMS_PER_BATCH = "cpu", 3, 2
     mixed.INPUT.MIN_SIZE_TRAIN, mixed.DATALOADER.NUM_WORKERS = (96,), 0
+    mixed.DATASETS.TEST, mixed.INPUT.MIN_SIZE_TEST = mixed.DATASETS.TRAIN, 96
+    mixed.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.0
+    if command == "ours":
+        mixed.MRCNN_EXT.EVALUATION.ENABLED = mixed.MRCNN_EXT.EVALUATION.VALIDATION_LOSS = True
     mixed.MRCNN_EXT.LOG.PERIOD = 1
     mixed.OUTPUT_DIR = str(tmp_path / "out")
     file = tmp_path / "config.yaml"
@@ -186,4 +199,48 @@ def test_it_trains(mixed, tmp_path, command):
     done = run_python(["-W", "ignore", *start, "--config-file", file], env=env)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     lines = (tmp_path / "out" / "metrics.json").read_text().splitlines()
-    assert all("loss_mask" in json.loads(line) for line in lines)
+    found: dict = {}
+    for line in lines:
+        found.update(json.loads(line))
+    assert "loss_mask" in found
+    assert found["segm/without_mask"] == 1
+    assert found["bbox/AP"] >= 0
+    assert ("validation/loss_mask" in found) == (command == "ours")
+    text = done.stdout + done.stderr
+    assert "1 of 2 objects have a box and no mask" in text
+    if command == "train_net.py":
+        assert "Detectron2's evaluator cannot take" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not tool("train_net.py").is_file(), reason="Detectron2's tools are not there")
+def test_a_lazy_config_of_ours_evaluates_in_detectron2s_script(mixed, tmp_path):
+    name, file, images = mixed.MRCNN_EXT.DATA.DATASETS[0]
+    config = tmp_path / "mine.py"
+    config.write_text(
+        "from detectron2.config import LazyConfig\n"
+        "from mrcnn_ext.data import register_coco\n"
+        f"register_coco({name!r}, {file!r}, {images!r})\n"
+        f"cfg = LazyConfig.load({str(LAZY)!r})\n"
+        "model, dataloader, train = cfg.model, cfg.dataloader, cfg.train\n"
+        "optimizer, lr_multiplier = cfg.optimizer, cfg.lr_multiplier\n"
+        f"dataloader.train.dataset.names = dataloader.test.dataset.names = {name!r}\n"
+        "dataloader.train.mapper.boxes_only = True\n"
+        "dataloader.test.num_workers, train.device, train.init_checkpoint = 0, 'cpu', ''\n"
+        "model.roi_heads.num_classes = model.roi_heads.box_predictor.num_classes = 1\n"
+        "model.roi_heads.box_predictor.test_score_thresh = 0.0\n"
+        f"train.output_dir = {str(tmp_path / 'out')!r}\n"
+    )
+    start = [
+        "-W",
+        "ignore",
+        tool("lazyconfig_train_net.py"),
+        "--eval-only",
+        "--config-file",
+        config,
+    ]
+    done = run_python(start, env={"PYTHONPATH": str(REPO)})
+    text = done.stdout + done.stderr
+    assert done.returncode == 0, text[-3000:]
+    assert "that of mrcnn_ext does it instead" in text
+    assert "1 of 2 objects have a box and no mask" in text

@@ -193,6 +193,7 @@ FAULTS = [
     ("categories", 1, {"id": DELETE}, (E, "category-format", None, None)),
     ("categories", 1, {"name": DELETE}, (E, "category-format", None, None)),
     ("categories", 1, {"name": "person"}, (W, "category-name-duplicate", None, None)),
+    ("categories", 1, {"name": "Per son"}, (W, "category-name-alike", None, None)),
     ("categories", 0, {"skeleton": [[1, 4]]}, (E, "skeleton-index", None, None)),
     ("categories", 0, {"skeleton": [[0, 1]]}, (E, "skeleton-index", None, None)),
     ("categories", 0, {"keypoints": ["a", "b", "a"]}, (E, "keypoint-name-duplicate", None, None)),
@@ -539,7 +540,9 @@ def test_exit_codes_and_report(root, tmp_path, capsys):
     data = _dataset()
     out = tmp_path / "new" / "report.json"
     assert _cli(data, root, tmp_path, "--json", str(out)) == 0
-    assert "4 images (1 without annotations), 4 annotations (1 crowd)" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "4 images (1 without annotations), 4 annotations (1 crowd)" in text
+    assert "next: python -m mrcnn_ext.data.stats " in text
     assert json.loads(out.read_text())["ok"] is True
 
     del data["annotations"][0]["area"]
@@ -576,6 +579,14 @@ def test_report_that_cannot_be_written(root, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert _cli(_dataset(), root, tmp_path, "--json", str(tmp_path / "file" / "out.json")) == 2
     assert "out.json" in capsys.readouterr().err
+
+
+def test_the_report_never_overwrites_the_data_set(root, tmp_path, capsys):
+    file = _write(_dataset(), tmp_path)
+    assert main(["--json-file", file, "--image-root", str(root), "--json", file]) == 2
+    assert "is the data set" in capsys.readouterr().err
+    with open(file) as stored:
+        assert json.load(stored) == _dataset()
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json-file", "x"], ["--image-root", "x"], ["--what"]])

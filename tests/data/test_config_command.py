@@ -156,7 +156,21 @@ def test_command(tmp_path, capsys):
     assert "8 objects are few" in text
     assert f"then: python -m mrcnn_ext.train --config-file {out}" in text
     assert main(command) == 0  # without a test set
-    assert "no set to evaluate on" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "no set to evaluate on" in said
+    assert f"the config that was there is now {out}.old" in said
+    assert "my_own_test" in (tmp_path / "config.yaml.old").read_text()
+    out.write_text("# mine\n")
+    assert main(command) == 2
+    assert "is there already, and no config of this command" in capsys.readouterr().err
+    assert out.read_text() == "# mine\n"
+
+
+@pytest.mark.parametrize("memory", ["nan", "inf", "1e300", "0"])
+def test_memory_that_no_machine_has(capsys, memory):
+    with pytest.raises(SystemExit):
+        main(["data.json", "--images", ".", "--memory", memory, "--device", "cuda"])
+    assert "expected a positive number of GiB" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def config(tmp_path):
                 "categories": [{"id": i, "name": n} for i, n in enumerate(names, 1)],
                 "annotations": [
                     {"id": 5, "image_id": 1, "category_id": 1, "bbox": [1, 1, 3, 3],
-                     "iscrowd": 0, "area": 9, **annotation}
+                     "iscrowd": 0, "area": 9, "segmentation": [[1, 1, 4, 1, 4, 4]], **annotation}
                 ],
             }  # fmt: skip
             (tmp_path / f"{name}.json").write_text(json.dumps(content))

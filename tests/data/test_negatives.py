@@ -14,7 +14,7 @@ from mrcnn_ext.config.check_data import check_data, set_data_keys
 from mrcnn_ext.data.lazy import training_dicts
 from mrcnn_ext.data.negatives import keep_negatives
 from mrcnn_ext.data.train_loader import train_loader_from_config, training_data
-from mrcnn_ext.errors import ConfigError
+from mrcnn_ext.errors import ConfigError, DataError
 from tests.data.augmentation_cases import record
 from tests.helpers import small_cfg
 
@@ -27,7 +27,7 @@ def _records(kinds: str) -> list[dict]:
     return [{"image_id": i, "annotations": made[kind]} for i, kind in enumerate(kinds)]
 
 
-@given(st.text("ocn", max_size=40), st.floats(0, 0.95))
+@given(st.text("ocn", max_size=40).map(lambda kinds: f"o{kinds}"), st.floats(0, 0.95))
 def test_as_many_as_asked_for_and_as_there_are(kinds, share):
     kept = keep_negatives(_records(kinds), share)
     objects = [r for r in kept if r["annotations"]]
@@ -42,9 +42,15 @@ def test_as_many_as_asked_for_and_as_there_are(kinds, share):
     assert numbers == sorted(set(numbers))
 
 
+@pytest.mark.parametrize("kinds", ["", "n", "cnn"])
+def test_nothing_to_learn_is_an_error(kinds):
+    with pytest.raises(DataError, match=r"NEGATIVES: the training sets have no image with objects"):
+        keep_negatives(_records(kinds), 0.5)
+
+
 def test_few_keypoints_drop_images_with_objects_only():
-    kept = keep_negatives(_records("oonn"), 0.5, min_keypoints=2)
-    assert kept == []  # half of nothing
+    with pytest.raises(DataError, match="no image with objects and 2 keypoints"):
+        keep_negatives(_records("oonn"), 0.5, min_keypoints=2)
     assert [r["image_id"] for r in keep_negatives(_records("oonn"), 0.5, min_keypoints=1)] == [
         *(0, 1, 2, 3)
     ]

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -95,7 +97,38 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     arguments = [CONFIG, *TINY, "MRCNN_EXT.DATA.AUGMENTATIONS", "['Blurr']"]
     assert main([*arguments, "--out", str(tmp_path / "c.png")]) == 2
     assert "AUGMENTATIONS[0] is 'Blurr'; similar: Blur" in capsys.readouterr().err
-    for wrong in (["--number", "0"], ["--out", "x.gif"]):
+    folder = str(tmp_path / "a.png" / "b.png")
+    (tmp_path / "a.png").write_text("")
+    assert main([CONFIG, *TINY, "--number", "1", "--out", folder]) == 2
+    assert f"show: --out {folder}: " in capsys.readouterr().err
+    for wrong in (["--number", "0"], ["--out", "x.gif"], ["--seed", "-1"], ["--seed", str(2**32)]):
         with pytest.raises(SystemExit):
             main([CONFIG, *wrong])
         assert "expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "No such file"), (b"x", "cannot identify"), ((9, 7), "SizeMismatchError")],
+)
+def test_a_picture_that_cannot_be_read_is_named(tmp_path, capsys, content, message):
+    file = tmp_path / "a.png"
+    if isinstance(content, tuple):
+        Image.new("RGB", content).save(file)
+    elif content is not None:
+        file.write_bytes(content)
+    annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "iscrowd": 0}
+    data = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 20, "height": 20}],
+        "categories": [{"id": 1, "name": "x"}],
+        "annotations": [{**annotation, "area": 25, "segmentation": [[1, 1, 6, 1, 6, 6, 1, 6]]}],
+    }
+    (tmp_path / "data.json").write_text(json.dumps(data))
+    name = f"unreadable_{message[:4].strip()}"
+    sets = repr([[name, str(tmp_path / "data.json"), str(tmp_path)]])
+    keys = ["MRCNN_EXT.DATA.DATASETS", sets, "DATASETS.TRAIN", f"('{name}',)"]
+    keys += ["MRCNN_EXT.DATA.AUGMENTATIONS", "[]", "MODEL.KEYPOINT_ON", "False"]
+    assert main([CONFIG, *keys, "--out", str(tmp_path / "sheet.png")]) == 2
+    error = capsys.readouterr().err
+    assert f"show: image {file}: " in error
+    assert message in error

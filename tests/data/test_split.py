@@ -177,3 +177,31 @@ def test_command_with_bad_arguments(tmp_path, capsys, arguments, message):
     assert main([str(data), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["data.json"]
+
+
+def test_the_data_set_itself_is_never_overwritten(tmp_path, capsys):
+    data = tmp_path / "train.json"
+    data.write_text(json.dumps(_content([[0]] * 10)))
+    before = data.read_bytes()
+    assert main([str(data), "--out", str(tmp_path)]) == 2
+    assert "train.json is the data set itself; name another folder" in capsys.readouterr().err
+    assert data.read_bytes() == before
+
+
+def test_class_names_are_no_markup(tmp_path, capsys):
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps(_content([[0], [1]] * 5, classes=2)).replace("class 1", "[/x]"))
+    assert main([str(data)]) == 0
+    assert "[/x]" in capsys.readouterr().out
+
+
+def test_group_that_takes_no_part_in_the_match_is_an_error():
+    content = _content([[0]] * 2, names=["video1_1.png", "still.png"])
+    with pytest.raises(DataError, match=r"does not match the image still\.png"):
+        group_keys(content, r"file=(video\d+)_|still", "data.json")
+
+
+def test_folds_and_parts_are_one_or_the_other(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["data.json", "--folds", "2", "--parts", "train=.5", "val=.5"])
+    assert "--folds and --parts: give one of them" in capsys.readouterr().err

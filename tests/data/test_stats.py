@@ -69,6 +69,29 @@ def test_measured_numbers():
     json.dumps(summary)
 
 
+def test_overlaps_of_very_many_boxes_are_those_of_all_pairs():
+    rng = np.random.default_rng(0)
+    boxes = np.concatenate([rng.uniform(0, 60, (600, 2)), rng.uniform(1, 30, (600, 2))], axis=1)
+    labels = rng.integers(0, 2, 600)
+    content = _content()
+    content["annotations"] = [
+        {"id": i, "image_id": 2, "category_id": (2, 4)[k], "bbox": box}
+        for i, (box, k) in enumerate(zip(boxes.tolist(), labels))
+    ]
+    found = measure(content, "here")
+    x0, y0, w, h = boxes.T
+    sides = [
+        np.minimum(a[:, None] + s[:, None], a + s) - np.maximum(a[:, None], a)
+        for a, s in ((x0, w), (y0, h))
+    ]
+    both = sides[0].clip(0) * sides[1].clip(0)
+    ious = both / ((w * h)[:, None] + w * h - both)
+    np.fill_diagonal(ious, 0)
+    np.testing.assert_allclose(found.overlap, ious.max(axis=1))
+    same = ious * (labels[:, None] == labels)
+    np.testing.assert_allclose(found.overlap_same, same.max(axis=1))
+
+
 def test_scale_is_that_of_detectron2():
     sizes = np.array([[50, 100], [60, 40], [300, 2000], [480, 480]])
     for (height, width), scale in zip(sizes, resized(sizes, 320, 448)):
@@ -162,6 +185,7 @@ def test_command(tmp_path, capsys):
     assert main([str(data), "--images", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "3 images (1 without objects), 4 objects" in text
+    assert f"next: python -m mrcnn_ext.data.split {data} --images {tmp_path}" in text
     assert "PIXEL_MEAN [30.0, 20.0, 10.0], PIXEL_STD [0.0, 0.0, 0.0]" in text
     assert main(["nobody_has_this"]) == 2
     assert "no data set 'nobody_has_this' is registered" in capsys.readouterr().err

@@ -224,9 +224,9 @@ def test_files_that_are_no_models(tmp_path):
         metadata = {"mrcnn_ext_format": "1", "mrcnn_ext": content}
         with pytest.raises(RunnerError, match=f"bad.onnx: its metadata 'mrcnn_ext' {message}"):
             OnnxModel(write_model(tmp_path / "bad.onnx", some_outputs(), metadata=metadata))
-    metadata = {"mrcnn_ext_format": "2", "mrcnn_ext": json.dumps(INFO)}
+    metadata = {"mrcnn_ext_format": "3", "mrcnn_ext": json.dumps(INFO)}
     newer = write_model(tmp_path / "newer.onnx", some_outputs(), metadata=metadata)
-    with pytest.raises(RunnerError, match=r"its format is 2, but this runner knows 1"):
+    with pytest.raises(RunnerError, match=r"its format is 3, but this runner knows 2"):
         OnnxModel(newer)
 
 

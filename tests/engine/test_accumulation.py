@@ -293,6 +293,24 @@ def test_counting_leaves_no_trace():
     assert attributes == [set(vars(module)) for module in model.modules()]
 
 
+def test_objects_without_a_mask_are_not_counted_among_masks():
+    cfg = timm_cfg("resnet18", fpn=True)
+    cfg.MODEL.ROI_MASK_HEAD.NAME = "MrcnnExtFCNMaskHead"
+    model = build_model(cfg).train()
+    inputs = random_inputs(cfg)
+    counts = []
+    for has_mask in (True, False):
+        for image in inputs:
+            instances = image["instances"]
+            instances.gt_has_mask = torch.zeros(len(instances), dtype=torch.bool)
+            instances.gt_has_mask[: len(instances) if has_mask else 1] = True
+        with EventStorage():
+            torch.manual_seed(0)
+            counts.append(roi_counts(model, inputs))
+    assert counts[0]["rois"] == counts[1]["rois"]
+    assert 0 < counts[1]["masks"] < counts[0]["masks"]
+
+
 def _process(rank, file, model, batches, results):
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{file}", rank=rank, world_size=2

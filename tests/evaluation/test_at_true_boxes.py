@@ -71,6 +71,22 @@ def test_perfect_masks(loader):
     assert lost["IoU"] == pytest.approx(100 * (1 - 3 / count))
 
 
+def test_objects_without_a_mask(loader, monkeypatch):
+    class Half(Perfect):
+        def __init__(self):
+            super().__init__()
+            self.truth = lacking.for_masks()
+
+    lacking = ground_truth_of(NAME)
+    for entry in lacking.objects[::2]:
+        entry["annotation"]["segmentation"] = []
+    monkeypatch.setattr("mrcnn_ext.evaluation.at_true_boxes.ground_truth_of", lambda _: lacking)
+    with pytest.raises(DataError, match=r"objects have no segmentation.*boxes_only=True leaves"):
+        mask_quality_at_boxes(Half(), loader, NAME)
+    results = mask_quality_at_boxes(Half(), loader, NAME, boxes_only=True)
+    assert results["IoU"] == results["boundary_IoU"] == pytest.approx(100)
+
+
 def test_a_real_model(cfg, loader):
     torch.manual_seed(0)
     results = mask_quality_at_boxes(build_model(cfg), loader, NAME)

@@ -241,7 +241,7 @@ def test_annotations_that_the_stock_evaluator_cannot_take_are_ours(
     try:
         trainer = main_module(build_evaluator=classmethod(own))
         cfg = small_cfg()
-        cfg.DATASETS.TEST = (name,)
+        cfg.DATASETS.TEST, cfg.MODEL.MASK_ON = (name,), False
         extend_running_tool(cfg)
         evaluator = trainer.build_evaluator(cfg, name)
     finally:

@@ -44,7 +44,7 @@ def widest(monkeypatch):
 
 
 def test_the_order_of_the_table_is_that_of_the_results():
-    names = ["bbox", "segm", "boundary", "mask_quality", "keypoints", "operating_point", "pck"]
+    names = "bbox segm boundary false_positives mask_quality keypoints operating_point pck".split()
     assert list(TASKS) == names
 
 
@@ -84,7 +84,12 @@ def test_tasks_are_chosen_by_the_fields_of_the_records():
             [],
         )
     ]
-    assert names == [["bbox"], ["segm", "boundary"], ["bbox", "keypoints", "pck"], ["bbox"]]
+    assert names == [
+        ["bbox", "false_positives"],
+        ["segm", "boundary"],
+        ["bbox", "false_positives", "keypoints", "pck"],
+        ["bbox"],
+    ]
 
 
 def test_settings_are_the_same_from_config_command_line_and_arguments(monkeypatch):
@@ -92,10 +97,11 @@ def test_settings_are_the_same_from_config_command_line_and_arguments(monkeypatc
     keys = cfg.MRCNN_EXT.EVALUATION
     keys.TASKS, keys.MAX_DETECTIONS, keys.BOUNDARY_DILATION = ["pck"], 40, 0.03
     keys.LVIS_STYLE, keys.LVIS_MAX_PER_CLASS, keys.BACKEND = True, 50, "pycocotools"
+    keys.SCORE_THRESHOLDS, cfg.MRCNN_EXT.DATA.BOXES_ONLY = [0.1, 0.9], True
     keys.PCK_REFERENCE, cfg.TEST.KEYPOINT_OKS_SIGMAS = ["a", "b"], [0.1, 0.2]
     expected = EvaluationSettings(
         ("pck",), 40, 0.03, lvis_style=True, lvis_max_per_class=50, sigmas=(0.1, 0.2),
-        pck_reference=("a", "b"), backend="pycocotools",
+        pck_reference=("a", "b"), backend="pycocotools", boxes_only=True, score_thresholds=(0.1, 0.9),
     )  # fmt: skip
     assert EvaluationSettings.from_config(cfg, "mrcnn_ext_shapes_val") == expected
     given = {}
@@ -103,7 +109,8 @@ def test_settings_are_the_same_from_config_command_line_and_arguments(monkeypatc
         command, "evaluate_results_file", lambda *args, **kw: given.update(kw) or {}
     )
     line = """t.json r.json --tasks pck --max-dets 40 --boundary-dilation 0.03 --lvis-style
-        --lvis-max-per-class 50 --sigmas .1 .2 --pck-reference a b --backend pycocotools"""
+        --lvis-max-per-class 50 --sigmas .1 .2 --pck-reference a b --backend pycocotools
+        --boxes-only --score-thresholds .1 .9"""
     assert command.main(line.split()) == 0
     as_tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
     assert EvaluationSettings(**as_tuples) == expected

@@ -136,5 +136,5 @@ def test_unknown_names_and_untrained_weights_are_named():
         ConfigError, match=r"no config 'Shapes/mask_rcnn_Lite0.yaml'; similar ones: S"
     ):
         model_zoo.get_config("Shapes/mask_rcnn_Lite0.yaml")
-    with pytest.raises(ConfigError, match="no trained weights are published"):
+    with pytest.raises(ConfigError, match="no trained weights come with the package for"):
         model_zoo.get("Shapes/mask_rcnn_Lite0_FPN.yaml", trained=True)

@@ -58,7 +58,7 @@ def test_the_command_writes_what_it_writes_of_checkpoints(model, photos, tmp_pat
         (["--model", "none.onnx"], "--model none.onnx: there is no such file"),
         (["--model", "MODEL", "--config-file", "x"], "--config-file does not go with --model"),
         (["--model", "MODEL", "--device", "tpu"], "with --model expected auto, cpu or cuda"),
-        ([], "--config-file is missing (or --model"),
+        (["--weights", "x.pth"], "--weights needs --config-file, the config of those weights"),
     ],
 )
 def test_wrong_use(arguments, message, model, photos, tmp_path, capsys):

@@ -49,7 +49,8 @@ class _Model:
 @pytest.fixture(autouse=True)
 def _model(monkeypatch):
     run = {"config": "of a test", "weights": "of a test"}
-    monkeypatch.setattr(command, "_configured", lambda args: (run, _Model))
+    monkeypatch.setattr(command, "_config", lambda args: None)
+    monkeypatch.setattr(command, "_exported", lambda args: (run, _Model))
 
 
 def _run(*arguments, threshold="0"):

@@ -434,9 +434,28 @@ def test_it_says_why_boxes_are_compared(shapes, files, tmp_path, where):
     place = f"image {first['image_id']}, annotation {first['id']}"
     number, total = (2, len(content["annotations"])) if where == "truth" else (1, len(results))
     assert f"{number} of {total} {'objects' if where == 'truth' else 'predictions'}" in note
+    assert ("--boxes-only" in note) == (where == "truth")
     assert (place if where == "truth" else f"image id {results[2]['image_id']}") in note
     make_report(results={"run": tmp_path / "results.json"}, task="bbox", **arguments)
     assert json.loads((tmp_path / "out" / "report.json").read_text())["notes"] == []
+
+
+@pytest.mark.slow
+def test_the_command_takes_objects_without_a_mask(shapes, files, tmp_path, capsys):
+    content = json.loads(shapes.read_text())
+    for annotation in content["annotations"][3:6]:
+        del annotation["segmentation"]
+    file = tmp_path / "mixed.json"
+    file.write_text(json.dumps(content))
+    arguments = ["--annotations", file, "--results", f"one={files['one']}", "--out", tmp_path]
+    assert main([str(a) for a in [*arguments, "--boxes-only", "--examples", 1]]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    number = len(content["annotations"])
+    assert (report["task"], report["instances"]) == ("segm", number - 3)
+    assert f"3 of {number} objects have a box and no mask" in report["notes"][0]
+    assert report["notes"][0] in capsys.readouterr().out
+    assert main([str(a) for a in [*arguments, "--task", "segm"]]) == 2
+    assert "has no 'segmentation', which evaluating masks needs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

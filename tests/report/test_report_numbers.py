@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from mrcnn_ext.coco.index import load_ground_truth
 from mrcnn_ext.data.shapes import ShapesSpec, generate_shapes
 from mrcnn_ext.evaluation import EvaluationSettings
-from mrcnn_ext.report.analysis import analyse
+from mrcnn_ext.report.analysis import analyse, choose_task
 from mrcnn_ext.report.build import read_detections
 from mrcnn_ext.report.calibration import calibrate, choose_examples, image_scores, operating_point
 from mrcnn_ext.report.error_kinds import (
@@ -376,3 +376,29 @@ def test_examples_are_the_lowest_and_the_highest_f1():
     assert choose_examples([counts], 2) == ([3, 2], [1, 6])
     assert choose_examples([{1: counts[1]}], 3) == ([1], [])
     assert choose_examples([{4: counts[4]}], 3) == ([], [])
+
+
+def test_objects_without_a_mask_are_crowds_to_masks(tmp_path):
+    file = generate_shapes(ShapesSpec("val", num_images=4, image_size=96), tmp_path)
+    content, entries = json.loads(file.read_text()), made_up_results(file)
+    analyses = []
+    for boxes_only in (True, False):
+        for annotation in content["annotations"][::2]:
+            x, y, width, height = annotation["bbox"]
+            corners = [x, y, x, y + height, x + width, y + height, x + width, y]
+            crowd = {"iscrowd": 1, "segmentation": [corners]}
+            annotation |= {"segmentation": None} if boxes_only else crowd
+        (tmp_path / "truth.json").write_text(json.dumps(content))
+        truth = load_ground_truth(tmp_path / "truth.json")
+        settings = EvaluationSettings(boxes_only=boxes_only)
+        results = read_detections("run", entries, truth)
+        rules = {"task": "segm", "max_dets": 100, "score_threshold": None, "settings": settings}
+        analyses.append(analyse(truth, results, **rules))
+    ours, theirs = (a.as_json(truth.class_names) for a in analyses)
+    # Boxes are matched to all objects, so that no other object's mask is measured in their place.
+    quality = [numbers.pop("masks_of_matched_boxes")["all"] for numbers in (ours, theirs)]
+    assert 0 < quality[0]["pairs"] <= quality[1]["pairs"]
+    assert ours == theirs
+    assert analyses[0].image_counts == analyses[1].image_counts
+    assert (analyses[0].instances == analyses[1].instances).all()
+    assert choose_task(truth, [results], None, boxes_only=True) == "segm"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from detectron2.data import DatasetCatalog
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import Instances
 from torch import nn
@@ -17,7 +18,13 @@ from ...evaluation import MrcnnExtCOCOEvaluator
 from ...evaluation.boundary import mask_and_boundary_iou
 from ...modeling.mask_heads.scoring import FREE_MASK_SCORES, free_mask_quality
 from ..evaluation import HeadEvaluation
-from .objects import QUALITIES, TrueObject, match_detections, quality_field
+from .objects import (
+    QUALITIES,
+    TrueObject,
+    boxes_without_mask,
+    match_detections,
+    quality_field,
+)
 
 __all__ = ["MaskEvaluation"]
 
@@ -38,7 +45,11 @@ class MaskEvaluation(HeadEvaluation):
             False,
             str(folder / "inference"),
             boundary_dilation=self.boundary_dilation,
+            boxes_only=cfg.MRCNN_EXT.DATA.BOXES_ONLY,
         )
+        self.without_mask: dict = {}
+        if cfg.MRCNN_EXT.DATA.BOXES_ONLY:
+            self.without_mask = boxes_without_mask(DatasetCatalog.get(cfg.DATASETS.TEST[0]))
 
     @torch.no_grad()
     def predict(self, model: nn.Module, inputs: dict, given: Instances | None = None) -> Instances:
@@ -56,7 +67,8 @@ class MaskEvaluation(HeadEvaluation):
         return output["instances"].to("cpu")
 
     def match(self, output: Instances, objects: Sequence[TrueObject]) -> list[dict[str, float]]:
-        return match_detections(output, objects)
+        others = self.without_mask.get(objects[0].image_id, ()) if objects else ()
+        return match_detections(output, objects, others)
 
     def measure(
         self, one: TrueObject, output: Instances, row: int | None

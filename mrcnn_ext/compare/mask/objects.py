@@ -19,7 +19,8 @@ from ...files import write_json
 from ...modeling.mask_heads.scoring import FREE_MASK_SCORES
 from ..objects import TrueBox, annotated_boxes
 
-__all__ = ["QUALITIES", "TrueObject", "box_as_mask", "match_detections", "measure_filled_boxes"]
+__all__ = ["QUALITIES", "TrueObject", "box_as_mask", "boxes_without_mask", "match_detections"]
+__all__ += ["measure_filled_boxes"]
 __all__ += ["quality_field", "true_objects"]
 
 # What a mask may be scored by; "score in use" is what masks are ranked by.
@@ -50,6 +51,16 @@ def true_objects(record: dict) -> list[TrueObject]:
     return found
 
 
+def boxes_without_mask(records: Sequence[dict]) -> dict[int | str, list[TrueBox]]:
+    """Annotations that have only a box, crowds left out, by image id."""
+    return {
+        record["image_id"]: [
+            one for item, one in annotated_boxes(record) if not len(item.get("segmentation", ()))
+        ]
+        for record in records
+    }
+
+
 def box_as_mask(one: TrueObject) -> dict:
     """The filled true box as RLE: what a head that knows nothing could answer."""
     x0, y0, x1, y1 = (round(v) for v in one.box)
@@ -74,8 +85,13 @@ def measure_filled_boxes(
     return {key: np.asarray(values) for key, values in columns.items()}
 
 
-def match_detections(output: Instances, objects: Sequence[TrueObject]) -> list[dict[str, float]]:
+def match_detections(
+    output: Instances, objects: Sequence[TrueObject], without_mask: Sequence[TrueBox] = ()
+) -> list[dict[str, float]]:
     """Detections whose box has an IoU of 0.5 or more with an object of their class.
+
+    Args:
+        without_mask: objects that have only a box; what matches them is left out.
 
     Returns:
         for each: "iou" of its mask, and each of ``QUALITIES`` that is known.
@@ -83,8 +99,11 @@ def match_detections(output: Instances, objects: Sequence[TrueObject]) -> list[d
     if not output.has("pred_masks"):
         return []
     rows = []
-    boxes, classes = [x.box for x in objects], [x.category for x in objects]
+    every = [*objects, *without_mask]
+    boxes, classes = [x.box for x in every], [x.category for x in every]
     for found, place in match_instances(output, boxes, classes):
+        if place >= len(objects):
+            continue
         rle = encode_mask(output.pred_masks[found].numpy())
         iou = float(mask_util.iou([rle], [objects[place].rle], [0])[0, 0])
         rows.append({"iou": iou, **_qualities(output, found)})

@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from detectron2.data import transforms as T
 
 from ...errors import ConfigError
 from ...messages import similar
+from ...modes import same_random_numbers
 from .arguments import number
 from .sample import mask_box
 
@@ -53,6 +55,8 @@ class Albumentations(T.Augmentation):
         """
         super().__init__()
         library = import_albumentations()
+        if arguments is not None and not isinstance(arguments, Mapping):
+            raise ValueError(f"arguments is {arguments!r}; expected {{argument: value}}")
         given = dict(arguments or {})
         if probability is not None:
             given["p"] = number("probability", probability, 0, 1)
@@ -70,6 +74,26 @@ class Albumentations(T.Augmentation):
 
     def __repr__(self) -> str:
         return f"Albumentations({self.transform}, {self.arguments})"
+
+    def pixel_problem(self, bands: int, pixel_type: str) -> str:
+        """Why it cannot work on such pictures, which is found by a try on one; "" if it can."""
+        if pixel_type != "uint8" and not self.needs_bitmasks:
+            return (
+                f"with {self.transform} changes values of pictures with 8 bits, but these have "
+                f"{pixel_type}, of which it keeps 0 to 1 only; leave it out"
+            )
+        kind = np.uint8 if pixel_type == "uint8" else np.float32
+        probe = np.full((96, 96, bands), 200, dtype=kind)
+        always = Albumentations(transform=self.transform, arguments={**self.arguments, "p": 1.0})
+        try:
+            with same_random_numbers():
+                out = always.get_transform(probe).apply_image(probe)
+        except Exception as error:  # of OpenCV or NumPy, of many kinds
+            reason = " ".join(str(error).split())[:200]
+            return f"with {self.transform} fails on {bands} bands of {kind.__name__}: {reason}"
+        if out.ndim != 3 or out.shape[2] != bands or (kind is np.float32 and out.max() <= 1):
+            return f"with {self.transform} changes {bands} bands of {kind.__name__} to other values"
+        return ""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         return AlbumentationsTransform(
@@ -97,7 +121,13 @@ class AlbumentationsTransform(T.Transform):
         self.needs_bitmasks = self.cuts_objects = self.moves = moves
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
-        return self._again()["image"]
+        out = self._again()["image"]
+        if out.dtype != img.dtype or out.ndim != img.ndim or out.shape[2:] != img.shape[2:]:
+            raise ValueError(
+                f"{self._name} makes {out.dtype} {out.shape} of {img.dtype} {img.shape}; expected "
+                "values and channels of the same kind, which the model then normalises itself"
+            )
+        return out
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
         return self.apply_segmentations([segmentation])[0]
@@ -136,7 +166,18 @@ class AlbumentationsTransform(T.Transform):
         self._run.set_random_seed(self._seed)
         if self.moves:  # which is when it asks for points
             given = {"keypoints": np.zeros((0, 2), np.float32), "numbers": [], **given}
-        return self._run(image=self._image, **given)
+        try:
+            return self._run(image=self._image, **given)
+        except Exception as error:  # each transform has kinds of its own
+            height, width = self._image.shape[:2]
+            raise ValueError(
+                f"{self._name} cannot work on this picture of {width} x {height} pixels: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    @property
+    def _name(self) -> str:
+        return type(self._run.transforms[0]).__name__
 
 
 def import_albumentations():
@@ -192,4 +233,23 @@ def _make(library, name, arguments: dict):
             f"transform is {name!r}, which needs {needed} besides the picture; expected one that needs "
             "nothing else"
         )
+    if _asks_for_boxes(made):
+        raise ValueError(
+            f"transform is {name!r}, which needs boxes besides the picture; expected one that needs "
+            "nothing else (Crop keeps objects)"
+        )
     return made
+
+
+def _asks_for_boxes(transform) -> bool:
+    """Whether it looks at boxes to draw its numbers, which ``targets_as_params`` may not say."""
+    picture = np.zeros((256, 256, 3), np.uint8)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            transform.get_params_dependent_on_data({"shape": picture.shape}, {"image": picture})
+    except KeyError as error:
+        return error.args == ("bboxes",)
+    except Exception:  # it is another picture that it needs
+        return False
+    return False

@@ -6,7 +6,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-__all__ = ["choice", "interval", "is_number", "number", "picture_size", "whole"]
+import numpy as np
+
+__all__ = ["check_pixel", "choice", "interval", "is_number", "number", "picture_size"]
+__all__ += ["pixel_value", "side", "whole"]
+
+_LONGEST = 32767  # pixels of a side, as OpenCV can have them
 
 
 def is_number(value) -> bool:
@@ -25,14 +30,14 @@ def number(name: str, value, low: float = -math.inf, high: float = math.inf) -> 
     return float(value)
 
 
-def whole(name: str, value, low: int) -> int:
-    """A whole number, ``low`` or more.
+def whole(name: str, value, low: int, high: float = math.inf) -> int:
+    """A whole number in [low, high].
 
     Raises:
         ValueError: it is none.
     """
-    if not is_number(value) or value != int(value) or value < low:
-        raise _unexpected(name, value, f"a whole number, {low} or more")
+    if not is_number(value) or value != int(value) or not low <= value <= high:
+        raise _unexpected(name, value, f"a whole number{_range(low, high)}")
     return int(value)
 
 
@@ -61,9 +66,44 @@ def picture_size(name: str, value) -> tuple[int, int]:
         ValueError: it is something else.
     """
     pair = [value, value] if is_number(value) else _listed(value)
-    if len(pair) != 2 or not all(is_number(v) and v == int(v) and v >= 1 for v in pair):
-        raise _unexpected(name, value, "a side in pixels, or [height, width]")
+    if len(pair) != 2 or not all(is_number(v) and v == int(v) and 1 <= v <= _LONGEST for v in pair):
+        expected = f"a side in pixels, or [height, width], up to {_LONGEST}"
+        raise _unexpected(name, value, expected)
     return int(pair[0]), int(pair[1])
+
+
+def side(name: str, value) -> int:
+    """A side in pixels.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return whole(name, value, 1, _LONGEST)
+
+
+def check_pixel(name: str, value: float | Sequence[float], image: np.ndarray) -> None:
+    """
+    Raises:
+        ValueError: the type of the picture cannot hold the value.
+    """
+    highest = float(np.max(value))
+    if np.issubdtype(image.dtype, np.integer) and highest > np.iinfo(image.dtype).max:
+        most = np.iinfo(image.dtype).max
+        raise ValueError(f"{name} is {highest:g}, but pixels of this picture end at {most}")
+
+
+def pixel_value(name: str, value) -> float | tuple[float, ...]:
+    """A number, 0 or more, or a number for each band.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    values = _listed(value)
+    if not values:
+        return number(name, value, 0)
+    if not all(map(is_number, values)):
+        raise _unexpected(name, value, "a number, or a number for each band")
+    return tuple(map(float, values))
 
 
 def choice(name: str, value, known: Sequence[str]) -> str:

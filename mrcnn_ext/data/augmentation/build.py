@@ -11,8 +11,10 @@ from detectron2.data import transforms as T
 
 from ...errors import ConfigError
 from ...messages import describe, similar
+from ..image_file import ImageReader
 from .albumentations_transform import Albumentations
 from .blur import Blur
+from .check_pixels import check_pixels
 from .colour import Colour
 from .copy_paste import CopyPaste
 from .crop import Crop
@@ -43,6 +45,8 @@ AUGMENTATIONS: dict[str, Callable] = {
 }
 # Stands for what Detectron2 makes of INPUT's keys.
 DEFAULT = "Default"
+# Arguments that are a value of pixels
+_FILLS = {"CopyPaste": "pad_value", "Cutout": "fill", "ScaleJitter": "pad_value"}
 _KEY = "MRCNN_EXT.DATA.AUGMENTATIONS"
 
 Step = "T.Augmentation | Transform | SampleAugmentation"
@@ -64,7 +68,16 @@ def augmentations_from_config(cfg) -> list:
     default = default_augmentations(cfg)
     if not entries:
         return default
-    built = build_augmentations(entries, image_format=cfg.INPUT.FORMAT, default=default)
+    reader = ImageReader.from_config(cfg)
+    wide = reader.by_band and reader.pixel_type != "uint8"
+    built = build_augmentations(
+        entries,
+        image_format=reader.channel_order,
+        default=default,
+        pixel_mean=list(cfg.MODEL.PIXEL_MEAN) if wide else None,
+    )
+    if reader.by_band:
+        check_pixels(built, reader, _KEY)
     if cfg.MODEL.MASK_ON:
         _check_masks(entries, built, cfg.INPUT.MASK_FORMAT)
     if cfg.MODEL.LOAD_PROPOSALS and any(isinstance(b, SampleAugmentation) for b in built):
@@ -84,7 +97,11 @@ def default_augmentations(cfg) -> list:
 
 
 def build_augmentations(
-    entries: Sequence, *, image_format: str = "BGR", default: Sequence = ()
+    entries: Sequence,
+    *,
+    image_format: str = "BGR",
+    default: Sequence = (),
+    pixel_mean: Sequence[float] | None = None,
 ) -> list:
     """Make augmentations of names and arguments.
 
@@ -92,6 +109,8 @@ def build_augmentations(
         entries: each a name of AUGMENTATIONS, or [name, {argument: value}].
         image_format: order of the channels.
         default: what "Default" stands for.
+        pixel_mean: a value for each band, with which holes and margins are filled where an entry names
+            none; None: with 128, the middle of 8 bits.
 
     Raises:
         ConfigError: an entry cannot be used; names it, its value and what was expected.
@@ -114,6 +133,9 @@ def build_augmentations(
                 + (f"similar: {', '.join(near)}; " if near else "")
                 + f"there are: {', '.join(sorted([*AUGMENTATIONS, DEFAULT]))}."
             )
+        filled = _FILLS.get(name)
+        if pixel_mean is not None and filled is not None and filled not in arguments:
+            arguments[filled] = pixel_mean
         built.append(_built(f"{where} ({name})", AUGMENTATIONS[name], arguments, image_format))
     return built
 

@@ -20,7 +20,8 @@ _GREY = np.array([0.299, 0.587, 0.114])  # weights of R, G, B
 class Colour(T.Augmentation):
     """Change brightness, contrast, saturation and hue, in this order, each by a factor of its own.
 
-    1 changes nothing. Saturation and hue need pictures of three channels.
+    1 changes nothing. Saturation and hue need pictures of three channels, and hue 8 bits. Of other
+    numbers of channels, contrast is around the mean of each.
     """
 
     def __init__(
@@ -67,7 +68,26 @@ class Colour(T.Augmentation):
         return _blend(0, self.brightness)
 
     def _contrast(self, image: np.ndarray) -> T.Transform | None:
-        return _blend(image.mean(), self.contrast)
+        several = image.ndim == 3 and image.shape[2] not in (1, 3)  # of unlike ranges, perhaps
+        if not several:
+            return _blend(image.mean(), self.contrast)
+        return _blend(image.mean(axis=(0, 1), dtype=np.float64).astype(np.float32), self.contrast)
+
+    def pixel_problem(self, bands: int, pixel_type: str) -> str:
+        """Why it cannot work on such pictures; "" if it can."""
+        if bands != 3:
+            for what, neutral in (("saturation", (1, 1)), ("hue", (0, 0))):
+                if getattr(self, what) != neutral:
+                    return (
+                        f"changes the {what} of pictures with 3 bands, but there are {bands}; set "
+                        f"{what} to {list(neutral)}"
+                    )
+        if pixel_type != "uint8" and self.hue != (0, 0):
+            return (
+                f"changes the hue of pictures with 8 bits, but these have {pixel_type}; set hue to "
+                "[0, 0]"
+            )
+        return ""
 
     def _saturation(self, image: np.ndarray) -> T.Transform | None:
         if self.saturation == (1, 1):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from detectron2.data import transforms as T
 
-from .arguments import interval, number, picture_size, whole
+from .arguments import interval, number, picture_size, pixel_value, whole
 from .sample import Sample, SampleAugmentation, hide_keypoints, mask_box
 
 __all__ = ["CopyPaste", "paste"]
@@ -41,6 +41,7 @@ class CopyPaste(SampleAugmentation):
         flip: float = 0.5,
         size: int | Sequence[int] | None = None,
         probability: float = 1.0,
+        pad_value: float | Sequence[float] = 128.0,
     ) -> None:
         """
         Args:
@@ -53,6 +54,8 @@ class CopyPaste(SampleAugmentation):
             size: of the canvas, a side in pixels or (height, width); None: that of the picture that is
                 pasted into.
             probability: of pasting at all; the jitter is applied anyway.
+            pad_value: of what the canvas has beyond a picture, or a value for each band; with
+                MRCNN_EXT.DATA.BANDS and more than 8 bits, MODEL.PIXEL_MEAN is the default.
 
         Raises:
             ValueError: an argument has a value that cannot work.
@@ -64,6 +67,7 @@ class CopyPaste(SampleAugmentation):
         self.flip = number("flip", flip, 0, 1)
         self.size = None if size is None else picture_size("size", size)
         self.probability = number("probability", probability, 0, 1)
+        self.pad_value = pixel_value("pad_value", pad_value)
 
     def __repr__(self) -> str:
         return f"CopyPaste({', '.join(f'{k}={v!r}' for k, v in vars(self).items())})"
@@ -92,7 +96,7 @@ class CopyPaste(SampleAugmentation):
         if self.scale is not None:
             sample.augment(T.ResizeScale(*self.scale, *canvas))
         if sample.size != canvas:
-            sample.augment(T.FixedSizeCrop(canvas))
+            sample.augment(T.FixedSizeCrop(canvas, pad_value=self.pad_value))
         if self.scale is not None and self.flip:
             sample.augment(T.RandomFlip(self.flip))
 

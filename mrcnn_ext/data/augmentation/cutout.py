@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from detectron2.data import transforms as T
 
-from .arguments import interval, number
+from .arguments import check_pixel, interval, number, pixel_value
 
 __all__ = ["Cutout", "CutoutTransform"]
 
@@ -27,7 +27,7 @@ class Cutout(T.Augmentation):
         *,
         holes: Sequence[int] = (1, 3),
         size: Sequence[float] = (0.05, 0.2),
-        fill: float = 128.0,
+        fill: float | Sequence[float] = 128.0,
         cut_masks: bool = True,
         probability: float = 0.5,
     ) -> None:
@@ -35,7 +35,8 @@ class Cutout(T.Augmentation):
         Args:
             holes: least and greatest number.
             size: least and greatest height and width, as shares of the picture's.
-            fill: value of the pixels in a hole.
+            fill: value of the pixels in a hole, or one for each band; with MRCNN_EXT.DATA.BANDS and
+                more than 8 bits, MODEL.PIXEL_MEAN is the default.
             cut_masks: see above.
             probability: of holes at all.
 
@@ -45,13 +46,14 @@ class Cutout(T.Augmentation):
         super().__init__()
         self.holes = interval("holes", holes, 1, 1000, integral=True)
         self.size = interval("size", size, 0.001, 1)
-        self.fill = number("fill", fill, 0)
+        self.fill = pixel_value("fill", fill)
         if not isinstance(cut_masks, bool):
             raise ValueError(f"cut_masks is {cut_masks!r}; expected true or false")
         self.cut_masks = self.needs_bitmasks = cut_masks
         self.probability = number("probability", probability, 0, 1)
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
+        check_pixel("fill", self.fill, image)
         if self._rand_range() >= self.probability:
             return T.NoOpTransform()
         size = np.array(image.shape[:2])
@@ -72,7 +74,9 @@ class CutoutTransform(T.Transform):
         cuts_objects: masks are cut.
     """
 
-    def __init__(self, hidden: np.ndarray, fill: float, cut_masks: bool) -> None:
+    def __init__(
+        self, hidden: np.ndarray, fill: float | tuple[float, ...], cut_masks: bool
+    ) -> None:
         super().__init__()
         self.hidden, self.fill = hidden, fill
         self.cuts_objects = self.needs_bitmasks = cut_masks

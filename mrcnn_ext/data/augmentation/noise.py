@@ -14,23 +14,37 @@ from .photometric import rounded_as
 __all__ = ["Noise"]
 
 
+_OF_BYTES = (0.0, 15.0)
+
+
 class Noise(T.Augmentation):
     """Add normal noise, independent for each pixel and channel."""
 
     def __init__(
-        self, *, deviation: Sequence[float] = (0.0, 15.0), probability: float = 0.5
+        self, *, deviation: Sequence[float] | None = None, probability: float = 0.5
     ) -> None:
         """
         Args:
-            deviation: least and greatest standard deviation, in values of pixels.
+            deviation: least and greatest standard deviation, in values of pixels; None: 0 to 15, for
+                pictures of 8 bits.
             probability: of adding any at all.
 
         Raises:
             ValueError: an argument has a value that cannot work.
         """
         super().__init__()
-        self.deviation = interval("deviation", deviation, 0, 65535)
+        self._for_bytes = deviation is None
+        self.deviation = interval("deviation", _OF_BYTES if deviation is None else deviation, 0)
         self.probability = number("probability", probability, 0, 1)
+
+    def pixel_problem(self, bands: int, pixel_type: str) -> str:
+        """Why it cannot work on such pictures; "" if it can."""
+        if pixel_type == "uint8" or not self._for_bytes:
+            return ""
+        return (
+            f"adds noise of 0 to 15 by default, which is for 8 bits, but these have {pixel_type}; give "
+            "deviation, in values of pixels"
+        )
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         if self._rand_range() >= self.probability:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from detectron2.data import transforms as T
 
-from .arguments import choice, whole
+from .arguments import choice, side, whole
 
 __all__ = ["resize_shortest_edge"]
 
@@ -29,7 +29,7 @@ def resize_shortest_edge(
     choice("sample_style", sample_style, ("choice", "range"))
     is_list = isinstance(short_edge_length, Sequence) and not isinstance(short_edge_length, str)
     given = list(short_edge_length) if is_list else [short_edge_length]  # type: ignore[arg-type]
-    lengths = [whole("short_edge_length", length, 1) for length in given]
+    lengths = [side("short_edge_length", length) for length in given]
     if sample_style == "range" and is_list and (len(lengths) != 2 or lengths[0] > lengths[1]):
         raise ValueError(
             f"short_edge_length is {lengths}; expected [least, greatest] for sample_style 'range'"

@@ -13,6 +13,7 @@ from fvcore.transforms.transform import Transform, TransformList
 from pycocotools import mask as mask_util
 
 from ...coco.rle import to_rle
+from .by_band import BandInput
 from .polygons import clip_polygon, polygon_area
 
 __all__ = ["Sample", "SampleAugmentation", "mask_area", "mask_box"]
@@ -57,15 +58,18 @@ class Sample:
         *,
         sem_seg: np.ndarray | None = None,
         flip_indices: Sequence[int] | None = None,
+        by_band: bool = False,
     ) -> None:
         """
         Args:
             annotations: of a record of a data set; they are not changed.
             flip_indices: which keypoint each becomes in a mirrored picture.
+            by_band: the channels may be any bands; see :class:`BandInput`.
         """
         self.image, self.sem_seg = image, sem_seg
         self.transforms: list[Transform] = []
         self.boxes_change = False
+        self._input = BandInput if by_band else T.AugInput
         self._flip_indices = None if flip_indices is None else np.asarray(flip_indices)
         size = self.image.shape[:2]
         self.objects = [_read(a, *size) for a in annotations if not a.get("iscrowd", 0)]
@@ -81,7 +85,7 @@ class Sample:
         boxes = None
         if not getattr(augmentation, "ignores_boxes", False):
             boxes = np.array([o["bbox"] for o in self.objects], dtype=float).reshape(-1, 4)
-        given = T.AugInput(self.image, boxes=boxes, sem_seg=self.sem_seg)
+        given = self._input(self.image, boxes=boxes, sem_seg=self.sem_seg)
         transform = augmentation(given)
         self.image, self.sem_seg = given.image, given.sem_seg
         steps = list(_flattened(transform))

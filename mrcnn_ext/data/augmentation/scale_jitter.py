@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from detectron2.data import transforms as T
 
-from .arguments import interval, number, picture_size
+from .arguments import check_pixel, interval, picture_size, pixel_value
 
 __all__ = ["ScaleJitter"]
 
@@ -24,26 +24,31 @@ class ScaleJitter(T.AugmentationList):
         *,
         size: int | Sequence[int],
         scale: Sequence[float] = (0.1, 2.0),
-        pad_value: float = 128.0,
+        pad_value: float | Sequence[float] = 128.0,
     ) -> None:
         """
         Args:
             size: of the canvas: a side in pixels, or (height, width).
             scale: least and greatest factor.
-            pad_value: colour of the padding.
+            pad_value: colour of the padding, or a value for each band; with MRCNN_EXT.DATA.BANDS and
+                more than 8 bits, MODEL.PIXEL_MEAN is the default.
 
         Raises:
             ValueError: an argument has a value that cannot work.
         """
         self.size = picture_size("size", size)
         self.scale = interval("scale", scale, 0.01, 100)
-        self.pad_value = number("pad_value", pad_value, 0)
+        self.pad_value = pixel_value("pad_value", pad_value)
         super().__init__(
             [
                 T.ResizeScale(*self.scale, *self.size),
                 T.FixedSizeCrop(self.size, pad_value=self.pad_value),
             ]
         )
+
+    def __call__(self, aug_input: T.AugInput) -> T.Transform:
+        check_pixel("pad_value", self.pad_value, aug_input.image)
+        return super().__call__(aug_input)
 
     def __repr__(self) -> str:
         return f"ScaleJitter(size={self.size}, scale={self.scale}, pad_value={self.pad_value})"

@@ -11,6 +11,7 @@ Exit code 0: no errors; 1: errors (with --strict: or warnings); 2: wrong usage, 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from dataclasses import asdict
@@ -22,11 +23,13 @@ from rich.markup import escape
 
 from ...coco.read import read_coco
 from ...command_line import add_import_option, command_parser, import_all, stage_progress
+from ...config.bands import check_bands
 from ...config.check import check_names
 from ...config.load import load_config
 from ...errors import ConfigError, DataError
 from ...files import write_json
 from .. import register_datasets
+from ..image_file import ImageReader
 from ..registered import CocoFiles, registered_coco
 from .against_config import MASK_IS_MISSING, check_with_config, takes_boxes_only
 from .between import DatasetSummary, compare_datasets
@@ -85,6 +88,11 @@ def _run(args: argparse.Namespace) -> int:
     targets = [registered_coco(name) for name in names]
     if args.json_file:
         targets.append(CocoFiles(args.json_file, args.json_file, args.image_root))
+    for target in targets if args.json else ():
+        if os.path.realpath(args.json) == os.path.realpath(target.json_file):
+            raise DataError(
+                f"--json {args.json}: is the data set {target.name} itself; name another file."
+            )
     results: list[dict] = []
     summaries: list[DatasetSummary] = []
     for target in targets:
@@ -92,12 +100,17 @@ def _run(args: argparse.Namespace) -> int:
         summary = DatasetSummary.of(target.name, data, target.image_root or "")
         between = [p for other in summaries for p in _compare(other, summary, cfg)]
         if cfg is not None and not summaries:
-            between += _unknown_names(cfg)
+            between += _unknown_names(cfg) + _odd_bands(cfg)
         summaries.append(summary)
         results.append(_check(target, data, cfg, not args.no_decode, between))
         _print(results[-1], args.max_shown, console)
     errors, notes = (sum(r[key] for r in results) for key in ("errors", "warnings"))
     failed = bool(errors or (args.strict and notes))
+    if args.json_file and cfg is None and not failed:
+        print(
+            f"next: python -m mrcnn_ext.data.stats {args.json_file} --images {args.image_root} "
+            "--out stats"
+        )
     if args.json:
         _write(Path(args.json), {"ok": not failed, "datasets": results})
     return int(failed)
@@ -109,6 +122,15 @@ def _unknown_names(cfg) -> list[Problem]:
     except ConfigError as error:
         text = f"{error} --import takes modules that register more."
         return [Problem("error", "config-name", None, None, text)]
+    return []
+
+
+def _odd_bands(cfg) -> list[Problem]:
+    try:
+        if "MRCNN_EXT" in cfg:
+            check_bands(cfg)
+    except ConfigError as error:
+        return [Problem("error", "config-bands", None, None, str(error).rstrip("."))]
     return []
 
 
@@ -133,13 +155,14 @@ def _check(target: CocoFiles, data: dict, cfg, decode: bool, between: list[Probl
             decode_images=decode,
             metadata=target.metadata,
             progress=progress,
+            reader=None if cfg is None else ImageReader.from_config(cfg),
         )
     kinds = {p.kind for p in problems}
     if "config-no-annotations" in kinds:  # which says more
         problems = [p for p in problems if p.kind != "annotations-none"]
     if cfg is not None:  # which knows the evaluator
         problems = [p for p in problems if p.kind != "annotation-id-text"]
-        if takes_boxes_only(cfg) and target.name not in cfg.DATASETS.TEST:
+        if takes_boxes_only(cfg):
             problems = [p for p in problems if p.kind not in MASK_IS_MISSING]
     return {
         "name": target.name,

@@ -108,7 +108,7 @@ def check_with_config(data: dict, cfg, metadata=None) -> list[Problem]:
     if tests:
         problems += _evaluator(data, cfg)
     if cfg.MODEL.MASK_ON:
-        problems += _masks(instances, cfg, trains)
+        problems += _masks(instances, cfg, trains, tests)
     if cfg.MODEL.KEYPOINT_ON:
         problems += _keypoints(data, instances, cfg, tests, metadata)
         if trains and metadata is not None:
@@ -147,7 +147,7 @@ def _evaluator(data: dict, cfg) -> Iterator[Problem]:
         yield Problem(severity, "config-annotation-ids", None, None, text)
 
 
-def _masks(instances: list[dict], cfg, trains: bool) -> Iterator[Problem]:
+def _masks(instances: list[dict], cfg, trains: bool, tests: bool) -> Iterator[Problem]:
     masks = [a for a in instances if a.get("segmentation")]
     rles = [
         a for a in masks if isinstance(a["segmentation"], dict) or is_rle_list(a["segmentation"])
@@ -155,12 +155,17 @@ def _masks(instances: list[dict], cfg, trains: bool) -> Iterator[Problem]:
     if takes_boxes_only(cfg) and len(masks) < len(instances):
         text = (
             f"{len(instances) - len(masks)} of {len(instances)} instances have a box and no mask; "
-            "MRCNN_EXT.DATA.BOXES_ONLY is True, so that masks learn from the others"
+            "MRCNN_EXT.DATA.BOXES_ONLY is True, so that masks "
+            + " and ".join(["learn from"] * trains + ["are evaluated on"] * tests)
+            + " the others"
         )
         yield Problem("warning", "boxes-only", None, None, text)
     if instances and not masks:
         text = "MODEL.MASK_ON is True, but no annotation has a segmentation"
-        yield _error("config-mask-on", text)
+        # Others may have masks to learn from, and boxes are evaluated all the same.
+        only = trains and len(cfg.DATASETS.TRAIN) <= 1
+        severity = "warning" if takes_boxes_only(cfg) and not only else "error"
+        yield Problem(severity, "config-mask-on", None, None, text)
     if trains and rles and cfg.INPUT.MASK_FORMAT != "bitmask":
         yield _error(
             "config-mask-format",

@@ -15,9 +15,10 @@ from ...coco.read import encoding_problem, read_coco
 from ...coco.rle import is_rle_list
 from ...coco.values import is_id
 from ...errors import DataError
-from ...messages import describe
+from ...messages import describe, same_but_for_case
 from ...skeletons import Skeleton
 from ...skeletons.from_json import category_skeleton
+from ..image_file import ImageReader
 from .against_config import check_metadata
 from .annotation import box_findings, keypoint_findings, mask_findings
 from .images import duplicates, image_problems, image_size
@@ -74,13 +75,18 @@ def check_coco(
     decode_images: bool = True,
     metadata=None,
     progress: Progress | None = None,
+    reader: ImageReader | None = None,
 ) -> list[Problem]:
-    """:func:`check_coco_json` of a file that :func:`~mrcnn_ext.coco.read.read_coco` has read."""
+    """:func:`check_coco_json` of a file that :func:`~mrcnn_ext.coco.read.read_coco` has read.
+
+    Args:
+        reader: of a config; where it chooses bands, images are read by it.
+    """
     report = progress or (lambda stage, done, total: None)
     problems = list(_categories(data["categories"]))
     if metadata is not None:
         problems += check_metadata(data, metadata)
-    problems += image_problems(data["images"], os.fspath(image_root), decode_images, report)
+    problems += image_problems(data["images"], os.fspath(image_root), decode_images, report, reader)
     annotations = _Annotations(data, metadata)
     problems += find_patterns(data, annotations.sizes)
     problems += annotations.problems(report)
@@ -146,6 +152,11 @@ def _categories(categories: list) -> Iterator[Problem]:
     for value in duplicates([_key(c, "name") for c in _dicts(categories)]):
         text = f"several categories have the name {describe(value)}"
         yield problem("category-name-duplicate", text, "warning")
+    for group in same_but_for_case([str(c.get("name")) for c in _dicts(categories)]):
+        text = (
+            f"the categories {', '.join(map(describe, group))} differ in capitals or blanks alone; "
+        )
+        yield problem("category-name-alike", f"{text}are they one?", "warning")
 
 
 def _skeleton(category: dict, problem: Callable[..., Problem]) -> Iterator[Problem]:
@@ -261,7 +272,9 @@ class _Annotations:
             there = annotation.get("segmentation") is not None
             kind = "segmentation-empty" if there else "segmentation-missing"
             text = f"segmentation is {'empty' if there else 'missing'}, other instances have one"
-            text += "; training with masks needs MRCNN_EXT.DATA.BOXES_ONLY True, or a mask here"
+            text += (
+                "; training and evaluation of masks need MRCNN_EXT.DATA.BOXES_ONLY True, or a mask"
+            )
             yield "error", kind, text
         yield from self._keypoints(annotation, size)
 

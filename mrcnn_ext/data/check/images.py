@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from ...coco.values import is_id
+from ...errors import DataError
 from ...messages import describe
-from ..pictures import picture_problem
+from ..image_file import ImageReader
+from ..pictures import bands_problem, picture_problem
+from ..stored_image import raw_modes
 from .patterns import count_text
 from .problem import Finding, Problem, Progress
 
@@ -33,14 +37,23 @@ def _id(image: dict) -> Hashable:
     return value if is_id(value) else None
 
 
-def image_problems(images: list, root: str, decode: bool, report: Progress) -> Iterator[Problem]:
+def image_problems(
+    images: list, root: str, decode: bool, report: Progress, reader: ImageReader | None = None
+) -> Iterator[Problem]:
+    """
+    Args:
+        reader: of a config; where it chooses bands, files are read by it, not as Detectron2 does.
+    """
     for value in duplicates([_id(i) for i in images if isinstance(i, dict)]):
         yield Problem("error", "image-id-duplicate", value, None, f"several images have id {value}")
 
     turned: list[tuple] = []  # id, orientation
+    bands: Counter[int] = Counter()  # of the files
 
     def look(image) -> list[Finding]:
-        return list(_image(image, root, decode, turned))
+        if reader is not None and reader.by_band:
+            return list(_image(image, root, partial(_read_bands, reader, decode, bands), turned))
+        return list(_image(image, root, partial(_read, decode), turned))
 
     # Decoding releases the interpreter lock; on network storage, waiting does.
     with ThreadPoolExecutor(min(32, 4 + (os.cpu_count() or 1))) as pool:
@@ -51,6 +64,10 @@ def image_problems(images: list, root: str, decode: bool, report: Progress) -> I
                 yield Problem(severity, kind, image_id, None, message)
             if index % _STEP == 0 or index + 1 == len(images):
                 report("images", index + 1, len(images))
+    if len(bands) > 1:
+        numbers = ", ".join(f"{count} with {number}" for number, count in bands.most_common())
+        text = f"the images have other numbers of bands: {numbers}; is band 0 the same in all?"
+        yield Problem("warning", "image-bands", None, None, text)
     if turned:
         image_id, orientation = min(turned, key=lambda entry: str(entry[0]))
         text = (
@@ -61,7 +78,9 @@ def image_problems(images: list, root: str, decode: bool, report: Progress) -> I
         yield Problem("warning", "image-orientation", image_id, None, text)
 
 
-def _image(image, root: str, decode: bool, turned: list[tuple]) -> Iterator[Finding]:
+def _image(
+    image, root: str, read: Callable[[str], tuple[int, int, int, bool]], turned: list[tuple]
+) -> Iterator[Finding]:
     if not isinstance(image, dict):
         yield "error", "image-format", f"an entry of images is {image!r:.60}, not a dict"
         return
@@ -84,22 +103,26 @@ def _image(image, root: str, decode: bool, turned: list[tuple]) -> Iterator[Find
         yield "error", "image-unreadable", f"{path} is no file"
         return
     try:
-        height, width, orientation, odd = _read(path, decode)
+        height, width, orientation, odd = read(path)
     except FileNotFoundError:
         yield "error", "image-missing", f"there is no file {path}"
         return
+    except DataError as error:  # which names the file
+        yield "error", "image-bands", str(error).rstrip(".")
+        return
     except Exception as error:  # decoders raise about anything on damaged files
-        wrong = picture_problem(path)
+        wrong = picture_problem(path) or bands_problem(path)
         if wrong is not None:
             yield "error", "image-content", f"{path} {wrong}"
         else:
             text = f"{path} cannot be read: {type(error).__name__}: {error}"
             yield "error", "image-unreadable", text
         return
-    wrong = picture_problem(path) if odd else None
+    wrong = (picture_problem(path) or bands_problem(path)) if odd else None
     if wrong is not None:
-        # Of several pages, the first may be meant.
-        yield "warning" if " pages, " in wrong else "error", "image-content", f"{path} {wrong}"
+        # Of several pages, the first may be meant; colours of 16 bits are reduced to 8.
+        mild = " pages, " in wrong or " reduces " in wrong
+        yield "warning" if mild else "error", "image-content", f"{path} {wrong}"
     if size is not None and size != (height, width):
         exchanged = orientation >= 5 and size == (width, height)
         text = f"{path} is {width}x{height} pixels, the json says {size[1]}x{size[0]}"
@@ -110,12 +133,26 @@ def _image(image, root: str, decode: bool, turned: list[tuple]) -> Iterator[Find
         turned.append((image.get("id"), orientation))
 
 
-def _read(path: str, decode: bool) -> tuple[int, int, int, bool]:
+def _read_bands(
+    reader: ImageReader, decode: bool, bands: Counter, path: str
+) -> tuple[int, int, int, bool]:
+    """As :func:`_read`, of bands; they are counted."""
+    if not os.path.exists(path):
+        raise FileNotFoundError(path)
+    stored = reader.open(path)
+    bands[stored.bands] += 1
+    if decode:
+        reader(path)
+    return stored.height, stored.width, 1, False
+
+
+def _read(decode: bool, path: str) -> tuple[int, int, int, bool]:
     """Height, width as Detectron2's ``read_image`` gets them, the EXIF orientation, and whether
     :func:`picture_problem` may have something to say."""
     with PathManager.open(path, "rb") as file, Image.open(file) as image:
         width, height = image.size
         odd = image.format == "TIFF" or image.mode.startswith(("I", "F"))
+        odd = odd or any(";16" in mode for mode in raw_modes(image))
         if decode:
             image.draft(None, (1, 1))  # a jpeg is read to its end, but not all pixels are computed
             image.load()

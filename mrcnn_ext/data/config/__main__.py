@@ -31,6 +31,7 @@ from ...errors import DataError
 from ...files import write_text
 from ..configured_datasets import register_datasets
 from ..pictures import picture_problem
+from .bands import band_choices
 from .choices import Choice, Machine, choose
 from .sources import Source, find_source, measure_all, slots
 from .text import config_text
@@ -38,6 +39,8 @@ from .text import config_text
 __all__ = ["main"]
 
 _LOOKED_AT = 20  # images
+_MOST_MEMORY = 1e6  # GiB
+_WRITTEN = "Written by python -m mrcnn_ext.data.config."  # begins the file
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line ``argv`` (default: of the process); return the exit code."""
     parser = _parser()
     args = parser.parse_args(argv)
-    if args.memory is not None and not args.memory > 0:
+    if args.memory is not None and not 0 < args.memory <= _MOST_MEMORY:
         parser.error(f"--memory is {args.memory}, expected a positive number of GiB")
     if args.out.suffix not in (".yaml", ".yml"):
         parser.error(f"--out is {args.out}, expected a name that ends with .yaml")
@@ -109,10 +112,13 @@ def _run(args: argparse.Namespace) -> int:
         base, choices, notes = choose(found, machine, keypoints=keypoints)
     except DataError as error:
         raise DataError(f"{args.data}: {error}") from error
-    choices = [*_data_choices(source, test), *choices, *_device(machine, args)]
-    notes += _picture_notes(source) + _test_notes(source, test)
-    text = config_text(get_config_file(base), choices, _head(args, machine, found, notes))
+    pixels = band_choices(source, base)
+    choices = [*_data_choices(source, test), *pixels, *choices, *_device(machine, args)]
+    notes += ([] if pixels else _picture_notes(source)) + _test_notes(source, test)
+    head = _head(args, machine, found, notes, by_band=bool(pixels))
+    text = config_text(get_config_file(base), choices, head)
     _check(text)
+    _keep_old(args.out, text)
     write_text(args.out, text)
     say(f"{args.out}: {len(choices)} keys for {machine.device} with {machine.memory:.0f} GiB")
     for note in notes:
@@ -148,14 +154,17 @@ def _device(machine: Machine, args: argparse.Namespace) -> list[Choice]:
     ]
 
 
-def _head(args: argparse.Namespace, machine: Machine, found, notes: list[str]) -> list[str]:
+def _head(
+    args: argparse.Namespace, machine: Machine, found, notes: list[str], *, by_band: bool
+) -> list[str]:
     return [
-        "Written by python -m mrcnn_ext.data.config. Change what you like; the reason of a key stands "
-        "above it.",
+        f"{_WRITTEN} Change what you like; the reason of a key stands above it.",
         f"For {args.data}: {len(found.image_sizes)} images, {len(found.boxes)} objects; to be trained "
         f"on {machine.device} with {machine.memory:.0f} GiB.",
         *(f"Note: {note}." for note in notes),
-        "Architecture, weights and the pixel statistics of the weights are those of the base.",
+        "Architecture and weights are those of the base."
+        if by_band
+        else "Architecture, weights and the pixel statistics of the weights are those of the base.",
     ]
 
 
@@ -176,6 +185,26 @@ def _test_notes(source: Source, test: Source | None) -> list[str]:
     if test is None and not source.test:
         return ["no set to evaluate on (--test): data.split makes one"]
     return []
+
+
+def _keep_old(out: Path, text: str) -> None:
+    """Keep another config of that name, which may have been changed by hand.
+
+    Raises:
+        DataError: the file is none that this command wrote.
+    """
+    if not out.exists():
+        return
+    old = out.read_bytes() if out.is_file() else b""
+    if not old.startswith(f"# {_WRITTEN}".encode()):
+        raise DataError(
+            f"--out {out}: is there already, and no config of this command; delete it, or name "
+            "another file."
+        )
+    if old != text.encode():
+        kept = out.with_name(f"{out.name}.old")
+        os.replace(out, kept)
+        say(f"note: the config that was there is now {kept}")
 
 
 def _check(text: str) -> None:

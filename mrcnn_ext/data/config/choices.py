@@ -362,8 +362,8 @@ def _notes(found: Measured) -> list[str]:
     if rare:
         notes.append(
             f"rare classes, in fewer than {_RARE:.0%} of the images: {shorten(rare)}. "
-            "DATALOADER.SAMPLER_TRAIN 'RepeatFactorTrainingSampler' with DATALOADER.REPEAT_THRESHOLD "
-            f"{_RARE} shows them more often; try it against this config"
+            f"MRCNN_EXT.DATA.SAMPLER 'repeat_factor' with SAMPLER_THRESHOLD {_RARE} shows them more "
+            "often; try it against this config"
         )
     if len(found.boxes) < 200:
         notes.append(f"{len(found.boxes)} objects are few: expect little, and label more")

@@ -114,7 +114,8 @@ def _from(args: argparse.Namespace) -> int:
     if builder.counts["boxes only"] and builder.counts["boxes only"] < len(annotations):
         say("note: some objects have boxes only, others masks")
     _say_lost(builder.lost, args.out)
-    folder = args.images if args.images is not None else "FOLDER"
+    root = None if builder.folder is None else builder.folder.root
+    folder = args.images or root or "FOLDER"
     say(f"next: python -m mrcnn_ext.data.check --json-file {args.out} --image-root {folder}")
     return int(args.strict and bool(builder.lost))
 

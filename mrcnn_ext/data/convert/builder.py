@@ -11,8 +11,10 @@ from pycocotools import mask as mask_util
 
 from ...coco.rle import rle_areas, rle_box, text_rle, to_rle
 from ...errors import DataError
+from ...messages import same_but_for_case, shorten
 from ...skeletons.names import mirrored_pairs
 from .geometry import box_of
+from .image_folder import ImageFolder
 from .lost import Lost
 from .values import is_true
 
@@ -104,10 +106,12 @@ class Builder:
 
     Args:
         classes: names in the order of their ids; more are added as objects have them, sorted by name.
+        folder: the pictures, for :func:`note_pictures`.
     """
 
-    def __init__(self, classes: Sequence[str] = ()) -> None:
+    def __init__(self, classes: Sequence[str] = (), folder: ImageFolder | None = None) -> None:
         self.lost = Lost()
+        self.folder = folder
         self.notes: list[str] = []
         self._declared = list(dict.fromkeys(classes))
         self._keypoints: dict[str, list[str]] = {}
@@ -192,7 +196,9 @@ class Builder:
             self.counts["polygons" if isinstance(found["segmentation"], list) else "RLE"] += 1
         box = self._box(image, shape, found)
         if box is None:
-            self.lost.add("objects outside their image", shape.where)
+            flat = shape.box is not None and not (shape.box[2] > 0 and shape.box[3] > 0)
+            what = "boxes without extent" if flat else "objects outside their image"
+            self.lost.add(what, shape.where)
             return
         entry["bbox"] = [round(value, _DIGITS) for value in box]
         if found is None:
@@ -270,7 +276,9 @@ class Builder:
         if not self._images:
             raise DataError("no image was found.")
         if not names:
-            raise DataError("no object with a class was found.")
+            lost = "".join(f" Not kept: {line}." for line in self.lost.lines())
+            raise DataError(f"no object with a class was found.{lost}")
+        self._note_spellings(names)
         categories = [self._category(number, name) for number, name in enumerate(names, 1)]
         numbers = {category["name"]: category["id"] for category in categories}
         images = sorted(self._images, key=lambda image: image["file_name"])
@@ -287,6 +295,35 @@ class Builder:
             annotations.append(entry | self._points(shape, unlabelled))
         images = [{**image, "id": ids[image["id"]]} for image in images]
         return {"images": images, "categories": categories, "annotations": annotations}
+
+    def _note_spellings(self, names: Sequence[str]) -> None:
+        """Note names that differ in capitals or blanks alone: most often they are one class."""
+        for group in same_but_for_case(names):
+            self.notes.append(
+                f"{', '.join(map(repr, group))} are {len(group)} classes here; write them alike if "
+                "they are one"
+            )
+
+    def note_pictures(self, *, whole: bool = True) -> None:
+        """Note pictures that annotations name and that are not there.
+
+        Args:
+            whole: nothing of the data set was left out: note pictures that no annotation names, too.
+        """
+        if self.folder is None or self.folder.root is None:
+            return
+        missing = self.folder.missing
+        if missing:
+            self.notes.append(
+                f"pictures that are not below {self.folder.root}: {len(missing)} "
+                f"({shorten(missing, 3)}); name their folder with --images"
+            )
+        others = [name for name in self.folder.all() if name not in self._by_name] if whole else []
+        if others and len(missing) < len(self._images):
+            self.notes.append(
+                f"pictures that no label names, which are left out: {len(others)} "
+                f"({shorten(others, 3)})"
+            )
 
     def _category(self, number: int, name: str) -> dict:
         category: dict = {"id": number, "name": name}

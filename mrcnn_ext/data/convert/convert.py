@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from ...coco.read import check_entries
+from ...coco.read import check_entries, read_categories
 from ...errors import DataError
 from ...files import check_writable, write_json
 from .builder import Builder
@@ -50,7 +50,9 @@ def convert_to_coco(
         raise DataError(f"{out}: is a folder, expected the name of a json.")
     check_writable(Path(out).parent)
     options = options or Options()
+    _check_target(path, Path(out))
     builder = READERS[kind](path, options)
+    builder.note_pictures(whole=options.part is None)
     try:
         content = builder.finish(options.keypoints)
     except DataError as error:
@@ -59,6 +61,25 @@ def convert_to_coco(
     write_json(out, content, indent=None)
     _write_lost(out, builder.lost)
     return content, builder
+
+
+def _check_target(source: Path, out: Path) -> None:
+    """
+    Raises:
+        DataError: ``out`` is there, and is no COCO json: labels that would be lost.
+    """
+    same = out.exists() and out.samefile(source)
+    if same or (out.exists() and out.stat().st_size and not _is_coco(out)):
+        what = "the SOURCE" if same else "there already, and no COCO json"
+        raise DataError(f"--out {out}: is {what}; name another file, or delete it.")
+
+
+def _is_coco(path: Path) -> bool:
+    try:
+        read_categories(path)
+    except DataError:
+        return False
+    return True
 
 
 def convert_from_coco(

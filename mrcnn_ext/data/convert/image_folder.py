@@ -90,7 +90,10 @@ class ImageFolder:
             return "/".join(parts if ".." not in parts else parts[-1:]) or name, *stated
         width, height = self.size(found)
         if stated is not None and stated != (width, height):
-            turned = " (its EXIF orientation turns it)" if stated == (height, width) else ""
+            lying = stated == (height, width)
+            turned = (
+                " when its EXIF orientation has turned it" if lying and self._turned(found) else ""
+            )
             raise DataError(
                 f"{where}: {self._path(found)} has {width} x {height} pixels{turned}, the file says "
                 f"{stated[0]} x {stated[1]}."
@@ -110,6 +113,10 @@ class ImageFolder:
             raise DataError(
                 f"{path}: cannot be read as a picture: {type(error).__name__}: {error}"
             ) from error
+
+    def _turned(self, name: str) -> bool:
+        with Image.open(self._path(name)) as picture:
+            return picture.size != self.size(name)
 
     def _path(self, name: str) -> Path:
         return (self.root or Path()) / name

@@ -23,6 +23,7 @@ from ...command_line import (
     add_import_option,
     add_output_option,
     command_parser,
+    exit_code_of,
     import_all,
     say,
     stage_progress,
@@ -65,21 +66,27 @@ def main(argv: list[str] | None = None) -> int:
             parser.error(f"--{name} is {getattr(args, name)}; expected 1 or more")
     if Path(args.out).suffix.lower() not in (".png", ".jpg", ".jpeg"):
         parser.error(f"--out {args.out}: expected a .png or .jpg")
+    if not 0 <= args.seed < 2**31:
+        parser.error(f"--seed is {args.seed}; expected 0 to {2**31 - 1}")
+    return exit_code_of("show", lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    import_all(args.imports)
+    cfg = load_config(args.config, args.opts)
     try:
-        import_all(args.imports)
-        samples = TrainingSamples.of_config(load_config(args.config, args.opts))
-        picture = _each(samples, args) if args.each else _sheet(samples, args)
-        kind = "PNG" if args.out.lower().endswith(".png") else "JPEG"
+        samples = TrainingSamples.of_config(cfg)
+    except AssertionError as error:  # Detectron2's, of a set without objects
+        raise DataError(f"{args.config}: {error}") from error
+    picture = _each(samples, args) if args.each else _sheet(samples, args)
+    kind = "PNG" if args.out.lower().endswith(".png") else "JPEG"
+    try:
         with replaced_file(args.out) as file:
             Image.fromarray(picture).save(file, kind)
-    except (ConfigError, DataError) as error:
-        say(f"show: {error}", error=True)
-        return 2
-    except OSError as error:
-        say(f"show: {args.out}: {error.strerror or error}", error=True)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    except (OSError, ValueError) as error:  # ValueError: too large for its format
+        raise DataError(
+            f"--out {args.out}: {getattr(error, 'strerror', None) or error}."
+        ) from error
     say(f"{args.out}: {picture.shape[1]} x {picture.shape[0]} pixels")
     return 0
 
@@ -124,9 +131,18 @@ def _name(step) -> str:
 def _panel(
     samples: TrainingSamples, index: int, seed: int, side: int, caption: str | None = None
 ) -> np.ndarray:
-    sample = samples.sample(index, seed)
+    try:
+        sample = samples.sample(index, seed)
+    except (ConfigError, DataError):
+        raise
+    except (OSError, ValueError, SyntaxError) as error:  # of decoders, and of Detectron2's mapper
+        name = samples.records[index].get("file_name", index)
+        raise DataError(f"image {name}: {type(error).__name__}: {error}") from error
     image_format = getattr(samples.mapper, "image_format", "BGR")
-    picture = draw_sample(sample, samples.metadata, image_format=image_format, side=side)
+    reader = getattr(samples.mapper, "reader", None)
+    picture = draw_sample(
+        sample, samples.metadata, image_format=image_format, side=side, reader=reader
+    )
     if caption is None:
         number, size = len(sample.get("instances", ())), sample["image"].shape
         name = Path(str(sample.get("file_name", index))).name

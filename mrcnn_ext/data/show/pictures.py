@@ -7,11 +7,19 @@ import numpy as np
 from detectron2.structures import BoxMode
 
 from ...visualization import draw_ground_truth
+from ..image_file import ImageReader
 
 __all__ = ["as_rgb", "draw_sample"]
 
 
-def draw_sample(sample: dict, metadata=None, *, image_format: str = "BGR", side: int = 480):
+def draw_sample(
+    sample: dict,
+    metadata=None,
+    *,
+    image_format: str = "BGR",
+    side: int = 480,
+    reader: ImageReader | None = None,
+):
     """Draw a sample of a training loader: picture, masks, boxes and keypoints as the model gets them.
 
     Args:
@@ -19,11 +27,16 @@ def draw_sample(sample: dict, metadata=None, *, image_format: str = "BGR", side:
         metadata: of the data set, for names of classes and skeletons.
         image_format: order of the channels.
         side: of the longer side in pixels.
+        reader: of the loader's mapper; where it chooses bands, it says how they are shown.
 
     Returns:
         uint8 (h, w, 3), RGB.
     """
-    image = as_rgb(sample["image"].numpy(), image_format)
+    pixels = sample["image"].numpy()
+    if reader is not None and reader.by_band:
+        image = reader.shown(pixels.transpose(1, 2, 0))
+    else:
+        image = as_rgb(pixels, image_format)
     record = {
         "file_name": sample.get("file_name"),
         "height": image.shape[0],

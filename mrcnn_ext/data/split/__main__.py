@@ -21,6 +21,7 @@ from collections.abc import Hashable
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ...coco.read import check_entries, read_coco
@@ -41,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser("mrcnn_ext.data.split", __doc__)
     add = parser.add_argument
     add("json", metavar="DATA.json", type=Path, help="a COCO json")
-    add("--parts", nargs="+", metavar="NAME=SHARE", default=["train=.8", "val=.2"],
+    add("--parts", nargs="+", metavar="NAME=SHARE", default=None,
         help="parts and their shares, which add up to 1 (default: train=.8 val=.2)")  # fmt: skip
     add("--folds", type=int, metavar="K", help="in place of parts: K pairs of train and val")
     add("--by", choices=WAYS, default=None,
@@ -60,6 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line ``argv`` (default: of the process); return the exit code."""
     parser = _parser()
     args = parser.parse_args(argv)
+    if args.folds is not None and args.parts is not None:
+        parser.error("--folds and --parts: give one of them")
     if args.folds is not None and args.folds < 2:
         parser.error(f"--folds is {args.folds}, expected 2 or more")
     if args.by == "group" and args.group_key is None:
@@ -105,7 +108,7 @@ def _run(args: argparse.Namespace) -> int:
     shares = (
         {f"fold{i}": 1 / args.folds for i in range(1, args.folds + 1)}
         if args.folds
-        else _shares(args.parts)
+        else _shares(args.parts or ["train=.8", "val=.2"])
     )
     division = divide(content, shares, by=args.by, keys=keys, seed=args.seed)
     out = args.out or args.json.with_name(f"{args.json.stem}_split")
@@ -129,6 +132,10 @@ def _write(args: argparse.Namespace, content: dict, division: Division, out: Pat
         train = "train" if "train" in sets else division.names[0]
         others = [name for name in division.names if name != train] or [train]
         pairs = {"split.yaml": (train, "val" if "val" in others else others[0])}
+    for name in sets:
+        target = out / f"{name}.json"
+        if target.exists() and target.samefile(args.json):
+            raise DataError(f"--out {out}: {target} is the data set itself; name another folder.")
     with staged_folder(out) as folder:
         for name, ids in sets.items():
             text = json.dumps(part_content(content, ids), ensure_ascii=False)
@@ -159,7 +166,7 @@ def _report(content: dict, division: Division) -> bool:
     parts = range(len(division.names))
     for category in content["categories"]:
         key, name = category["id"], str(category.get("name", category["id"]))
-        table.add_row(name, *(f"{objects[p, key]} ({images[p, key]})" for p in parts))
+        table.add_row(escape(name), *(f"{objects[p, key]} ({images[p, key]})" for p in parts))
         if any(objects[p, key] for p in parts):
             absent += [(division.names[p], name) for p in parts if not objects[p, key]]
     Console(highlight=False, soft_wrap=True).print(table)

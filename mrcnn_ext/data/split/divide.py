@@ -134,9 +134,10 @@ def group_keys(content: dict, key: str, source: str) -> list[Hashable]:
         found: list[Hashable] = []
         for name in names:
             match = pattern.search(name)
-            if match is None:
+            group = match and (match[1] if pattern.groups else match[0])
+            if group is None:
                 raise DataError(f"{source}: --group-key {key} does not match the image {name}.")
-            found.append(match[1] if pattern.groups else match[0])
+            found.append(group)
         return found
     if kind == "attribute" and value:
         found = []

@@ -3,7 +3,7 @@
 
 from .anchors import DEFAULT_RATIOS, DEFAULT_SIZES, Anchors, anchor_fit, suggest_anchors
 from .measure import Measured, measure, resized
-from .pixels import pixel_statistics
+from .pixels import config_lines, pixel_statistics
 from .summary import summarize
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Anchors",
     "Measured",
     "anchor_fit",
+    "config_lines",
     "measure",
     "pixel_statistics",
     "resized",

@@ -53,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--min-size", type=int, default=800, help="shorter side of a training image (default: 800)")
     add("--max-size", type=int, default=1333, help="longer side at most (default: 1333)")
     add("--format", choices=("BGR", "RGB", "L"), default="BGR", help="INPUT.FORMAT (default: BGR)")
+    add("--bands", metavar="LIST", help="MRCNN_EXT.DATA.BANDS, such as 0,1,2,7 (default: as Detectron2 "
+        "reads pictures; of others all bands)")  # fmt: skip
     add("--pixels", type=int, default=500, metavar="N",
         help="images to read for pixel values, 0: none, -1: all (default: 500)")  # fmt: skip
     add_import_option(parser)
@@ -67,6 +69,12 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(
             "--min-size and --max-size: expected two positive numbers, the first not larger"
         )
+    try:
+        args.bands = None if args.bands is None else [int(band) for band in args.bands.split(",")]
+        if args.bands is not None and (min(args.bands) < 0 or len({*args.bands}) < len(args.bands)):
+            raise ValueError
+    except ValueError:
+        parser.error(f"--bands is {args.bands}; expected different numbers from 0, such as 0,1,2,7")
     return exit_code_of("stats", lambda: _run(args))
 
 
@@ -86,6 +94,7 @@ def _run(args: argparse.Namespace) -> int:
             summary["pixels"] = pixel_statistics(
                 paths,
                 image_format=args.format,
+                bands=args.bands,
                 most=None if args.pixels < 0 else args.pixels,
                 progress=progress,
             )
@@ -99,6 +108,8 @@ def _run(args: argparse.Namespace) -> int:
                 render(lambda: statistics_figure(found, summary), "light")
             )
         say(f"written to {args.out}: stats.txt, stats.json, stats.png")
+    if args.images is not None:
+        say(f"next: python -m mrcnn_ext.data.split {args.data} --images {args.images}")
     return 0
 
 

@@ -15,6 +15,8 @@ from ...messages import describe
 
 __all__ = ["Measured", "measure", "resized"]
 
+_BLOCK = 256  # boxes whose overlaps are held at once
+
 
 @dataclass
 class Measured:
@@ -131,12 +133,17 @@ def _overlaps(
     for indices in members.values():
         if len(indices) < 2:
             continue
-        part = boxes[indices]
-        ious = mask_util.iou(part, part, [0] * len(part))
-        np.fill_diagonal(ious, 0)
-        found[indices] = ious.max(axis=1)
-        labels = label_of[indices]
-        same[indices] = (ious * (labels[:, None] == labels)).max(axis=1)
+        part, labels = boxes[indices], label_of[indices]
+        for start in range(
+            0, len(indices), _BLOCK
+        ):  # of thousands, all pairs do not fit into memory
+            rows = np.arange(start, min(start + _BLOCK, len(indices)))
+            # The result lies in memory column by column: a row of it is a column of ``ious``.
+            ious = mask_util.iou(part, part[rows], [0] * len(rows)).T
+            ious[np.arange(len(rows)), rows] = 0
+            here = np.asarray(indices)[rows]
+            found[here] = ious.max(axis=1)
+            same[here] = np.where(labels[rows][:, None] == labels, ious, 0).max(axis=1)
     return found, same
 
 

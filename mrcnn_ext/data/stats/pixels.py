@@ -7,15 +7,18 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import cv2
 import numpy as np
-from detectron2.data.detection_utils import read_image
-from detectron2.utils.file_io import PathManager
 
 from ...errors import DataError
-from ..pictures import picture_problem
+from ..image_file import ImageReader
+from ..pictures import bands_problem, picture_problem
+from ..stored_image import open_image
 
-__all__ = ["pixel_statistics"]
+__all__ = ["config_lines", "pixel_statistics"]
+
+# Mean of ImageNet's three, of bytes: what is 1 after normalisation for most weights, and left as it is
+# for Detectron2's MSRA weights, whose PIXEL_STD is 1.
+IMAGENET_STD = 57.63
 
 _AHEAD = 64  # images that are read before they are counted
 
@@ -24,22 +27,25 @@ def pixel_statistics(
     paths: Sequence[str | os.PathLike],
     *,
     image_format: str = "BGR",
+    bands: Sequence[int] | None = None,
     most: int | None = 500,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> dict:
     """Mean and standard deviation of all pixels, as MODEL.PIXEL_MEAN and PIXEL_STD want them.
 
-    Pictures that Detectron2 reads are read by it, in the order of ``image_format``; others (16 bits,
-    two or more than three bands) by OpenCV, whose order of colours is BGR, too.
+    If Detectron2 reads the first picture as it is, all are read so, in the order of ``image_format``;
+    otherwise (16 bits, floating point, other numbers of bands) by MRCNN_EXT.DATA.BANDS, all of them.
 
     Args:
         paths: of the images.
         image_format: INPUT.FORMAT, "BGR", "RGB" or "L".
+        bands: MRCNN_EXT.DATA.BANDS; None: as said above.
         most: images to read, evenly from the list; None: all.
         progress: called with stage, done, total.
 
     Returns:
-        dict with "mean" and "std" (a number a band), "images", "bands", "dtype" and "format".
+        dict with "mean" and "std" (a number a band), "images", "bands", "dtype" and "format"; where
+        they are read by band, also "chosen", the list of them.
 
     Raises:
         DataError: an image cannot be read, or has other bands or another type than the first.
@@ -47,16 +53,19 @@ def pixel_statistics(
     chosen = list(paths)
     if most is not None and len(chosen) > most:
         chosen = [chosen[i] for i in np.linspace(0, len(chosen) - 1, most).astype(int)]
+    chosen_bands = None if bands is None else list(bands)
+    if bands is None and chosen and _needs_bands(chosen[0]):
+        chosen_bands = list(range(_opened(chosen[0]).bands))
     total, sums, squares = 0, np.zeros(0), np.zeros(0)
     first: tuple | None = None
     done = 0
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(chosen), _AHEAD):
             part = chosen[start : start + _AHEAD]
-            read = pool.map(lambda path: _counted(path, image_format), part)
+            read = pool.map(lambda path: _counted(path, image_format, chosen_bands), part)
             for path, (number, band_sums, band_squares, kind) in zip(part, read):
                 if first is None:
-                    first, sums, squares = kind, np.zeros(kind[0]), np.zeros(kind[0])
+                    first, sums, squares = kind, np.zeros(len(band_sums)), np.zeros(len(band_sums))
                 if kind != first:
                     raise DataError(
                         f"{path}: has {kind[0]} bands of {kind[1]}, and {chosen[0]} {first[0]} of "
@@ -69,34 +78,78 @@ def pixel_statistics(
         return {}
     mean = sums / total
     std = np.sqrt(np.maximum(squares / total - mean**2, 0))
-    return {
+    found = {
         "mean": mean.round(3).tolist(),
         "std": std.round(3).tolist(),
         "images": len(chosen),
-        "bands": first[0],
+        "bands": len(mean),
         "dtype": first[1],
         "format": image_format,
     }
+    if chosen_bands is None:
+        return found
+    digits = {"mean": _six_digits(mean), "std": _six_digits(std)}  # values may all be below 1
+    return {**found, **digits, "chosen": chosen_bands, "format": "by band"}
 
 
-def _counted(path, image_format: str) -> tuple[int, np.ndarray, np.ndarray, tuple[int, str]]:
+def config_lines(pixels: dict) -> list[str]:
+    """What :func:`pixel_statistics` found, as lines of a yaml config.
+
+    A constant band has the standard deviation 1.
+    """
+    std = [value or 1.0 for value in pixels["std"]]
+    lines = [f"MODEL: {{PIXEL_MEAN: {pixels['mean']}, PIXEL_STD: {std}}}"]
+    if "chosen" not in pixels:
+        return lines
+    small = _six_digits(np.array(std) / IMAGENET_STD)
+    return [
+        *lines,
+        f'MRCNN_EXT: {{DATA: {{BANDS: {pixels["chosen"]}, PIXEL_TYPE: "{pixels["dtype"]}"}}}}',
+        f"# for weights whose own PIXEL_STD is 1 (Detectron2's MSRA models): PIXEL_STD: {small}",
+    ]
+
+
+def _six_digits(values: np.ndarray) -> list[float]:
+    return [float(f"{value:.6g}") for value in values]
+
+
+def _counted(
+    path, image_format: str, bands: list[int] | None
+) -> tuple[int, np.ndarray, np.ndarray, tuple[int, str]]:
     """Pixels, sums and sums of squares of the bands, (bands, type) of a picture."""
-    values = _read(path, image_format)
-    values = values[:, :, None] if values.ndim == 2 else values
+    values, kind = _read(path, image_format, bands)
     flat = values.reshape(-1, values.shape[2]).astype(np.float64)
-    return len(flat), flat.sum(axis=0), (flat**2).sum(axis=0), (flat.shape[1], str(values.dtype))
+    if not np.isfinite(flat).all():
+        raise DataError(f"{path}: has pixels that are NaN or infinite; write a number there.")
+    return len(flat), flat.sum(axis=0), (flat**2).sum(axis=0), kind
 
 
-def _read(path, image_format: str) -> np.ndarray:
+def _read(path, image_format: str, bands: list[int] | None) -> tuple[np.ndarray, tuple[int, str]]:
+    if bands is None and not _needs_bands(path):
+        try:
+            values = ImageReader(image_format)(path)
+        except Exception as error:  # decoders raise about anything on damaged files
+            raise DataError(f"{path}: cannot be read: {type(error).__name__}: {error}.") from error
+        values = values if values.ndim == 3 else values[..., None]
+        return values, (values.shape[2], str(values.dtype))
+    stored = _opened(path)
     try:
-        problem = picture_problem(path)
-        if problem is None or " pages, " in problem:
-            return read_image(os.fspath(path), format=image_format)
-        with PathManager.open(os.fspath(path), "rb") as file:
-            data = np.frombuffer(file.read(), dtype=np.uint8)
-        values = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-        if values is None:
-            raise ValueError(problem)
-        return values
-    except Exception as error:  # decoders raise about anything on damaged files
+        return stored.values(bands), (stored.bands, stored.pixel_type)
+    except DataError as error:
+        raise DataError(f"{path}: {error}.") from error
+    except Exception as error:
+        raise DataError(f"{path}: cannot be read: {type(error).__name__}: {error}.") from error
+
+
+def _needs_bands(path) -> bool:
+    problem = picture_problem(path)
+    return (problem is not None and " pages, " not in problem) or bands_problem(path) is not None
+
+
+def _opened(path):
+    try:
+        return open_image(path)
+    except DataError as error:
+        raise DataError(f"{path}: {error}.") from error
+    except Exception as error:
         raise DataError(f"{path}: cannot be read: {type(error).__name__}: {error}.") from error

@@ -11,6 +11,7 @@ import numpy as np
 from ...coco.areas import AREA_NAMES, in_area
 from .anchors import suggest_anchors
 from .measure import Measured, resized
+from .pixels import config_lines
 
 __all__ = ["lines", "summarize"]
 
@@ -144,6 +145,8 @@ def lines(summary: dict) -> list[str]:
             f"pixels of {pixels['images']} images, {pixels['bands']} bands of {pixels['dtype']} "
             f"({pixels['format']}): PIXEL_MEAN {pixels['mean']}, PIXEL_STD {pixels['std']}"
         )
+        if "chosen" in pixels:
+            text += ["in a config:", *(f"  {line}" for line in config_lines(pixels))]
     return text
 
 

@@ -50,7 +50,8 @@ class AveragePrecision(Task):
     def evaluate(self, data: TaskInput) -> dict[str, float]:
         frequencies = frequencies_of(data.ground_truth) if data.settings.lvis_style else None
         curves = self.matching(data).curves(data.settings.backend)
-        return summarize(curves, data.class_names, frequencies)
+        results = summarize(curves, data.class_names, frequencies)
+        return results | data.count_without_mask() if self.of_masks else results
 
     def can_have(self, metric: str, class_names: Sequence[str] | None) -> bool:
         if class_names is not None and len(class_names) == 1 and "-" in metric:
@@ -67,9 +68,10 @@ class AveragePrecision(Task):
         entries = self.scored(data.detections)
         if max_dets is None:
             entries, max_dets = self._limited(entries, data)
+        truth = data.overlaps.mask_truth if self.of_masks else data.ground_truth
         return Matching(
-            data.ground_truth,
-            data.ground_truth.objects,
+            truth,
+            truth.objects,
             entries,
             lambda pair: self.overlap(data.overlaps, pair),
             tuple(max_dets),
@@ -79,7 +81,7 @@ class AveragePrecision(Task):
         """New entries with the score and the area by which the task takes them."""
         entries = detections.entries
         areas: Sequence[float]
-        if "segmentation" in self.needs:
+        if self.of_masks:
             scores = [e["record"].get("mask_score", e["record"]["score"]) for e in entries]
             areas = detections.mask_areas()
         else:

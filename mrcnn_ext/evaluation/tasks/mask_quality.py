@@ -22,7 +22,8 @@ class MaskQuality(Task):
     """Mean mask IoU and mean boundary IoU of detections whose box matches an object.
 
     "IoU", "boundary_IoU" and the same by size of the object ("IoUs" …) are means over matches.
-    "found": objects that have a match, in percent. "matches": their number.
+    "found": objects that have a match, in percent. "matches": their number. Boxes are matched to all
+    objects; those that have no mask then play no part in any of these.
     """
 
     name = "mask_quality"
@@ -35,18 +36,19 @@ class MaskQuality(Task):
     def evaluate(self, data: TaskInput) -> dict[str, float]:
         rows = quality_of_matches(data.overlaps)
         results = summarize_quality(rows)
-        total = data.ground_truth.num_instances
+        total = data.overlaps.mask_truth.num_instances
         results["found"] = 100 * len(rows) / total if total else float("nan")
         results["matches"] = float(len(rows))
-        return results
+        return results | data.count_without_mask()
 
 
 def quality_of_matches(overlaps: Overlaps) -> list[tuple[float, float, float]]:
     """Mask IoU, boundary IoU and the object's area, for each match of boxes."""
     rows = []
     for pair in overlaps.pairs:
-        objects = overlaps.ground_truth.by_pair[pair]
-        matches = matched_boxes(overlaps, pair)
+        # Crowds match nothing, so that one here is an object that has only a box.
+        objects = overlaps.mask_truth.by_pair[pair]
+        matches = [m for m in matched_boxes(overlaps, pair) if not objects[m[1]]["iscrowd"]]
         boundaries = overlaps.boundary_ious(pair, matches)
         for (row, column), boundary in zip(matches, boundaries):
             rows.append((overlaps.masks(pair)[row, column], boundary, objects[column]["area"]))

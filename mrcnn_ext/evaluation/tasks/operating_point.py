@@ -142,10 +142,11 @@ def find_operating_points(
     """
     if precision is not None and not 0 < precision <= 1:
         raise ConfigError(f"the precision is {precision}; expected more than 0, and at most 1.")
-    truth, detections = data.ground_truth, data.detections
     if task is None:
-        task = "segm" if truth.has_masks and detections.has_masks else "bbox"
-    entries, matches = _matched(data, task)
+        regions = data.overlaps.mask_truth.has_regions
+        task = "segm" if regions and data.detections.has_masks else "bbox"
+    # To masks, an object that has only a box is a crowd.
+    truth, entries, matches = _matched(data, task)
     scores = np.array([entry["score"] for entry in entries], dtype=np.float64)
     classes = np.array([entry["category_id"] for entry in entries], dtype=np.int64) - 1
     right, kept = matches.object_id > 0, ~matches.ignored
@@ -181,13 +182,13 @@ def find_operating_points(
     )
 
 
-def _matched(data: TaskInput, task: str) -> tuple[list[dict], Matches]:
-    """Detections with their scores, and what they found."""
+def _matched(data: TaskInput, task: str) -> tuple[GroundTruth, list[dict], Matches]:
+    """The objects, detections with their scores, and what they found."""
     measure = MASK_AP if task == "segm" else BOX_AP
     most = max(100, data.detections.most_per_pair())
     matching = measure.matching(data, (most,))
     entries = [{**entry, "score": entry["record"]["score"]} for entry in matching.detections]
-    return entries, replace(matching, detections=entries).matches(IOU)
+    return matching.ground_truth, entries, replace(matching, detections=entries).matches(IOU)
 
 
 def _objects(truth: GroundTruth) -> np.ndarray:

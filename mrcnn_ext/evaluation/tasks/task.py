@@ -37,6 +37,11 @@ class TaskInput:
     def detections(self) -> Detections:
         return self.overlaps.detections
 
+    def count_without_mask(self) -> dict[str, float]:
+        """What every task of masks says of objects that have only a box; nothing if there are none."""
+        number = self.ground_truth.num_without_mask
+        return {"without_mask": float(number)} if number else {}
+
 
 class Task(ABC):
     """One way to measure predictions. A new metric is a subclass in a file of this folder.
@@ -99,6 +104,17 @@ class Task(ABC):
     def nothing(self) -> dict[str, float]:
         """What Detectron2 reports for a model that found nothing at all: NaN."""
         return dict.fromkeys(self.metrics, float("nan"))
+
+    def without_predictions(
+        self, ground_truth: GroundTruth, settings: EvaluationSettings
+    ) -> dict[str, float]:
+        """:meth:`nothing`, or what is known without any prediction."""
+        return self.nothing()
+
+    @property
+    def of_masks(self) -> bool:
+        """It measures masks: objects that have only a box cannot be measured by it."""
+        return "segmentation" in self.needs
 
 
 # By name, in the order in which results are given.

@@ -189,6 +189,8 @@ def warn_about_pixel_stats(cfg, model_name: str) -> None:
 
     if get_pretrained_cfg(model_name) is None or not str(cfg.MODEL.WEIGHTS).startswith("timm://"):
         return
+    if cfg.MRCNN_EXT.DATA.BANDS or len(cfg.MODEL.PIXEL_MEAN) != 3:  # statistics of other values
+        return
     mean, std = pixel_stats(cfg.MODEL.WEIGHTS)
     if cfg.INPUT.FORMAT == "BGR":
         mean, std = mean[::-1], std[::-1]

@@ -17,6 +17,7 @@ from ...config.aliases import first_set
 from ...engine.running import check_followed
 from ...errors import ConfigError
 from ...structures import mask_targets
+from ..class_weights import class_weights_from_config
 from .losses import MaskLoss, check_loss_names
 from .regions import common_channels, crop_context, enlarge_boxes, pooled_maps
 from .scoring import MASK_SCORES, MaskIoUPredictor, free_mask_quality, mask_iou_target
@@ -49,8 +50,9 @@ class MaskHeadInputs:
 class MaskHeadBase(nn.Module):
     """Losses, targets, scores and regions around the layers of a mask head.
 
-    A head implements :meth:`predict`; one with losses of its own also :meth:`losses`, one whose masks
-    are not the sigmoid of its last logits :meth:`probabilities`. It works in every RoI heads class that
+    A head implements :meth:`predict`; one with losses of its own also :meth:`losses`, which weighs them
+    by :meth:`object_weights`; one whose masks are not the sigmoid of its last logits
+    :meth:`probabilities`. It works in every RoI heads class that
     keeps Detectron2's contract: it takes instances and RoI features, or feature maps if it pools for
     itself, and returns losses or instances with ``pred_masks``.
 
@@ -73,6 +75,7 @@ class MaskHeadBase(nn.Module):
         context: float = 1.0,
         losses: Sequence[str] = ("bce",),
         loss_weights: Sequence[float] = (1.0,),
+        class_weights: nn.Module | None = None,
         score: str = "",
         score_loss_weight: float = 1.0,
         score_conv_dim: int = 256,
@@ -92,6 +95,8 @@ class MaskHeadBase(nn.Module):
             context: predict masks for boxes enlarged by this factor and cut them back afterwards: the
                 head then sees the surroundings of an object. Needs ``pooler``.
             losses, loss_weights: see :class:`MaskLoss`.
+            class_weights: gives (R,) factors of the losses of masks from their classes (R,), as
+                :class:`~mrcnn_ext.modeling.class_weights.ClassWeights` does. None: all weigh the same.
             score: how to make ``mask_scores``, one of ``MASK_SCORES``; "": not at all.
             score_loss_weight, score_conv_dim, score_fc_dim: of :class:`MaskIoUPredictor`.
             fold_score: multiply ``scores`` by the mask's quality, which also re-ranks boxes.
@@ -113,6 +118,7 @@ class MaskHeadBase(nn.Module):
         self.in_features = list(in_features)
         self.context = context
         self.mask_loss = MaskLoss(losses, loss_weights)
+        self.class_weights = class_weights
         self.score = score
         self.score_loss_weight = score_loss_weight
         self.fold_score = fold_score
@@ -145,6 +151,7 @@ class MaskHeadBase(nn.Module):
             "context": node.CONTEXT,
             "losses": node.LOSSES,
             "loss_weights": node.LOSS_WEIGHTS,
+            "class_weights": class_weights_from_config(cfg, "MASK_HEAD"),
             "score": node.SCORE,
             "score_loss_weight": node.SCORE_LOSS_WEIGHT,
             "score_conv_dim": node.SCORE_CONV_DIM,
@@ -191,7 +198,8 @@ class MaskHeadBase(nn.Module):
     ) -> dict[str, Tensor]:
         """Losses of the masks, before ``loss_weight``. The default looks at the last stage only."""
         logits = select_class(stages[-1], inputs.classes)
-        return {"loss_mask": self.mask_loss(logits, self.targets(inputs, instances, logits))}
+        targets = self.targets(inputs, instances, logits)
+        return {"loss_mask": self.mask_loss(logits, targets, self.object_weights(inputs))}
 
     def probabilities(self, stages: list[Tensor], inputs: MaskHeadInputs) -> Tensor:
         """(R, 1, M, M) probabilities of the masks of ``inputs.classes``."""
@@ -227,6 +235,10 @@ class MaskHeadBase(nn.Module):
             inputs.rasterised[side] = targets.to(like.device)
         return inputs.rasterised[side]
 
+    def object_weights(self, inputs: MaskHeadInputs) -> Tensor | None:
+        """(R,) float32 factors of the losses of each mask; None: all weigh the same."""
+        return None if self.class_weights is None else self.class_weights(inputs.classes)
+
     def _training_losses(
         self, inputs: MaskHeadInputs, instances: list[Instances]
     ) -> dict[str, Tensor]:
@@ -253,6 +265,10 @@ class MaskHeadBase(nn.Module):
         return self.probabilities(self.predict(inputs), inputs)
 
     # ---- Switches ----------------------------------------------------------------------------------
+
+    def num_trained(self, features, instances: list[Instances]) -> int:
+        """How many of ``instances`` in training the losses are over; see :meth:`forward`."""
+        return sum(map(len, self._trainable(features, instances)[1]))
 
     def _trainable(self, features, instances: list[Instances]):
         if not self.train_classes and not any(x.has("gt_has_mask") for x in instances):

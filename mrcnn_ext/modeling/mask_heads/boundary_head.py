@@ -126,10 +126,11 @@ class MrcnnExtBoundaryMaskHead(MaskHeadBase):
         targets = self.targets(inputs, instances, mask)
         truth = boundary_targets(targets).to(torch.float32)
         boundary = boundary.float()
+        weights = self.object_weights(inputs)
         return {
-            "loss_mask": self.mask_loss(mask, targets),
-            "loss_mask_boundary": self.bce_weight * MASK_LOSSES["bce"](boundary, truth)
-            + self.dice_weight * MASK_LOSSES["dice"](boundary, truth),
+            "loss_mask": self.mask_loss(mask, targets, weights),
+            "loss_mask_boundary": self.bce_weight * MASK_LOSSES["bce"](boundary, truth, weights)
+            + self.dice_weight * MASK_LOSSES["dice"](boundary, truth, weights),
         }
 
 

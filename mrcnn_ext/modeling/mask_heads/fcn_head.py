@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ...errors import ConfigError
 from .base import MaskHeadBase, MaskHeadInputs
+from .losses import mean_over_masks
 
 __all__ = ["MrcnnExtFCNMaskHead"]
 
@@ -97,7 +98,11 @@ class MrcnnExtFCNMaskHead(MaskHeadBase):
         targets = self.targets(inputs, instances, stages[0])
         background = torch.full_like(inputs.classes, self.num_classes)[:, None, None]
         labels = torch.where(targets, inputs.classes[:, None, None], background)
-        return {"loss_mask": F.cross_entropy(stages[0].float(), labels)}
+        weights, logits = self.object_weights(inputs), stages[0].float()
+        if weights is None:
+            return {"loss_mask": F.cross_entropy(logits, labels)}
+        per_mask = F.cross_entropy(logits, labels, reduction="none").mean(dim=(1, 2))
+        return {"loss_mask": mean_over_masks(per_mask, weights)}
 
     def probabilities(self, stages: list[Tensor], inputs: MaskHeadInputs) -> Tensor:
         if not self.is_coupled:

@@ -1,5 +1,9 @@
 # Copyright (c) The mrcnn_ext authors. SPDX-License-Identifier: Apache-2.0
-"""Losses between mask logits and binary targets, and their weighted sum, for every mask head."""
+"""Losses between mask logits and binary targets, and their weighted sum, for every mask head.
+
+Each takes a weight for each mask, (R,), or None. It multiplies the mask's terms; what they are divided
+by stays, so that masks of rare classes alone in a batch count more, too.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +16,32 @@ from torch.nn import functional as F
 from ...errors import ConfigError
 from ...messages import similar
 
-__all__ = ["MASK_LOSSES", "MaskLoss", "boundary_band", "check_loss_names", "laplacian"]
+__all__ = [
+    "MASK_LOSSES",
+    "MaskLoss",
+    "boundary_band",
+    "check_loss_names",
+    "laplacian",
+    "mean_over_masks",
+    "mean_over_pixels",
+]
 
 
-def bce_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean binary cross entropy over all pixels: the loss of Mask R-CNN (He et al. 2017, sec. 3)."""
-    return F.binary_cross_entropy_with_logits(logits, targets)
+def bce_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean binary cross entropy over all pixels: the loss of Mask R-CNN (He et al. 2017, sec. 3).
+
+    Points (R, P) in the place of masks (R, M, M) will do.
+    """
+    per_mask = None if weights is None else weights.view(len(weights), *[1] * (logits.dim() - 1))
+    return F.binary_cross_entropy_with_logits(logits, targets, weight=per_mask)
 
 
-def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
+def dice_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """1 - Dice of each mask, with squares in the denominator (Milletari et al. 2016, eq. 5)."""
-    return _soft_dice(logits.sigmoid(), targets)
+    return _soft_dice(logits.sigmoid(), targets, weights)
 
 
-def lovasz_loss(logits: Tensor, targets: Tensor) -> Tensor:
+def lovasz_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """Lovász hinge of each mask, a convex surrogate of its IoU (Berman et al. 2018, eq. 9 and 11)."""
     flat, truth = logits.flatten(1), targets.flatten(1)
     errors, order = (1 - flat * (2 * truth - 1)).sort(dim=1, descending=True)
@@ -36,26 +52,44 @@ def lovasz_loss(logits: Tensor, targets: Tensor) -> Tensor:
     jaccard = 1 - intersection / union
     # The gradient of the extension: how much each error, in descending order, adds to the loss.
     gradient = torch.cat([jaccard[:, :1], jaccard[:, 1:] - jaccard[:, :-1]], dim=1)
-    return (errors.relu() * gradient).sum(1).mean()
+    return mean_over_masks((errors.relu() * gradient).sum(1), weights)
 
 
-def boundary_bce_loss(logits: Tensor, targets: Tensor) -> Tensor:
+def boundary_bce_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """Binary cross entropy where pixels next to the target's boundary count five times."""
-    weights = 1 + 4 * boundary_band(targets, 1)
+    counted = 1 + 4 * boundary_band(targets, 1)
     losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return (weights * losses).sum() / weights.sum()
+    return mean_over_pixels(losses, counted, weights)
 
 
-def edge_dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
+def edge_dice_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """1 - Dice between the edges of prediction and target.
 
     Edges are the absolute response of the 3 x 3 Laplacian, as in Cheng et al. 2020 (BMask), but of the
     mask itself instead of a second branch, so that any head can have it.
     """
-    return _soft_dice(_edges(logits.sigmoid()), _edges(targets))
+    return _soft_dice(_edges(logits.sigmoid()), _edges(targets), weights)
 
 
-MASK_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+def mean_over_masks(values: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The mean of (R,) losses of masks, each times its weight."""
+    return (values if weights is None else weights * values).mean()
+
+
+def mean_over_pixels(losses: Tensor, counted: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The mean of (R, M, M) losses, where a pixel counts as often as ``counted`` says.
+
+    Args:
+        losses, counted: (R, M, M).
+        weights: (R,), factors of the losses of each mask.
+    """
+    terms = counted * losses
+    if weights is not None:
+        terms = weights[:, None, None] * terms
+    return terms.sum() / counted.sum()
+
+
+MASK_LOSSES: dict[str, Callable[..., Tensor]] = {
     "bce": bce_loss,
     "dice": dice_loss,
     "lovasz": lovasz_loss,
@@ -99,11 +133,12 @@ class MaskLoss:
         self.names = list(names)
         self.terms = [(MASK_LOSSES[name], float(weight)) for name, weight in zip(names, weights)]
 
-    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
         """
         Args:
             logits: (R, M, M), any floating dtype; computed in float32.
             targets: (R, M, M), bool or 0 and 1.
+            weights: (R,) of the masks; None: all the same.
 
         Returns:
             scalar; 0 with a gradient where R is 0.
@@ -113,7 +148,9 @@ class MaskLoss:
             return logits.sum()
         targets = targets.to(logits.dtype)
         with torch.autocast(logits.device.type, enabled=False):
-            return sum(weight * loss(logits, targets) for loss, weight in self.terms)
+            # Without weights, so that a loss that somebody added need not know of them.
+            more = () if weights is None else (weights,)
+            return sum(factor * loss(logits, targets, *more) for loss, factor in self.terms)
 
 
 def boundary_band(masks: Tensor, radius: int) -> Tensor:
@@ -150,10 +187,11 @@ def laplacian(masks: Tensor, border: str) -> Tensor:
     return F.conv2d(F.pad(masks[:, None], (1, 1, 1, 1), mode=border), kernel)[:, 0]
 
 
-def _soft_dice(predicted: Tensor, targets: Tensor) -> Tensor:
+def _soft_dice(predicted: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
     predicted, targets = predicted.flatten(1), targets.flatten(1)
     overlap = 2 * (predicted * targets).sum(1) + 1
-    return (1 - overlap / (predicted.square().sum(1) + targets.square().sum(1) + 1)).mean()
+    lost = 1 - overlap / (predicted.square().sum(1) + targets.square().sum(1) + 1)
+    return mean_over_masks(lost, weights)
 
 
 def _edges(masks: Tensor) -> Tensor:

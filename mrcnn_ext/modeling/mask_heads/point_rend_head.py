@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ...errors import ConfigError
 from .base import MaskHeadBase, MaskHeadInputs, select_class
+from .losses import MASK_LOSSES
 from .point_sampling import (
     generate_regular_grid_point_coords,
     get_uncertain_point_coords_on_grid,
@@ -140,7 +141,7 @@ class MrcnnExtPointRendMaskHead(MaskHeadBase):
             )
             labels = self.point_labels(points, inputs, instances)
         logits = self.point_logits(points, coarse, inputs)
-        losses["loss_mask_point"] = F.binary_cross_entropy_with_logits(logits, labels)
+        losses["loss_mask_point"] = MASK_LOSSES["bce"](logits, labels, self.object_weights(inputs))
         return losses
 
     def point_labels(

@@ -133,8 +133,9 @@ class MrcnnExtRefineMaskHead(MaskHeadBase):
     ) -> dict[str, Tensor]:
         masks = [select_class(stage, inputs.classes).float() for stage in stages]
         targets = [self.targets(inputs, instances, mask) for mask in masks]
+        by_class = self.object_weights(inputs)
         terms = [
-            weight * self.mask_loss(mask, target)
+            weight * self.mask_loss(mask, target, by_class)
             for weight, mask, target in zip(self.stage_weights[:_DENSE_STAGES], masks, targets)
         ]
         bands = [
@@ -143,6 +144,7 @@ class MrcnnExtRefineMaskHead(MaskHeadBase):
                 masks[i],
                 targets[i],
                 refined_band([masks[i - 1] >= 0, targets[i - 1]], _TRAIN_RADIUS),
+                by_class,
             )
             for i in range(_DENSE_STAGES, len(masks))
         ]
@@ -181,16 +183,20 @@ def refined_band(masks: list[Tensor], radius: int) -> Tensor:
     return band.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
 
 
-def band_loss(logits: Tensor, targets: Tensor, band: Tensor) -> Tensor:
+def band_loss(
+    logits: Tensor, targets: Tensor, band: Tensor, weights: Tensor | None = None
+) -> Tensor:
     """Binary cross entropy, the mean over the pixels of the band; 0 if it has none.
 
     Args:
         logits: (R, M, M).
         targets, band: (R, M, M) bool.
+        weights: (R,), factors of the terms of each mask; None: all the same.
     """
     losses = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
     counted = band.to(logits.dtype)
-    return (losses * counted).sum() / counted.sum().clamp(min=1)
+    terms = losses * counted if weights is None else losses * counted * weights[:, None, None]
+    return terms.sum() / counted.sum().clamp(min=1)
 
 
 class _Stage(nn.Module):

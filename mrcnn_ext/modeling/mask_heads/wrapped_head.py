@@ -34,13 +34,20 @@ class MrcnnExtWrappedMaskHead(MaskHeadBase):
             kwargs: see MaskHeadBase.
 
         Raises:
-            ConfigError: losses are chosen, which belong to the inner head.
+            ConfigError: losses or their weights by class are chosen, which belong to the inner head.
         """
         super().__init__(**kwargs)
         if self.mask_loss.names != ["bce"]:
             raise ConfigError(
                 f"MRCNN_EXT.MASK_HEAD.LOSSES is {self.mask_loss.names}, but a wrapped head has losses "
                 "of its own: leave ['bce'] there, or use MrcnnExtFCNMaskHead."
+            )
+        # An inner head of this package has them from the same config.
+        if self.class_weights is not None and getattr(head, "class_weights", None) is None:
+            raise ConfigError(
+                "MRCNN_EXT.MASK_HEAD.CLASS_WEIGHTS (class_weights) is set, but the wrapped head, "
+                f"{type(head).__name__}, has losses of its own, which do not follow it; expected a "
+                "mask head of this package, such as MrcnnExtFCNMaskHead, wrapped or alone."
             )
         self.head = head
 

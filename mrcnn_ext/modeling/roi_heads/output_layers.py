@@ -73,8 +73,8 @@ def set_classification_loss(arguments: dict, cfg) -> dict:
         # draw other initial weights than those that the seed gives without the key.
         if type(predictor) is not FastRCNNOutputLayers:
             raise ConfigError(
-                f"MRCNN_EXT.BOX_HEAD.CLS_LOSS is set, but {type(predictor).__name__} has a loss of its "
-                "own; expected FastRCNNOutputLayers."
+                "MRCNN_EXT.BOX_HEAD.CLS_LOSS or .CLASS_WEIGHTS is set, but "
+                f"{type(predictor).__name__} has a loss of its own; expected FastRCNNOutputLayers."
             )
         predictor.__class__ = MrcnnExtOutputLayers
         predictor.classification_loss = loss

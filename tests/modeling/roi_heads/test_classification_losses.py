@@ -20,11 +20,16 @@ from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from mrcnn_ext.config.check_values import check_values
+from mrcnn_ext.config.check_class_weights import check_weighted_heads
 from mrcnn_ext.data.class_counts import count_instances
 from mrcnn_ext.errors import ConfigError, DataError
+from mrcnn_ext.modeling.class_weights import (
+    ClassWeights,
+    class_balanced_weights,
+    inverse_sqrt_weights,
+)
 from mrcnn_ext.modeling.roi_heads import ClassBalancedLoss, FocalLoss, MrcnnExtOutputLayers
-from mrcnn_ext.modeling.roi_heads.classification_losses import class_balanced_weights
+from mrcnn_ext.modes import losses_in_eval
 from tests.helpers import random_inputs, timm_cfg
 
 NAME = "mrcnn_ext_test_class_counts"
@@ -98,6 +103,41 @@ def test_class_balanced_loss():
     assert value == pytest.approx(expected, rel=1e-5)
 
 
+def test_focal_loss_weighted_by_class():
+    logits, classes = _logits()
+    weights = np.array([0.2, 3.0, 1.0, 0.7, 0.1])
+    by_class = ClassWeights(num_classes=5, factors=weights.tolist())
+    loss = FocalLoss(gamma=2.0, class_weights=by_class)
+    value, gradient = _value_and_gradient(loss, logits, classes)
+    p = _probabilities(logits)
+    rows = np.arange(len(classes))
+    true, w = p[rows, classes], np.append(weights, 1.0)[classes]
+    assert value == pytest.approx((-w * (1 - true) ** 2 * np.log(true)).mean(), rel=1e-5)
+    factor = w * (2 * (1 - true) * true * np.log(true) - (1 - true) ** 2)
+    expected = -p
+    expected[rows, classes] += 1
+    np.testing.assert_allclose(
+        gradient, factor[:, None] * expected / len(classes), rtol=1e-4, atol=1e-7
+    )
+
+
+def test_no_value_is_read_on_the_host():
+    """Tensors without values would raise where one is asked for, as a GPU would be waited for."""
+    weights = ClassWeights(num_classes=5, factors=[1.0] * 5)
+    for loss in (
+        ClassBalancedLoss(num_classes=5, class_weights=weights),
+        FocalLoss(class_weights=weights),
+    ):
+        logits = torch.zeros(4, 6, device="meta")
+        loss.to("meta")(logits, torch.zeros(4, dtype=torch.int64, device="meta"))
+
+
+def test_weights_by_the_root_of_the_number():
+    weights = inverse_sqrt_weights([1, 100, 0, 25])
+    mean = (1 + 0.1 + 0.2) / 3
+    assert weights == pytest.approx([1 / mean, 0.1 / mean, 1 / mean, 0.2 / mean])
+
+
 def test_weights_follow_the_effective_number():
     weights = class_balanced_weights([1, 50, 0, 4000], 0.99)
     raw = [1 / sum(0.99**i for i in range(n)) for n in (1, 50, 1, 4000)]
@@ -141,6 +181,46 @@ def test_objects_are_counted_at_the_first_loss_and_missing_classes_named(dataset
     assert "no object of 'kind2', 'kind3', 'kind4', 'kind5', 'kind6' in" in warning
     with pytest.raises(DataError, match=rf"'{dataset}': image a\.jpg has an object of class 7"):
         count_instances(dataset, 7)
+
+
+@pytest.mark.parametrize("rule", ["", "inverse_sqrt", "class_balanced"])
+def test_named_classes_have_their_factors_and_the_rule_gives_the_others(rule, dataset):
+    counts = [COUNTS.get(i, 0) for i in range(8)]
+    expected = {
+        "": [1.0] * 8,
+        "inverse_sqrt": inverse_sqrt_weights(counts),
+        "class_balanced": class_balanced_weights(counts, 0.99),
+    }[rule]
+    expected[1], expected[4] = 7.0, 0.0
+    weights = ClassWeights(
+        num_classes=8,
+        rule=rule,
+        factors={"kind1": 7, "kind4": 0.0},
+        beta=0.99,
+        dataset_names=(dataset,),
+    )
+    assert not weights.state_dict()
+    found = weights(torch.arange(9))
+    torch.testing.assert_close(found, torch.tensor([*expected, 1.0]))
+    copied = pickle.loads(pickle.dumps(weights))
+    assert torch.equal(copied(torch.arange(9)), found)
+
+
+def test_names_are_looked_up_when_the_data_are_there(dataset):
+    MetadataCatalog.pop(dataset)  # as of a json that was not read yet
+    weights = ClassWeights(num_classes=8, factors={"kin1": 2.0}, dataset_names=dataset)
+    with pytest.raises(ConfigError, match=r"metadata of 'mrcnn_ext_test.*' have no thing_classes"):
+        weights(torch.arange(9))
+    MetadataCatalog.get(dataset).set(thing_classes=[f"kind{i}" for i in range(8)])
+    with pytest.raises(ConfigError, match=r"names 'kin1', which is no class.*similar: kind1"):
+        weights(torch.arange(9))
+    with pytest.raises(ConfigError, match=r"names 'kin1', which is no class.*similar: kind1"):
+        ClassWeights(num_classes=8, factors={"kin1": 2.0}, dataset_names=dataset)
+    weights = ClassWeights(num_classes=5, factors={"kind7": 2.0}, dataset_names=dataset)
+    with pytest.raises(
+        ConfigError, match=r"are for 5 classes \(num_classes\), but .* has 8: kind0"
+    ):
+        weights(torch.arange(5))
 
 
 def _cfg(kind, loss):
@@ -188,13 +268,19 @@ def _step(heads, inputs):
 
 
 @pytest.mark.parametrize(
-    ("kind", "loss"),
-    [("Standard", "focal"), ("Cascade", "class_balanced"), ("Res5", "focal")],
+    ("kind", "loss", "weights"),
+    [
+        ("Standard", "focal", []),
+        ("Cascade", "class_balanced", []),
+        ("Res5", "focal", ["inverse_sqrt"]),
+        ("Standard", "", [["kind0", 3.0]]),
+        ("Cascade", "", ["inverse_sqrt", ["kind0", 3.0]]),
+    ],
 )
-def test_roi_heads_take_the_loss_and_nothing_else_changes(kind, loss, dataset):
+def test_roi_heads_take_the_loss_and_nothing_else_changes(kind, loss, weights, dataset):
     cfg = _cfg(kind, "")
     stock, inputs = _build_heads(cfg)
-    cfg.MRCNN_EXT.BOX_HEAD.CLS_LOSS = loss
+    cfg.MRCNN_EXT.BOX_HEAD.CLS_LOSS, cfg.MRCNN_EXT.BOX_HEAD.CLASS_WEIGHTS = loss, weights
     cfg.DATASETS.TRAIN = (dataset,)
     ours, _ = _build_heads(cfg)
     assert list(ours.state_dict()) == list(stock.state_dict())
@@ -211,9 +297,21 @@ def test_roi_heads_take_the_loss_and_nothing_else_changes(kind, loss, dataset):
     pickle.loads(pickle.dumps(predictors[0]))  # which a class made on the fly could not
 
 
-def test_heads_predict_without_the_training_data():
+def test_a_validation_loss_that_comes_first_leaves_the_weights(dataset):
+    """As after a resume whose evaluation was missed; it restores the buffers of the model."""
+    weights = ClassWeights(num_classes=8, rule="inverse_sqrt", dataset_names=dataset)
+    with losses_in_eval(weights), torch.no_grad():
+        expected = weights(torch.arange(9))
+    assert expected[0] > 2 * expected[1]
+    assert torch.equal(weights(torch.arange(9)), expected)
+    assert not weights.state_dict()
+
+
+@pytest.mark.parametrize("train", [("mrcnn_ext_test_not_there",), ()])
+def test_heads_predict_without_the_training_data(train):
     cfg = _cfg("Standard", "class_balanced")
-    cfg.DATASETS.TRAIN = ("mrcnn_ext_test_not_there",)
+    cfg.MRCNN_EXT.BOX_HEAD.CLASS_WEIGHTS = [["kind1", 2.0]]
+    cfg.DATASETS.TRAIN = train
     heads, (features, proposals, _) = _build_heads(cfg)
     with torch.no_grad():
         assert len(heads.eval()(None, features, proposals)[0]) == 2
@@ -247,13 +345,21 @@ def test_lazy_layers_weigh_the_loss():
 
 def test_what_does_not_fit_is_named():
     cfg = _cfg("Standard", "focal")
-    check_values(cfg)
+    check_weighted_heads(cfg)
     cfg.MODEL.ROI_HEADS.NAME = "StandardROIHeads"
     with pytest.raises(ConfigError, match=r"CLS_LOSS is 'focal', which StandardROIHeads does not"):
-        check_values(cfg)
+        check_weighted_heads(cfg)
     with pytest.raises(ConfigError, match="has 2 numbers; expected one for each of 3 classes"):
         ClassBalancedLoss(num_classes=3, class_weights=[1, 1])
     with pytest.raises(ConfigError, match="neither class_weights nor dataset_names"):
         ClassBalancedLoss(num_classes=3)
     with pytest.raises(ConfigError, match=r"gamma of FocalLoss is -1"):
         FocalLoss(gamma=-1)
+    with pytest.raises(ConfigError, match=r"rule of class weights is 'sqrt'; expected '' or one"):
+        ClassWeights(num_classes=3, rule="sqrt")
+    with pytest.raises(ConfigError, match=r"need dataset_names \(DATASETS.TRAIN\)"):
+        ClassWeights(num_classes=3, rule="inverse_sqrt")
+    with pytest.raises(ConfigError, match=r"are 2 numbers; expected one for each of 3 classes"):
+        ClassWeights(num_classes=3, factors=[1.0, 2.0])
+    with pytest.raises(ConfigError, match=r"a weight of the loss is -1\.0; expected"):
+        ClassWeights(num_classes=3, factors=[1.0, -1.0, 2.0])

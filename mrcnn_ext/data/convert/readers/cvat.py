@@ -48,7 +48,7 @@ def read_cvat(source: Path, options: Options) -> Builder:
         )
     default = file.parent / "images"
     images = ImageFolder(options.images or (default if default.is_dir() else None))
-    builder = Builder(options.classes)
+    builder = Builder(options.classes, images)
     names = _declare_labels(root, builder)
     elements = root.findall("image")
     for done, element in enumerate(elements, 1):
@@ -141,7 +141,7 @@ def _shapes(
         raise DataError(f"{where}: it has no label.")
     group = element.get("group_id") or None
     shape = Shape(label, where, group=None if group == "0" else group)
-    shape.attributes = _attributes(element)
+    shape.attributes = _attributes(element, where)
     kind = element.tag
 
     def value(name: str, default: str | None = None) -> float:
@@ -177,17 +177,17 @@ def _shapes(
             ((x, y),) = _points(point, where)[:1] or [(0.0, 0.0)]
             outside, hidden = (is_true(point.get(k, "0")) for k in ("outside", "occluded"))
             shape.keypoints[name] = x, y, 0 if outside else 1 if hidden else 2
-            if _attributes(point).keys() - {"occluded", "z_order"}:
+            if _attributes(point, where).keys() - {"occluded", "z_order"}:
                 builder.lost.add("attributes of points of skeletons", where)
     return [shape]
 
 
-def _attributes(element: Element) -> dict:
+def _attributes(element: Element, where: str) -> dict:
     found: dict = {}
     if is_true(element.get("occluded", "0")):
         found["occluded"] = True
     if element.get("z_order", "0") not in ("0", ""):
-        found["z_order"] = int(number(element.get("z_order"), "z_order"))
+        found["z_order"] = int(number(element.get("z_order"), f"{where}: z_order"))
     for attribute in element.findall("attribute"):
         name, text = attribute.get("name") or "", (attribute.text or "").strip()
         found[name] = {"true": True, "false": False}.get(text.lower(), text)

@@ -39,7 +39,7 @@ def read_label_studio(source: Path, options: Options) -> Builder:
     """
     tasks = as_list(read_json(source), str(source))
     images = ImageFolder(options.images)
-    builder = Builder(options.classes)
+    builder = Builder(options.classes, images)
     for done, task in enumerate(tasks, 1):
         where = f"{source}: task {describe(task.get('id')) if isinstance(task, dict) else done}"
         _read_task(as_dict(task, where), where, images, builder, options)
@@ -131,13 +131,21 @@ def _image_name(data: dict, images: ImageFolder, where: str) -> str:
     """The name of a task's image: of an upload, a local file, or an address."""
     texts = {k: v for k, v in data.items() if isinstance(v, str)}
     address = texts.get("image")
-    if address is None:
-        address = next(
-            (v for v in texts.values() if Path(urlsplit(v).path).suffix.lower() in PICTURES), None
-        )
+    try:
+        if address is None:
+            address = next(
+                (v for v in texts.values() if Path(urlsplit(v).path).suffix.lower() in PICTURES),
+                None,
+            )
+        parts = urlsplit(address or "")
+    except ValueError as error:
+        raise DataError(f"{where}: its image has no address: {error}.") from error
     if not address:
         raise DataError(f"{where}: its data names no image.")
-    parts = urlsplit(address)
+    if parts.scheme == "data":
+        raise DataError(
+            f"{where}: its image is within the export; save it as a file, and export its name."
+        )
     local = parse_qs(parts.query).get("d")
     path = unquote(local[0] if local else parts.path or address)
     if images.root is not None and images.find(path) is None:
@@ -203,8 +211,9 @@ def _set_outline(
         return number(value.get(name), f"{where}: {name}") * side / 100
 
     if kind == "brush":
+        runs = as_list(value.get("rle"), f"{where}: rle")
         try:
-            shape.rle = encode_mask(decode_brush(as_list(value.get("rle"), where), width, height))
+            shape.rle = encode_mask(decode_brush(runs, width, height))
         except ValueError as error:
             raise DataError(f"{where}: {error}.") from error
         return

@@ -42,7 +42,7 @@ def read_labelme(source: Path, options: Options) -> Builder:
     files = sorted(source.rglob("*.json")) if source.is_dir() else [source]
     folder = source if source.is_dir() else source.parent
     images = ImageFolder(options.images or folder)
-    builder = Builder(options.classes)
+    builder = Builder(options.classes, images)
     found = 0
     for done, file in enumerate(files, 1):
         content = read_json(file)

@@ -50,13 +50,16 @@ def read_masks(source: Path, options: Options) -> Builder:
     """
     images = ImageFolder(options.images or source)
     pattern = _pattern(options)
-    by_image = _group(source, images, options)
+    by_image, others = _group(source, images, options)
     if not by_image:
         raise DataError(
             f"{source}: no mask has the name of an image of {images.root}; expected NAME.png, "
             "NAME_mask.png, NAME_1.png or NAME/1.png for the image NAME.jpg."
         )
-    builder = Builder(options.classes)
+    builder = Builder(options.classes, images if options.images else None)
+    if others:
+        names = [file.relative_to(source).as_posix() for file in others]
+        builder.notes.append(f"masks whose image is not there: {len(names)} ({shorten(names, 3)})")
     for done, (name, files) in enumerate(sorted(by_image.items()), 1):
         width, height = images.size(name)
         image = builder.image(name, width, height, str(source))
@@ -89,22 +92,28 @@ def _pattern(options: Options) -> re.Pattern | None:
     return pattern
 
 
-def _group(source: Path, images: ImageFolder, options: Options) -> dict[str, list[Path]]:
-    """The masks of each image, by its path below the folder of images."""
+def _group(
+    source: Path, images: ImageFolder, options: Options
+) -> tuple[dict[str, list[Path]], list[Path]]:
+    """The masks of each image, by its path below the folder of images; and those of none."""
     names: dict[str, list[str]] = defaultdict(list)
     for image in images.all():
         names[Path(image).stem].append(image)
     own = {(images.root / image).resolve() for image in images.all()} if images.root else set()
     beside = options.images is None
     found: dict[str, list[Path]] = defaultdict(list)
+    others: list[Path] = []
     for file in sorted(p for p in source.rglob("*") if p.suffix.lower() in _SUFFIXES):
         owner = _image_of(file, source, names)
-        if owner is None or (images.root is not None and (images.root / owner) == file):
+        if owner is None:
+            others.append(file)
+            continue
+        if images.root is not None and (images.root / owner) == file:
             continue
         if beside and file.resolve() in own and _is_picture(file, source):
             continue
         found[owner].append(file)
-    return found
+    return found, others
 
 
 def _is_picture(file: Path, source: Path) -> bool:
@@ -215,6 +224,11 @@ def _class_of(
         match = pattern.search(path)
         if match is None:
             raise DataError(f"{file}: --class-pattern {pattern.pattern} does not match {path}.")
+        if not match["class"]:
+            raise DataError(
+                f"{file}: --class-pattern {pattern.pattern} finds no class in {path}: its group is "
+                "empty."
+            )
         return match["class"], False
     match = _OWN.fullmatch(file.stem)
     if match is not None:

@@ -30,12 +30,12 @@ def read_via(source: Path, options: Options) -> Builder:
     content = as_dict(read_json(source), str(source))
     entries = as_dict(content.get("_via_img_metadata", content), str(source))
     images = ImageFolder(options.images)
-    builder = Builder(options.classes)
+    builder = Builder(options.classes, images)
     for key, entry in entries.items():
         where = f"{source}: {key}"
         if not isinstance(entry, dict) or "regions" not in entry or "filename" not in entry:
             raise DataError(f"{where}: is no image of VIA: 'filename' or 'regions' is missing.")
-    key = options.class_attribute or _class_attribute(entries, source)
+    key = _class_attribute(entries, source, options.class_attribute)
     for done, (name, entry) in enumerate(entries.items(), 1):
         where = f"{source}: {name}"
         _read_image(entry, where, key, images, builder, options)
@@ -50,14 +50,19 @@ def _regions(entry: dict, where: str) -> list:
     return as_list(regions, f"{where}: regions")
 
 
-def _class_attribute(entries: dict, source: Path) -> str | None:
+def _class_attribute(entries: dict, source: Path, given: str | None) -> str | None:
     names: dict[str, None] = {}
-    number_of_regions = 0
     for key, entry in entries.items():
         for region in _regions(entry, f"{source}: {key}"):
             attributes = region.get("region_attributes") if isinstance(region, dict) else None
             names |= dict.fromkeys(attributes if isinstance(attributes, dict) else ())
-            number_of_regions += 1
+    if given is not None:
+        if names and given not in names:
+            raise DataError(
+                f"{source}: no region has the attribute {given!r} of --class-attribute; there are "
+                f"{shorten(names)}."
+            )
+        return given
     for name in _CLASS_NAMES:
         for found in names:
             if found.lower() == name:

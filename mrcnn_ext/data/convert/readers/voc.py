@@ -50,7 +50,7 @@ def read_voc(source: Path, options: Options) -> Builder:
     images = ImageFolder(options.images or (default if default.is_dir() else None))
     roots = [(file, read_xml(file)) for file in files]
     origin = _origin(roots, options.voc_origin)
-    builder = Builder(options.classes)
+    builder = Builder(options.classes, images)
     for done, (file, root) in enumerate(roots, 1):
         if root.tag != "annotation":
             raise DataError(f"{file}: its root is <{root.tag}>, expected <annotation>.")
@@ -65,8 +65,15 @@ def _part(source: Path, part: str, files: list[Path]) -> list[Path]:
     for kind in ("Segmentation", "Main"):
         file = source / "ImageSets" / kind / f"{part}.txt"
         if file.is_file():
-            names = {line.split()[0] for line in file.read_text().splitlines() if line.split()}
-            return [path for path in files if path.stem in names]
+            try:
+                lines = file.read_text(encoding="utf-8-sig").splitlines()
+            except (OSError, ValueError) as error:
+                raise DataError(f"{file}: cannot be read: {error}.") from error
+            names = {line.split()[0] for line in lines if line.split()}
+            listed = [path for path in files if path.stem in names]
+            if not listed:
+                raise DataError(f"{file}: none of the {len(files)} xml files is of an image in it.")
+            return listed
     raise DataError(f"{source}: there is no ImageSets/Segmentation or Main with {part}.txt.")
 
 

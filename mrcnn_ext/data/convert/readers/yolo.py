@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ....config.safe_yaml import read_yaml
 from ....errors import DataError
-from ....messages import describe
+from ....messages import describe, shorten
 from ..builder import Builder, Shape
 from ..image_folder import PICTURES, ImageFolder
 from ..options import Options
@@ -19,6 +19,7 @@ __all__ = ["read_yolo"]
 # drops keypoints; the lines are simple enough.
 
 _PARTS = ("train", "val", "test", "minival")
+_MOST_KEYPOINTS = 1000
 _SLACK = 0.01  # by which a fraction may be beyond 0 … 1, for rounding
 
 
@@ -32,11 +33,11 @@ def read_yolo(source: Path, options: Options) -> Builder:
     content = read_yaml(str(file))
     names = _names(content.get("names"), f"{file}: names")
     keypoints, pairs = _keypoints(content, file, options)
-    builder = Builder(names)
-    for name in names if keypoints else ():
-        builder.declare(name, keypoints, pairs=pairs)
     root = _root(file, content)
     images = ImageFolder(options.images or root)
+    builder = Builder(names, images)
+    for name in names if keypoints else ():
+        builder.declare(name, keypoints, pairs=pairs)
     wanted = options.part
     parts = {part: content[part] for part in _PARTS if content.get(part)}
     if wanted is not None and wanted not in parts:
@@ -50,6 +51,7 @@ def read_yolo(source: Path, options: Options) -> Builder:
         for path in _pictures(root, file, part, folders)
     ]
     twice = 0
+    read: set[Path] = set()
     for done, (part, path) in enumerate(listed, 1):
         name = _relative(path, images)
         if builder.has_image(name):
@@ -59,11 +61,14 @@ def read_yolo(source: Path, options: Options) -> Builder:
         more = {"part": part} if wanted is None and len(parts) > 1 else {}
         image = builder.image(name, width, height, str(path), **more)
         labels = _label_file(path)
+        read.add(labels)
         if labels.is_file():
             dims = content["kpt_shape"][1] if keypoints else 0
             for shape in _shapes(labels, names, keypoints, dims, (width, height)):
                 builder.add(image, shape)
         options.progress("images", done, len(listed))
+    if wanted is None:
+        _note_labels_alone(read, builder)
     if twice:
         builder.notes.append(f"{twice} images are in several parts; they were taken once")
     if wanted is None and len(parts) > 1:
@@ -103,8 +108,11 @@ def _keypoints(content: dict, file: Path, options: Options):
     if shape is None:
         return [], None
     good = isinstance(shape, list) and len(shape) == 2 and all(type(n) is int for n in shape)
-    if not good or shape[0] < 1 or shape[1] not in (2, 3):
-        raise DataError(f"{file}: kpt_shape is {describe(shape)}, expected [number, 2 or 3].")
+    if not good or not 1 <= shape[0] <= _MOST_KEYPOINTS or shape[1] not in (2, 3):
+        raise DataError(
+            f"{file}: kpt_shape is {describe(shape)}, expected [number up to {_MOST_KEYPOINTS}, "
+            "2 or 3]."
+        )
     given = content.get("kpt_names")
     given = next(iter(given.values()), None) if isinstance(given, dict) else given
     names = options.keypoints or given or [f"keypoint_{i}" for i in range(1, shape[0] + 1)]
@@ -112,10 +120,14 @@ def _keypoints(content: dict, file: Path, options: Options):
         raise DataError(
             f"{file}: kpt_shape says {shape[0]} keypoints, their names are {describe(names)}."
         )
+    names = [text(name, f"{file}: kpt_names[{index}]") for index, name in enumerate(names)]
+    if len(set(names)) < len(names):
+        raise DataError(f"{file}: kpt_names: a name is there twice.")
     flips = content.get("flip_idx")
     if flips is None:
         return names, None
-    if not isinstance(flips, list) or sorted(map(str, flips)) != sorted(map(str, range(shape[0]))):
+    whole = isinstance(flips, list) and all(type(place) is int for place in flips)
+    if not whole or sorted(flips) != list(range(shape[0])):
         raise DataError(
             f"{file}: flip_idx is {describe(flips)}, expected each of 0 … {shape[0] - 1}."
         )
@@ -146,12 +158,12 @@ def _pictures(root: Path, file: Path, part: str, folders) -> list[Path]:
             found += (p for p in path.rglob("*") if p.suffix.lower() in PICTURES)
         else:
             try:
-                lines = path.read_text(encoding="utf-8").split("\n")
+                lines = path.read_text(encoding="utf-8-sig").split("\n")
             except (OSError, ValueError) as error:
                 raise DataError(f"{path}: cannot be read: {error}.") from error
             found += (
                 path.parent / line[2:] if line.startswith("./") else root / line
-                for line in map(str.strip, lines)
+                for line in (line.strip().replace("\\", "/") for line in lines)
                 if line
             )
     return sorted(set(found))
@@ -178,9 +190,22 @@ def _label_file(picture: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
+def _note_labels_alone(read: set[Path], builder: Builder) -> None:
+    """Note label files whose picture is not there."""
+    files = {file for folder in {file.parent for file in read} for file in folder.glob("*.txt")}
+    # Beside pictures there may be lists of classes and parts, too.
+    alone = sorted(
+        str(f) for f in files - read if "labels" in f.parent.parts and f.name != "classes.txt"
+    )
+    if alone:
+        builder.notes.append(
+            f"label files whose picture is not there: {len(alone)} ({shorten(alone, 3)})"
+        )
+
+
 def _shapes(file: Path, names: list[str], keypoints: list[str], dims: int, size: tuple[int, int]):
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read: {error}.") from error
     for place, line in enumerate(lines, 1):

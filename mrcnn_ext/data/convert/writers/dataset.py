@@ -17,6 +17,7 @@ from ....coco.rle import rle_box, to_rle
 from ....coco.values import is_box
 from ....errors import DataError
 from ....messages import describe
+from ....skeletons import SkeletonSet
 from ..geometry import mask_rings
 from ..lost import Lost
 
@@ -96,6 +97,10 @@ class Source:
         self.names = [str(c.get("name", c["id"])) for c in self.categories]
         if len(set(self.names)) < len(self.names):
             raise DataError(f"{path}: two categories have the same name.")
+        try:
+            SkeletonSet.from_coco_categories(self.categories)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
         self.images = content["images"]
         by_id = dict(zip((c["id"] for c in self.categories), zip(self.categories, self.names)))
         images = {image["id"]: image for image in self.images}
@@ -152,7 +157,10 @@ def file_stem(name: str) -> str:
 def _is_inside(name: str) -> bool:
     path = PurePosixPath(name)
     return (
-        not path.is_absolute() and ".." not in path.parts and "\\" not in name and path.name != ""
+        not path.is_absolute()
+        and ".." not in path.parts
+        and not set(name) & {"\\", "\0"}
+        and path.name != ""
     )
 
 

@@ -27,6 +27,9 @@ def write_labelme(source: Source, target: Target) -> None:
     """
     for done, image in enumerate(source.images, 1):
         shapes: list[dict] = []
+        flags = image.get("attributes") or {}
+        if not isinstance(flags, dict):
+            target.lost.add("attributes of images that are no object", image["file_name"])
         for group, found in enumerate(source.objects(image), 1):
             shapes += _shapes(found, group)
         file = target.folder / f"{file_stem(image['file_name'])}.json"
@@ -36,7 +39,7 @@ def write_labelme(source: Source, target: Target) -> None:
             picture = os.path.relpath(target.images / picture, final.parent)
         content = {
             "version": _VERSION,
-            "flags": image.get("attributes") or {},
+            "flags": flags if isinstance(flags, dict) else {},
             "shapes": shapes,
             "imagePath": picture,
             "imageData": None,
@@ -49,7 +52,9 @@ def write_labelme(source: Source, target: Target) -> None:
 
 def _shapes(found: CocoObject, group: int) -> list[dict]:
     flags = found.attributes()
-    description = flags.pop("description", "")
+    description = ""
+    if isinstance(flags.get("description"), str):
+        description = flags.pop("description")
     if found.crowd:
         flags["iscrowd"] = True
     base = {"label": found.label, "group_id": group, "description": description, "flags": flags}

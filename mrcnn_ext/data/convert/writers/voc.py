@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
@@ -18,6 +19,7 @@ from .dataset import CocoObject, Source, Target, file_stem
 __all__ = ["write_voc"]
 
 _FLAGS = ("pose", "truncated", "difficult", "occluded")
+_NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _MOST = 254  # objects that a palette can number: 0 is background, 255 is void
 
 
@@ -79,7 +81,10 @@ def _annotation(image: dict, objects: list[CocoObject], target: Target) -> Eleme
 
 
 def _leaf(parent: Element, name: str, value) -> None:
-    SubElement(parent, name).text = str(value)
+    text = str(value)
+    if _NOT_XML.search(text):
+        raise DataError(f"{text!r} has characters that xml cannot hold; rename it.")
+    SubElement(parent, name).text = text
 
 
 def _write_masks(
