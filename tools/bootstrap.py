@@ -116,7 +116,7 @@ def build(venv: Path, key: str, source: str | None) -> None:
 
 
 def _remove(venv: Path) -> None:
-    """Delete it; what tells a virtual environment comes last, so that an interrupted call is repeated."""
+    """Delete it; what tells a virtual environment comes last: an interrupted call is repeated."""
     for path in venv.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

@@ -27,7 +27,8 @@ def read_records(
 
     Args:
         results: a json as Detectron2's and this package's evaluators write it, or its content; or the
-            .jsonl of ``python -m mrcnn_ext.predict``, see :func:`result_lines`.
+            .jsonl of ``python -m mrcnn_ext.predict``, see :func:`result_lines`; or a COCO data set
+            whose annotations have scores.
         sizes: image id -> (height, width), of the ground truth.
         source: name of the content, for messages; the file's by default.
 
@@ -42,6 +43,8 @@ def read_records(
     in_memory = isinstance(results, list)
     source = source or ("the predictions" if in_memory else str(results))
     content = results if in_memory else _read(results)  # type: ignore[arg-type]
+    if isinstance(content, dict) and "annotations" in content:
+        content = content["annotations"]  # a data set, whose annotations have scores
     if not isinstance(content, list):
         raise DataError(
             f"{source}: expected a list of predictions, found a {type(content).__name__}."

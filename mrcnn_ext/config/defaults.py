@@ -308,8 +308,9 @@ def _defaults(CN: type) -> FvcoreCfgNode:
     # keypoints that Detectron2's COCOEvaluator cannot evaluate are always MrcnnExtCOCOEvaluator's:
     # several skeletons, others than COCO's 17, TEST.KEYPOINT_OKS_SIGMAS that the script keeps from it.
     _C.EVALUATION.ENABLED = False
-    # Any of "bbox", "segm", "boundary", "false_positives", "mask_quality", "keypoints", "pck" and of
-    # the tasks you registered. Empty: every task whose fields the predictions contain.
+    # Any of "bbox", "segm", "boundary", "false_positives", "mask_quality", "keypoints",
+    # "operating_point", "pck" and of the tasks you registered. Empty: every task whose fields the
+    # predictions contain, but for "operating_point".
     _C.EVALUATION.TASKS = []
     # Maximum number of detections per image. 0: 100, or TEST.DETECTIONS_PER_IMAGE if that is more
     # (LVIS: 300), so that every reported detection counts.

@@ -2,6 +2,9 @@
 """Evaluate a file of predictions.
 
     python -m mrcnn_ext.evaluation DATASET RESULTS.json [--tasks bbox segm boundary …] [--json FILE]
+    python -m mrcnn_ext.evaluation DATASET RESULTS.json --thresholds FILE [--precision 0.9]
+
+The second form also finds a score threshold for each class, which predict --thresholds FILE uses.
 
 DATASET is a COCO json or the name of a registered data set. RESULTS.json is what an evaluator wrote,
 coco_instances_results.json, or mrcnn_ext.predict (--ids-from DATASET): coco_results.json or .jsonl.
@@ -21,7 +24,9 @@ from ..files import write_json
 from .matching import BACKENDS
 from .results_file import evaluate_results_file
 from .settings import EvaluationSettings
+from .show_thresholds import print_thresholds
 from .tasks import TASKS
+from .thresholds import find_thresholds, write_thresholds
 
 # Metrics in a row: their names and values fit into 80 columns.
 _COLUMNS, _WIDTH = 5, 14
@@ -75,22 +80,44 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--backend", choices=BACKENDS, default="auto", help="library that matches (default: auto)"
     )
+    parser.add_argument(
+        "--thresholds",
+        metavar="FILE",
+        help="find a score threshold for each class, too, and the confusion matrix at them; both go "
+        "to FILE",
+    )
+    parser.add_argument(
+        "--precision",
+        type=float,
+        metavar="P",
+        help="with --thresholds: a wanted precision in 0 to 1 (default: the best F1)",
+    )
     add_import_option(parser, "data sets or tasks")
     parser.add_argument("--json", help="write the numbers to this file, too")
     # What is left are the settings, by name.
     rules = vars(parser.parse_args(argv))
     dataset, results_file, json_file = (rules.pop(k) for k in ("dataset", "results", "json"))
+    thresholds, precision = rules.pop("thresholds"), rules.pop("precision")
+    if precision is not None and not thresholds:
+        parser.error("--precision goes with --thresholds FILE")
     try:
         import_all(rules.pop("imports"))
         results = evaluate_results_file(dataset, results_file, **rules)
         if json_file:
             _write(json_file, results)
+        if thresholds:
+            points, names = find_thresholds(
+                dataset, results_file, precision=precision, boxes_only=rules["boxes_only"]
+            )
+            write_thresholds(thresholds, points, names)
     except (ConfigError, DataError) as error:
         print(f"evaluation: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     _print(results)
+    if thresholds:
+        print_thresholds(points, names)
     return 0
 
 

@@ -20,6 +20,18 @@ a name of mrcnn_ext.model_zoo. Written to FOLDER:
                         an interrupted one what there is, as NAME.unfinished.mp4
     run.json            what the predictions depend on
 
+and what --save names, in place of the pictures (docs/predict_forms.md):
+
+    pictures            as above
+    cutouts             cutouts/IMAGE/NUMBER_CLASS.png: each object, transparent around it
+    coco                coco_dataset.json: images, categories and annotations with scores, masks as RLE
+    coco-polygons       coco_polygons.json: the same with polygons, RLE where a mask has holes
+    csv                 objects.csv: one row an object
+    label-studio        label_studio/brush.json: tasks with predictions, and interface.xml
+    label-studio-polygons
+                        label_studio/polygons.json: the same with polygons, brushes where holes are
+    cvat                cvat/annotations/: COCO 1.0 and COCO Keypoints 1.0
+
 Whatever ends a call, what was predicted is not lost: the same command does the rest. If the model, an
 option or an input has changed, that is an error; --restart begins anew. One process works in a FOLDER.
 
@@ -58,7 +70,10 @@ from ..command_line import (
 )
 from ..config.load import load_config
 from ..errors import ConfigError, DataError, WeightsError
+from ..evaluation.thresholds import Thresholds, read_thresholds
 from ..files import check_writable, only_process, remove_leftovers
+from ..results import FORMS, Cutouts, FormOptions, choose_forms, remove_forms
+from ..results.forms import PER_IMAGE
 from ..stop_signals import StopSignals, exit_code
 from .dataset_ids import DatasetIds
 from .exported import ExportedPredictor
@@ -92,8 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--trust-pickle", action="store_true", help=TRUST_PICKLE)
     add_output_option(parser, type=Path, default=Path("predictions"), metavar="FOLDER",
         help="default: %(default)s")  # fmt: skip
-    add("--score-threshold", type=float, default=0.5, help="leave out what scores less "
-        "(default: %(default)s)")  # fmt: skip
+    add("--score-threshold", type=float, help="leave out what scores less (default: 0.5)")
+    add("--thresholds", metavar="FILE", help="in its place one for each class, as "
+        "mrcnn_ext.evaluation --thresholds found them")  # fmt: skip
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--no-optimize", action="store_true", help="run the model as built: slower, see "
         "docs/deployment.md")  # fmt: skip
@@ -101,7 +117,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, metavar="N",
         help="images that go through the model at once, where as many of one size follow each other "
         "(default: 1, on a GPU 4)")  # fmt: skip
-    add("--no-pictures", action="store_true", help="write the json files only")
+    add("--save", action="append", default=[], metavar="FORM,…",
+        help=f"forms of the results besides the json files: {', '.join((*PER_IMAGE, *FORMS))}; may be "
+        "given again (default: pictures)")  # fmt: skip
+    add("--no-pictures", action="store_true", help="without --save: write the json files only")
+    add("--polygon-error", type=float, default=FormOptions.polygon_error, metavar="PIXELS",
+        help="how far polygons may be from the mask's edge; 0 keeps every corner (default: "
+        "%(default)s)")  # fmt: skip
+    add("--image-url", default=FormOptions.image_url, metavar="PREFIX",
+        help="stands before images' names in Label Studio's tasks (default: %(default)s)")  # fmt: skip
     add("--classes", help="names, separated by commas, where the data set is not registered here")
     add("--ids-from", metavar="JSON",
         help="take ids of images (by file name) and categories (by name) from this COCO json, or "
@@ -121,10 +145,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with StopSignals() as signals, ExitStack() as stack:
             try:
-                predictor, sources, writer = _prepare(args, stack)
+                predictor, sources, writer, threshold = _prepare(args, stack)
             except (ConfigError, DataError, WeightsError, ImportError) as error:
                 return _end(f"predict: {error}", 2)
-            return _predict(args, predictor, sources, writer, signals)
+            return _predict(args, predictor, sources, writer, threshold, signals)
     except KeyboardInterrupt as stop:  # while preparing, or between two steps
         return _end("\ninterrupted; the same command does the rest", exit_code(stop))
 
@@ -134,6 +158,7 @@ def _predict(
     predictor: Predictor | ExportedPredictor,
     sources: list[Source],
     writer: PredictionWriter,
+    threshold: float | list[float],
     signals: StopSignals,
 ) -> int:
     before, start = writer.num_images, time.monotonic()
@@ -143,10 +168,11 @@ def _predict(
             predictor,
             sources,
             writer,
-            score_threshold=args.score_threshold,
+            score_threshold=threshold,
             every=args.every,
             batch_size=args.batch_size or (4 if predictor.device.startswith("cuda") else 1),
-            pictures=None if args.no_pictures else args.output / "pictures",
+            pictures=args.output / "pictures" if "pictures" in args.save else None,
+            cutouts=Cutouts(args.output) if "cutouts" in args.save else None,
             signals=signals,
             track=track_options(args),
         )
@@ -164,6 +190,8 @@ def _predict(
     if ended_by:
         return _end(f"{ended_by}; {writer.summary()}; the same command does the rest", code)
     say(one_line(writer.summary() + (_throughput(images, seconds) if images else "")))
+    if images:
+        _say_outdated(args)
     if skipped:
         _end(
             f"{skipped} of {len(sources)} inputs could not be read or predicted whole, see above", 1
@@ -175,6 +203,13 @@ def _throughput(images: int, seconds: float) -> str:
     return f"; {images / seconds:.3g} images a second, {seconds / images:.2g} s each"
 
 
+def _say_outdated(args: argparse.Namespace) -> None:
+    """Name the forms of an earlier call that lack the images of this one."""
+    old = [n for n, form in FORMS.items() if n not in args.save and form.is_in(args.output)]
+    if old:
+        say(f"without the new images: {', '.join(old)}; --save {','.join(old)} makes them anew")
+
+
 def _end(message: str, code: int) -> int:
     lines = message.split("\n")
     say("\n".join(map(one_line, lines)), error=True)
@@ -183,8 +218,15 @@ def _end(message: str, code: int) -> int:
 
 def _prepare(
     args: argparse.Namespace, stack: ExitStack
-) -> tuple[Predictor | ExportedPredictor, list[Source], PredictionWriter]:
+) -> tuple[Predictor | ExportedPredictor, list[Source], PredictionWriter, float | list[float]]:
     """Check everything before the model is loaded; the output folder is held until ``stack`` ends."""
+    thresholds = _read_thresholds(args)
+    args.save = choose_forms(name for text in args.save for name in text.split(","))
+    if args.no_pictures and "pictures" in args.save:
+        raise ConfigError("--no-pictures does not go with --save pictures.")
+    if not args.save and not args.no_pictures:
+        args.save = ["pictures"]
+    form_options = FormOptions(args.polygon_error, args.image_url)
     if not 0 <= args.score_threshold <= 1:
         raise ConfigError(f"--score-threshold is {args.score_threshold}; expected 0 to 1.")
     for name in ("every", "batch_size"):
@@ -197,21 +239,46 @@ def _prepare(
     arrays = cfg is not None and reader_of(cfg).by_band
     sources = _without_own_pictures(find_sources(args.inputs, arrays=arrays), args.output)
     check_video_options(args, sources)
+    if "cutouts" in args.save:
+        Cutouts.check(source.name for source in sources)
     what, load = _exported(args) if cfg is None else _configured(args, cfg)
     ids = DatasetIds(args.ids_from) if args.ids_from else None
     image_ids = None if ids is None else ids.of_images([s for s in sources if not s.name_problem()])
     run = {
         **what,
-        "--score-threshold": str(args.score_threshold),
+        "--score-threshold": "None" if thresholds else str(args.score_threshold),
         "--every": str(args.every),
         "--classes": str(args.classes),
         "--ids-from": "None" if ids is None else digest_of_file(ids.source),
         **named_video_options(args),
     }
+    if thresholds:
+        run["--thresholds"] = digest_of_file(args.thresholds)
     _take_folder(args, sources, run, stack)
     predictor = load()
-    check_smoothed_model(args, predictor.model)
-    return predictor, sources, _writer(args, predictor, sources, ids, image_ids)
+    check_smoothed_model(args, getattr(predictor, "model", None))
+    writer = _writer(args, predictor, sources, ids, image_ids, form_options)
+    if thresholds is None:
+        return predictor, sources, writer, args.score_threshold
+    names = writer.metadata.get("thing_classes")
+    return predictor, sources, writer, thresholds.for_classes(names, predictor.num_classes)
+
+
+def _read_thresholds(args: argparse.Namespace) -> Thresholds | None:
+    """Of the file; ``args.score_threshold`` becomes the lowest score that is kept.
+
+    Raises:
+        ConfigError: both are given.
+        DataError: the file cannot be used.
+    """
+    if not args.thresholds:
+        args.score_threshold = 0.5 if args.score_threshold is None else args.score_threshold
+        return None
+    if args.score_threshold is not None:
+        raise ConfigError("--score-threshold does not go with --thresholds, which has all of them.")
+    thresholds = read_thresholds(args.thresholds)
+    args.score_threshold = thresholds.lowest
+    return thresholds
 
 
 def _exported(args: argparse.Namespace) -> tuple[dict[str, str], Callable]:
@@ -284,8 +351,11 @@ def _take_folder(
         stack.enter_context(only_process(args.output))
         for folder in (args.output, *(args.output / "pictures").glob("**/")):
             remove_leftovers(folder)
+        Cutouts(args.output).begin()
         go_on_or_begin(args.output, run, restart=args.restart)
         if args.restart:
+            remove_forms(args.output)
+            Cutouts(args.output).discard(source.name for source in sources)
             for source in sources:
                 picture = args.output / "pictures" / source.picture_name()
                 for file in (picture, unfinished(picture)):
@@ -302,6 +372,7 @@ def _writer(
     sources: list[Source],
     ids: DatasetIds | None,
     image_ids: dict | None,
+    form_options: FormOptions,
 ) -> PredictionWriter:
     number = predictor.num_classes
     classes = args.classes.split(",") if args.classes else None
@@ -319,6 +390,8 @@ def _writer(
             image_ids=image_ids,
             category_ids=category_ids,
             resume=True,
+            forms=[name for name in args.save if name in FORMS],
+            form_options=form_options,
         )
     except OSError as error:
         raise DataError(f"--output {args.output}: {error}.") from error
@@ -329,12 +402,12 @@ def _writer(
 def _without_own_pictures(sources: list[Source], output: Path) -> list[Source]:
     """Leave out what an earlier run drew, so that ``. --output out`` can be run again."""
     try:
-        own = (output / "pictures").resolve()
+        own = {(output / name).resolve() for name in PER_IMAGE}
     except (OSError, RuntimeError) as error:  # links in a circle
         raise DataError(f"--output {output}: {error}.") from error
-    kept = [source for source in sources if own not in source.path.resolve().parents]
+    kept = [source for source in sources if own.isdisjoint(source.path.resolve().parents)]
     if not kept:
-        raise DataError(f"INPUT: only pictures that an earlier run drew to {own}.")
+        raise DataError(f"INPUT: only pictures that an earlier run drew to {output}.")
     return kept
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import DataError
 from ..files import replaced_file
 
-__all__ = ["WriteError", "write_picture"]
+__all__ = ["WriteError", "write_error", "write_picture"]
 
 # Errors of one name, not of the disk
 _OF_A_NAME = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EILSEQ)
@@ -34,5 +34,10 @@ def write_picture(file: Path, picture: np.ndarray) -> None:
         with replaced_file(file) as temporary:
             temporary.write_bytes(encoded.tobytes())
     except OSError as error:
-        message = f"{file} cannot be written: {error.strerror or error}"
-        raise (DataError if error.errno in _OF_A_NAME else WriteError)(message) from error
+        raise write_error(file, error) from error
+
+
+def write_error(file: Path, error: OSError) -> Exception:
+    """What to raise where ``file`` could not be written: DataError if it is for its name."""
+    message = f"{file} cannot be written: {error.strerror or error}"
+    return (DataError if error.errno in _OF_A_NAME else WriteError)(message)

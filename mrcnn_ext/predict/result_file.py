@@ -39,11 +39,12 @@ class ResultFile:
         self.done: dict[str, list | None] = {}
         self.num_instances = 0
         self._source: list | None = None
+        self._starts: dict[str, int] = {}
         end = 0
         for after, line in result_lines(path) if resume and path.exists() else ():
             if not isinstance(line.get("file"), str) or not isinstance(line.get("results"), list):
                 raise DataError(f"{path}: is not of mrcnn_ext.predict: a line without 'file'.")
-            self._count(line)
+            self._count(line, end)
             end = after
         path.parent.mkdir(parents=True, exist_ok=True)
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -58,14 +59,16 @@ class ResultFile:
         Raises:
             OSError: it cannot be written, then nothing of it is; or the file was deleted.
         """
+        start = self._end
         self._write(json.dumps(line).encode("ascii") + b"\n")
-        self._count(line)
+        self._count(line, start)
 
-    def _count(self, line: dict) -> None:
+    def _count(self, line: dict, start: int) -> None:
         source = line.get("source")
         if source == self._source:  # one object for all frames of a long video
             source = self._source
         self.done[line["file"]] = self._source = source
+        self._starts[line["file"]] = start
         self.num_instances += len(line["results"])
 
     def _write(self, data: bytes) -> None:
@@ -85,6 +88,15 @@ class ResultFile:
     def __iter__(self) -> Iterator[dict]:
         """All lines, in the order in which they were written."""
         return (line for _, line in result_lines(self.path))
+
+    def line_of(self, name: str) -> dict:
+        """The line of an image that has one."""
+        with open(self.path, "rb") as file:
+            file.seek(self._starts[name])
+            text = file.readline()
+            while not text.strip():
+                text = file.readline()
+        return json.loads(text)
 
     def close(self) -> None:
         if self._handle >= 0:

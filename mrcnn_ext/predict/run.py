@@ -22,11 +22,12 @@ from rich.markup import escape
 from ..command_line import image_progress, say
 from ..data.image_file import ImageReader
 from ..errors import DataError
+from ..results import Cutouts
 from ..stop_signals import StopSignals
 from ..visualization.instances import draw_instances
 from .ahead import Behind, ahead
 from .exported import ExportedPredictor
-from .picture_file import WriteError, write_picture
+from .picture_file import WriteError, write_error, write_picture
 from .predictor import Predictor
 from .reading import Frame, read_frames
 from .sources import Source
@@ -43,10 +44,11 @@ def predict_sources(
     sources: Sequence[Source],
     writer: PredictionWriter,
     *,
-    score_threshold: float = 0.5,
+    score_threshold: float | Sequence[float] = 0.5,
     every: int = 1,
     batch_size: int = 1,
     pictures: Path | None = None,
+    cutouts: Cutouts | None = None,
     signals: StopSignals | None = None,
     track: TrackOptions | None = None,
 ) -> int:
@@ -56,11 +58,12 @@ def predict_sources(
         predictor: the model.
         sources: images and videos. One with any fault is reported and left out.
         writer: gets the instances of each image, from another thread.
-        score_threshold: instances that score less are left out.
+        score_threshold: instances that score less are left out; or one for each class.
         every: take every Nth frame of a video.
         batch_size: images that go through the model at once, where as many of one size follow each
             other.
         pictures: the folder to draw into; None draws nothing.
+        cutouts: where the cut-outs go; an image whose are missing is read again.
         signals: are looked at between images. What was predicted by then is written.
         track: follow objects over the frames of videos; None does not.
 
@@ -74,13 +77,15 @@ def predict_sources(
     faulty: set[str] = set()
     # Of others' predictors, which take BGR
     reader = getattr(predictor, "reader", ImageReader("BGR"))
-    output = _Output(VideoOutput(writer, track, score_threshold), writer, reader)
+    threshold = torch.as_tensor(score_threshold)
+    output = _Output(VideoOutput(writer, track, threshold), writer, reader, cutouts)
+    done_before = writer.results.done if cutouts is None else cutouts.finished(writer.results.done)
     if pictures is not None and any(s.is_video for s in sources) and (why := h264_problem()):
         say(
             f"videos are written by OpenCV as MPEG-4 Part 2, which browsers do not play: {why}",
             error=True,
         )
-    floors = score_threshold, least_score(score_threshold, track)  # of images and of videos
+    floors = threshold, least_score(threshold, track)  # of images and of videos
     with image_progress(console) as progress:
         task = progress.add_task("predicting", total=sum(s.count(every) for s in sources))
 
@@ -102,7 +107,7 @@ def predict_sources(
 
         frames = read_frames(
             sources,
-            writer.results.done,
+            done_before,
             every=every,
             pictures=pictures,
             reader=reader,
@@ -150,7 +155,9 @@ def _batches(frames: Iterable[Frame], batch_size: int) -> Iterator[list[Frame]]:
 
 
 def _predict(
-    predictor: Predictor | ExportedPredictor, batch: list[Frame], floors: tuple[float, float]
+    predictor: Predictor | ExportedPredictor,
+    batch: list[Frame],
+    floors: tuple[torch.Tensor, torch.Tensor],
 ) -> list[Instances | Exception | None]:
     """The instances of each frame, on the CPU; an error of the model; None if there is no image."""
     images = [image for frame in batch if (image := frame.to_predict) is not None]
@@ -174,15 +181,26 @@ def _predict(
     return results
 
 
-def _kept(instances: Instances, score_threshold: float) -> Instances:
-    return instances[instances.scores >= score_threshold].to("cpu")
+def _kept(instances: Instances, threshold: torch.Tensor) -> Instances:
+    """Those at or above the threshold, or that of their class, on the CPU."""
+    limit = threshold.to(instances.scores)
+    if limit.dim():
+        limit = limit[instances.pred_classes]
+    return instances[instances.scores >= limit].to("cpu")
 
 
 class _Output:
-    """Writes the lines, pictures and videos of frames; all in one thread, in their order."""
+    """Writes the lines, pictures, cut-outs and videos of frames; all in one thread, in their order."""
 
-    def __init__(self, videos: VideoOutput, writer: PredictionWriter, reader: ImageReader) -> None:
+    def __init__(
+        self,
+        videos: VideoOutput,
+        writer: PredictionWriter,
+        reader: ImageReader,
+        cutouts: Cutouts | None = None,
+    ) -> None:
         self._writer, self._reader, self._videos = writer, reader, videos
+        self._cutouts = cutouts
         #: Ends a video that is not at its end: see there.
         self.interrupt = videos.interrupt
 
@@ -225,12 +243,24 @@ class _Output:
             except OSError as error:
                 path = self._writer.results.path
                 raise WriteError(f"{path} cannot be written: {error.strerror or error}") from error
+        if self._cutouts is not None and frame.name not in self._cutouts:
+            self._cut_out(frame)
         if picture is None or frame.picture is None:
             return
         if not frame.source.is_video:
             write_picture(frame.picture, picture)
             return
         self._videos.write(frame, picture)
+
+    def _cut_out(self, frame: Frame) -> None:
+        assert self._cutouts is not None
+        # Of the line that is there: an earlier call may have written it.
+        line = self._writer.results.line_of(frame.name)
+        try:
+            shown = _rgb(frame, self._reader)[:, :, ::-1]
+            self._cutouts.write(shown, line, self._writer.predictions)
+        except OSError as error:
+            raise write_error(self._cutouts.folder / frame.name, error) from error
 
 
 def _shown(instances: Instances, line: dict) -> Instances:
@@ -243,13 +273,16 @@ def _shown(instances: Instances, line: dict) -> Instances:
 
 def _draw(frame: Frame, instances: Instances, metadata, reader: ImageReader) -> np.ndarray:
     """The picture, BGR."""
+    picture = draw_instances(_rgb(frame, reader), instances, metadata)
+    return np.ascontiguousarray(picture[:, :, ::-1])
+
+
+def _rgb(frame: Frame, reader: ImageReader) -> np.ndarray:
+    """What is to be seen of an image: uint8 (H, W, 3)."""
     assert frame.image is not None
     if reader.by_band:
-        rgb = reader.shown(frame.image)
-    else:
-        rgb = np.ascontiguousarray(frame.image[:, :, ::-1])
-    picture = draw_instances(rgb, instances, metadata)
-    return np.ascontiguousarray(picture[:, :, ::-1])
+        return reader.shown(frame.image)
+    return np.ascontiguousarray(frame.image[:, :, ::-1])
 
 
 def _text(frame: Frame, fault: Exception) -> str:

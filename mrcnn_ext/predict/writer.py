@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from detectron2.data import Metadata
 from detectron2.structures import Instances
 
 from ..evaluation.records import instances_to_records
-from ..files import replaced_file
+from ..results import FormOptions, Predictions, write_forms
+from ..results.json_file import write_json_list
 from ..skeletons import SkeletonSet
 from .result_file import ResultFile
 
@@ -43,6 +44,8 @@ class PredictionWriter:
         image_ids: Mapping[str, int | float | str] | None = None,
         category_ids: Sequence[int | float | str] | None = None,
         resume: bool = False,
+        forms: Sequence[str] = (),
+        form_options: FormOptions | None = None,
     ) -> None:
         """
         Args:
@@ -52,6 +55,8 @@ class PredictionWriter:
             image_ids: by name of the image; None counts them from 0.
             category_ids: by class of the model, in place of the metadata's.
             resume: go on with the lines that are there already.
+            forms: names of :data:`mrcnn_ext.results.FORMS` to make of the lines, too.
+            form_options: of the forms.
 
         Raises:
             DataError: the lines that are there are damaged.
@@ -69,7 +74,13 @@ class PredictionWriter:
         self._class_ids = {original: class_id for class_id, original in self._category_ids.items()}
         self._image_ids = image_ids
         self._skeletons = SkeletonSet.from_metadata(metadata)
+        self._forms, self._form_options = forms, form_options
         self.results = ResultFile(self._folder / "coco_results.jsonl", resume=resume)
+
+    @property
+    def predictions(self) -> Predictions:
+        """The lines, and what their ids mean."""
+        return Predictions(self.results, self._names, self._category_ids, self._skeletons)
 
     @property
     def num_images(self) -> int:
@@ -114,7 +125,7 @@ class PredictionWriter:
         self.append(self.line(name, instances))
 
     def close(self) -> None:
-        """Make both json files of the lines.
+        """Make both json files of the lines, and the forms.
 
         Raises:
             OSError: one cannot be written; what it was before is left.
@@ -125,11 +136,12 @@ class PredictionWriter:
             "classes": list(self._names) if self._names else None,
             "keypoints": self._keypoint_names(),
         }
-        texts = (json.dumps(self._image(line), indent=1) for line in self.results)
-        parts = [json.dumps(head, indent=1)[:-2] + ',\n"images": [', "]}"]
-        _write_list(self._folder / "predictions.json", texts, *parts)
-        texts = (json.dumps(record) for line in self.results for record in line["results"])
-        _write_list(self._folder / "coco_results.json", texts, "[", "]")
+        start = json.dumps(head, indent=1)[:-2] + ',\n"images": ['
+        images = map(self._image, self.results)
+        write_json_list(self._folder / "predictions.json", images, start, "]}", indent=1)
+        records = (record for line in self.results for record in line["results"])
+        write_json_list(self._folder / "coco_results.json", records)
+        write_forms(self._forms, self.predictions, self._folder, self._form_options)
 
     def summary(self) -> str:
         count = self.results.num_instances
@@ -166,16 +178,3 @@ class PredictionWriter:
             return {name: list(skeletons.keypoint_names) for name in self._names}
         of_class = zip(self._names, map(skeletons.skeleton, range(skeletons.num_classes)))
         return {name: list(one.keypoint_names) for name, one in of_class if one is not None}
-
-
-def _write_list(path: Path, items: Iterable[str], start: str, end: str) -> None:
-    """Write a json list, one item after another."""
-
-    def parts() -> Iterator[str]:
-        yield start
-        for index, item in enumerate(items):
-            yield (",\n" if index else "\n") + item
-        yield f"{end}\n"
-
-    with replaced_file(path) as temporary, open(temporary, "w", encoding="ascii") as file:
-        file.writelines(parts())

@@ -17,6 +17,8 @@ from ..evaluation.settings import EvaluationSettings
 from ..evaluation.tasks import TaskInput
 from ..evaluation.tasks.ap import BOX_AP, MASK_AP
 from ..evaluation.tasks.oks import KEYPOINT_AP
+from ..evaluation.tasks.operating_point import OperatingPoints, find_operating_points
+from ..evaluation.thresholds import thresholds_content
 from .calibration import (
     Calibration,
     OperatingPoint,
@@ -43,6 +45,7 @@ class Analysis:
         delta_ap: by kind of error, and "fp", "fn"; in 0 … 1.
         mask_quality: None without masks.
         keypoints: AP by OKS; None without keypoints, or without sigmas for them.
+        operating: thresholds of the classes at their best F1, and the confusion matrix there.
         image_counts: right, wrong and missed at the threshold of ``point``, by number of the image.
     """
 
@@ -55,6 +58,7 @@ class Analysis:
     counts: dict[str, int]
     delta_ap: dict[str, float]
     point: OperatingPoint
+    operating: OperatingPoints
     calibration: Calibration | None
     image_counts: dict[int, dict[str, int]]
     mask_quality: dict[str, dict] | None
@@ -90,6 +94,7 @@ class Analysis:
                 "errors": self.counts,
                 "delta_AP50": self.delta_ap,
                 "best_f1": vars(self.point),
+                "operating_points": thresholds_content(self.operating, class_names),
                 "calibration_error": None if self.calibration is None else self.calibration.error,
                 "masks_of_matched_boxes": self.mask_quality,
                 "keypoints": self.keypoints,
@@ -192,6 +197,7 @@ def analyse(
         counts=kinds.counts(),
         delta_ap=kinds.delta_ap(),
         point=point,
+        operating=find_operating_points(data, task),
         calibration=calibrate(kinds),
         image_counts=image_scores(measured, entries, matches, point.threshold),
         mask_quality=(

@@ -12,6 +12,7 @@ from ..coco.index import GroundTruth
 from ..evaluation.matching import Matches
 from ..evaluation.overlaps import Overlaps
 from ..evaluation.tasks.mask_quality import quality_of_matches
+from ..evaluation.tasks.operating_point import OperatingPoint, choose_point
 from .error_kinds import IGNORED, RIGHT, ErrorKinds
 
 __all__ = [
@@ -27,35 +28,11 @@ __all__ = [
 _BINS = 10
 
 
-@dataclass(frozen=True)
-class OperatingPoint:
-    """A score threshold and what the detections at or above it are worth, at IoU 0.5."""
-
-    threshold: float
-    precision: float
-    recall: float
-    f1: float
-
-
 def operating_point(kinds: ErrorKinds, threshold: float | None = None) -> OperatingPoint:
     """The threshold of the highest F1 over all images, or what is at ``threshold``."""
     kept = kinds.kind != IGNORED
     scores, right = kinds.scores[kept], kinds.kind[kept] == RIGHT
-    order = np.argsort(-scores, kind="stable")
-    scores, found = scores[order], np.cumsum(right[order])
-    number = int(kinds.counted.sum())
-    f1 = 2 * found / np.maximum(np.arange(1, len(scores) + 1) + number, 1)
-    if threshold is None:
-        # Between equal scores no threshold can be.
-        possible = np.append(scores[1:] != scores[:-1], True) if len(scores) else np.zeros(0, bool)
-        at = int(np.where(possible, f1, -1.0).argmax()) if len(scores) else -1
-        threshold = float(scores[at]) if len(scores) else 0.5
-    else:
-        at = int((scores >= threshold).sum()) - 1
-    if at < 0:
-        return OperatingPoint(threshold, float("nan"), 0.0 if number else float("nan"), 0.0)
-    recall = float(found[at] / number) if number else float("nan")
-    return OperatingPoint(threshold, float(found[at] / (at + 1)), recall, float(f1[at]))
+    return choose_point(scores, right, int(kinds.counted.sum()), threshold=threshold)
 
 
 @dataclass(frozen=True)

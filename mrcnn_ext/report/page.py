@@ -100,6 +100,15 @@ def _tables(truth: GroundTruth, analyses: list[Analysis]) -> dict:
             for i, a in enumerate(analyses)
         ],
         "point": tables.point_table(analyses),
+        "operating": [
+            (
+                a.name,
+                line_color(i),
+                tables.threshold_table(truth, a),
+                tables.confusion_table(truth, a),
+            )
+            for i, a in enumerate(analyses)
+        ],
         "masks": tables.mask_table(analyses),
         "keypoints": tables.keypoint_table(analyses),
     }

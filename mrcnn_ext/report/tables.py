@@ -5,14 +5,17 @@ from __future__ import annotations
 
 from ..coco.areas import AREA_NAMES
 from ..coco.index import GroundTruth
+from ..evaluation.confusion import frequent_confusions
 from ..page import Cell, Table, count, line_color, number
 from .analysis import Analysis
 from .error_kinds import KINDS
 from .plots import KIND_NAMES
 
 __all__ = ["class_table", "error_count_table", "error_table", "head_table", "keypoint_table"]
-__all__ += ["mask_table", "point_table", "size_table"]
+__all__ += ["confusion_table", "mask_table", "point_table", "size_table", "threshold_table"]
 
+_MOST_CLASSES = 15  # of a confusion matrix that fits the page
+_MOST_PAIRS = 30
 _SIZE_NAMES = {
     "all": "all",
     "small": "small (up to 32²)",
@@ -134,6 +137,33 @@ def point_table(analyses: list[Analysis]) -> Table:
         )
         rows.append(cells)
     return Table(["", "threshold", "precision", "recall", "F1", "calibration error"], rows)
+
+
+def threshold_table(truth: GroundTruth, analysis: Analysis) -> Table:
+    """The threshold of each class that has one, and what is right and wrong there; sortable."""
+    rows = []
+    for name, point in zip(truth.class_names, analysis.operating.of_class):
+        if point is not None:
+            cells = [Cell(name, name), Cell(f"{point.threshold:.3f}", point.threshold)]
+            cells += [number(getattr(point, key)) for key in ("precision", "recall", "f1")]
+            rows.append([*cells, count(point.objects), count(point.detections)])
+    columns = ["class", "threshold", "precision", "recall", "F1", "objects", "detections"]
+    return Table(columns, rows, sortable=True)
+
+
+def confusion_table(truth: GroundTruth, analysis: Analysis) -> Table:
+    """Objects by their class and the class they were detected as; of many classes the pairs that
+    are confused most."""
+    names, matrix = truth.class_names, analysis.operating.confusion
+    if len(names) > _MOST_CLASSES:
+        pairs = frequent_confusions(matrix, names)[:_MOST_PAIRS]
+        rows = [[Cell(a, a), Cell(b, b), count(times)] for times, a, b in pairs]
+        return Table(["object", "taken for", "times"], rows, sortable=True)
+    rows = [
+        [Cell(name), *(count(value) if value else Cell("\u00b7") for value in values)]
+        for name, values in zip([*names, "nothing"], matrix.tolist())
+    ]
+    return Table(["object", *names, "missed"], rows)
 
 
 def mask_table(analyses: list[Analysis]) -> Table | None:

@@ -16,6 +16,7 @@ import pytest
 
 from mrcnn_ext.data.shapes import ShapesSpec, generate_shapes, register_shapes
 from mrcnn_ext.errors import ConfigError, DataError
+from mrcnn_ext.evaluation.thresholds import find_thresholds
 from mrcnn_ext.report import make_report
 from mrcnn_ext.report.__main__ import main
 from mrcnn_ext.visualization.colors import COLORS
@@ -503,3 +504,19 @@ def test_items_are_drawn_where_they_are_and_in_their_colour():
     assert close_to("bkg")[70:99, 300:330].any()  # its label, above
     assert (picture[105:155, 105:175] == 128).all()  # boxes are not filled
     assert (image == 128).all()
+
+
+# ------------------------------------------------------------------------------- thresholds by class
+
+
+def test_thresholds_and_confusion_are_those_of_the_evaluation(report, shapes, files):
+    content = json.loads((report.parent / "report.json").read_text())
+    points, names = find_thresholds(shapes, files["two"])
+    shown = content["results"][1]["operating_points"]
+    assert list(shown["classes"]) == names
+    for name, point in zip(names, points.of_class):
+        assert shown["classes"][name]["threshold"] == pytest.approx(point.threshold, abs=1e-5)
+    assert shown["confusion"]["matrix"] == points.confusion.tolist()
+    text = report.read_text(encoding="utf-8")
+    assert text.count('<th scope="col" class="">missed</th>') >= 2
+    assert f">{points.of_class[0].threshold:.3f}" in text.replace("\n", "")

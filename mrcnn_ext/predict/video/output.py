@@ -22,9 +22,13 @@ from .write import VideoFile
 __all__ = ["VideoOutput", "least_score"]
 
 
-def least_score(threshold: float, track: TrackOptions | None) -> float:
-    """What the model's instances must score to be handed to :class:`VideoOutput`."""
-    return threshold if track is None else min(threshold, FAINT)
+def least_score(threshold: torch.Tensor, track: TrackOptions | None) -> torch.Tensor:
+    """What the model's instances must score to be handed to :class:`VideoOutput`.
+
+    Args:
+        threshold: of all classes, or (classes,).
+    """
+    return threshold if track is None else threshold.clamp(max=FAINT)
 
 
 class VideoOutput:

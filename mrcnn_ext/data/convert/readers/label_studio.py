@@ -32,9 +32,10 @@ _UPLOAD = re.compile(r"[0-9a-f]{8}-(.+)")  # what it puts before the name of an 
 def read_label_studio(source: Path, options: Options) -> Builder:
     """Read a JSON export (not JSON-MIN).
 
-    A task has one annotation here: the ground truth, or the first that was not cancelled. Keypoints
-    belong to the region that is their parent, that a relation joins them to, or that alone has them
-    inside; their labels are their names. Choices, texts and numbers of a region are its attributes.
+    A task has one annotation here: the ground truth, or the first that was not cancelled. A polygon
+    whose parent is a polygon of the same label is a further part of it. Keypoints belong to the region
+    that is their parent, that a relation joins them to, or that alone has them inside; their labels are
+    their names. Choices, texts and numbers of a region are its attributes.
     """
     tasks = as_list(read_json(source), str(source))
     images = ImageFolder(options.images)
@@ -88,6 +89,7 @@ def _read_task(
             points.append((next(r for r in parts if _kind(r) in _SHAPES), made))
         else:
             shapes[key] = made
+    _join_parts(regions, shapes)
     _give_points(points, shapes, relations, builder)
     for shape in shapes.values():
         builder.add(image, shape)
@@ -235,6 +237,18 @@ def _set_outline(
         shape.box = a, b, c - a, d - b
         if options.boxes_as_masks:
             shape.polygons = [corners]
+
+
+def _join_parts(regions: dict[str, list[dict]], shapes: dict[str, Shape]) -> None:
+    """Move polygons to the polygon that is their parent (``parentID``), where both have one label."""
+    # Children first come after their parents; from the end on, parts of parts are moved, too.
+    for key in reversed(list(shapes)):
+        parents = [str(r["parentID"]) for r in regions[key] if r.get("parentID")]
+        parent = shapes.get(parents[0]) if parents and parents[0] != key else None
+        part = shapes[key]
+        if parent and parent.label == part.label and parent.polygons and part.polygons:
+            parent.polygons = parent.polygons + part.polygons
+            del shapes[key]
 
 
 def _give_points(
