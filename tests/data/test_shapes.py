@@ -276,8 +276,9 @@ def test_evaluator_may_come_before_the_data(tmp_path):
 
 
 def test_builtin_names_follow_their_configuration():
+    shapes.configure_builtin_shapes()  # the defaults, whatever another test left
     before = MetadataCatalog.get("mrcnn_ext_shapes_train")
-    shapes.configure_builtin_shapes()  # the defaults: nothing changes
+    shapes.configure_builtin_shapes()  # nothing changes
     assert MetadataCatalog.get("mrcnn_ext_shapes_train") is before
     try:
         shapes.configure_builtin_shapes(num_train=2, num_val=1, image_size=64, seed=9)
