@@ -79,6 +79,8 @@ class TrainingMapper(DatasetMapper):
         if self.needs_dataset:
             logger.info(f"All augmentations, in their order: {self.steps}")
         self.min_area_left = min_area_left
+        if not isinstance(boxes_only, bool):
+            raise ConfigError(f"the mapper's boxes_only is {boxes_only!r}; expected True or False.")
         self.boxes_only = boxes_only and self.use_instance_mask
         self.dataset = dataset
         self.reader = ImageReader(image_format, tuple(bands), pixel_type, tuple(rgb_bands))
