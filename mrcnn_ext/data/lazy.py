@@ -14,6 +14,7 @@ from ..coco.read import class_names, differing_classes, read_categories
 from ..config.ranges import is_number
 from ..errors import ConfigError
 from ..messages import shorten, similar
+from .class_counts import warn_of_missing_masks
 from .loading import check_masks_of_tests, check_when_loaded
 from .negatives import keep_negatives
 
@@ -95,7 +96,9 @@ def training_dicts(
             f"model.roi_heads.num_classes is {num_classes}, but '{trains[0]}' ({_TRAIN}) has "
             f"{len(first)} classes: {shorten(first)}."
         )
-    if masks and not boxes_only:
+    if masks and boxes_only:
+        warn_of_missing_masks(dicts, trains)
+    elif masks:
         check_masks_of_tests(tests, _ADVICE)
     return dicts
 
