@@ -347,6 +347,20 @@ def test_a_lazy_config_is_checked_before_it_is_built(changes, message):
         check_lazy(cfg)
 
 
+@pytest.mark.parametrize("key", ["bands", "rgb_bands"])
+@pytest.mark.parametrize("value", [5, "012"])
+def test_an_argument_that_is_no_list_is_named(key, value):
+    arguments = {"bands": [0, 1, 2], "augmentations": [], "image_format": "BGR", key: value}
+    with pytest.raises(ConfigError, match=f"the mapper's {key} is {value!r}; expected "):
+        TrainingMapper(True, **arguments)
+
+
+@pytest.mark.parametrize("value", ["yes", 1, None])
+def test_boxes_only_is_a_switch(value):
+    with pytest.raises(ConfigError, match=f"the mapper's boxes_only is {value!r}; expected True"):
+        TrainingMapper(True, augmentations=[], image_format="BGR", boxes_only=value)
+
+
 def test_files_that_differ_are_told_by_both(tmp_path):
     first = write(tmp_path / "a.npy", pixels(5, "uint16"))
     for other in (pixels(3, "uint16"), pixels(96, "uint16"), pixels(5, "uint8")):
