@@ -222,6 +222,21 @@ def test_the_check_of_data_tells_what_it_found(mixed, tmp_path, capsys):
         assert ("masks learn from and are evaluated on the others" in text) == value
 
 
+def test_the_check_of_data_looks_at_samplers_and_weights(mixed, tmp_path, capsys):
+    data = mixed.MRCNN_EXT.DATA
+    data.BOXES_ONLY, data.SAMPLER, mixed.MODEL.PIXEL_STD = True, "rare", [1.0, 1.0, 1.0]
+    mixed.MRCNN_EXT.BOX_HEAD.CLASS_WEIGHTS = [["b", 2.0]]
+    file = tmp_path / "config.yaml"
+    file.write_text(mixed.dump())
+    assert check(["--config-file", str(file)]) == 1
+    text = " ".join(capsys.readouterr().out.split())
+    assert "MRCNN_EXT.DATA.SAMPLER is 'rare'; expected" in text
+    assert "MRCNN_EXT.BOX_HEAD.CLASS_WEIGHTS names 'b', which is no class" in text
+    data.SAMPLER, mixed.MRCNN_EXT.BOX_HEAD.CLASS_WEIGHTS = "repeat_factor", [["a", 2.0]]
+    file.write_text(mixed.dump())
+    assert check(["--config-file", str(file)]) == 0
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not tool("train_net.py").is_file(), reason="Detectron2's tools are not there")
 @pytest.mark.parametrize("command", ["train_net.py", "ours"])
