@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ..errors import ConfigError
 from ..messages import similar
 from .check_values import unexpected
+from .ranges import is_number
 
 __all__ = ["FIRST_CONVOLUTIONS", "PIXEL_TYPES", "check_bands", "check_choice", "pixel_channels"]
 
@@ -47,15 +48,25 @@ def check_bands(cfg) -> None:
             f"but {_NODE}.RGB_BANDS is []; expected three of {_NODE}.BANDS, {list(bands)}, in this "
             "order."
         )
-    if not bands:
-        return
     for name in ("PIXEL_MEAN", "PIXEL_STD"):
         values = cfg.MODEL[name]
-        if len(values) != len(bands):
+        if not isinstance(values, (list, tuple)) or not all(map(is_number, values)):
+            raise unexpected(
+                f"MODEL.{name}", values, "a list of finite numbers, one for each channel"
+            )
+        if name == "PIXEL_STD" and any(value <= 0 for value in values):
+            raise unexpected(
+                f"MODEL.{name}",
+                values,
+                "numbers above 0, which pixels are divided by (1.0 for a band that is constant)",
+            )
+        if bands and len(values) != len(bands):
             raise ConfigError(
                 f"MODEL.{name} has {len(values)} numbers, but {_NODE}.BANDS has {len(bands)} bands; "
                 "expected one for each (python -m mrcnn_ext.data.stats prints them)."
             )
+    if not bands:
+        return
     if cfg.get("VIS_PERIOD", 0) > 0 and (len(bands) != 3 or keys.PIXEL_TYPE != "uint8"):
         raise ConfigError(
             f"VIS_PERIOD is {cfg.VIS_PERIOD}, but Detectron2 draws images of 3 bands with 8 bits only; "

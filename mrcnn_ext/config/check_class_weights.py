@@ -24,6 +24,7 @@ CLASS_WEIGHT_RULES = ("inverse_sqrt", "class_balanced")
 
 _BOX, _MASK = "MRCNN_EXT.BOX_HEAD.CLASS_WEIGHTS", "MRCNN_EXT.MASK_HEAD.CLASS_WEIGHTS"
 _CLS_LOSS = "MRCNN_EXT.BOX_HEAD.CLS_LOSS"
+_LARGEST = 1e6  # far below what a loss in float16 or float32 bears, far above what is of use
 _EXPECTED = (
     f"[name of a class, factor] for each class that has one, and first, perhaps, one of "
     f"{' or '.join(map(repr, CLASS_WEIGHT_RULES))} for all others"
@@ -40,7 +41,7 @@ def split_class_weights(entries: Sequence, key: str) -> tuple[str, dict[str, flo
         raise unexpected(key, entries, _EXPECTED)
     rest = list(entries)
     rule = rest.pop(0) if rest and isinstance(rest[0], str) else ""
-    if rule and rule not in CLASS_WEIGHT_RULES:
+    if len(rest) < len(entries) and rule not in CLASS_WEIGHT_RULES:
         raise unexpected(f"{key}[0]", rule, _EXPECTED)
     factors: dict[str, float] = {}
     for index, entry in enumerate(rest, len(entries) - len(rest)):
@@ -48,8 +49,10 @@ def split_class_weights(entries: Sequence, key: str) -> tuple[str, dict[str, flo
         if not is_pair or not isinstance(entry[0], (str, int)) or not is_number(entry[1]):
             raise unexpected(f"{key}[{index}]", entry, _EXPECTED)
         name, factor = str(entry[0]), float(entry[1])
-        if factor < 0:
-            raise unexpected(f"{key}[{index}]", entry, "a factor of 0 or more")
+        if not 0 <= factor <= _LARGEST:
+            raise unexpected(
+                f"{key}[{index}]", entry, f"a factor of 0 or more, at most {_LARGEST:,.0f}"
+            )
         if name in factors:
             raise ConfigError(f"{key} names '{name}' twice; expected one factor for each class.")
         factors[name] = factor
@@ -94,7 +97,13 @@ def check_class_weights(cfg, classes: Sequence[str] = ()) -> None:
                 "weights; expected one of them."
             )
         if classes:
-            check_class_names(list(factors), [str(name) for name in classes], key)
+            names = [str(name) for name in classes]
+            check_class_names(list(factors), names, key)
+            if not any(factors.get(name, 1) for name in names):
+                raise ConfigError(
+                    f"{key} gives every class the factor 0, so that no object counts in the loss; "
+                    "expected a factor above 0 for one class or more."
+                )
 
 
 def check_weighted_heads(cfg) -> None:

@@ -95,7 +95,7 @@ class ImageReader:
         except (DataError, OSError):
             raise
         except Exception as error:  # decoders raise about anything on damaged files
-            raise DataError(f"{path}: cannot be read: {type(error).__name__}: {error}.") from error
+            raise DataError(f"{path}: cannot be read: {_reason(error)}.") from error
         return self.converted(pixels, path)
 
     def open(self, path: str | os.PathLike) -> StoredImage:
@@ -112,7 +112,7 @@ class ImageReader:
             reason = error.strerror or error
             raise DataError(f"{path}: cannot be read: {reason}.") from error
         except Exception as error:
-            raise DataError(f"{path}: cannot be read: {type(error).__name__}: {error}.") from error
+            raise DataError(f"{path}: cannot be read: {_reason(error)}.") from error
         if max(self.bands) >= stored.bands:
             raise DataError(
                 f"{path}: has {_bands(stored.bands)}, but MRCNN_EXT.DATA.BANDS is "
@@ -242,8 +242,12 @@ def _first_bands(path: str | os.PathLike) -> np.ndarray:
     except DataError as error:
         raise DataError(f"{path}: {error}.") from error
     except Exception as error:
-        raise DataError(f"{path}: cannot be read: {type(error).__name__}: {error}.") from error
+        raise DataError(f"{path}: cannot be read: {_reason(error)}.") from error
     return displayed(pixels, list(range(pixels.shape[2]))[:3])
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(".")
 
 
 def _bands(number: int) -> str:

@@ -11,8 +11,10 @@ from detectron2.evaluation import COCOEvaluator
 from omegaconf import DictConfig
 
 from ..coco.read import class_names, differing_classes, read_categories
+from ..config.ranges import is_number
 from ..errors import ConfigError
 from ..messages import shorten, similar
+from .class_counts import warn_of_missing_masks
 from .loading import check_masks_of_tests, check_when_loaded
 from .negatives import keep_negatives
 
@@ -57,10 +59,10 @@ def training_dicts(
         DataError: an entry of a json cannot be used, or an object of a test set has no mask; names the
             file, the image and the annotation.
     """
-    if not 0 <= negatives < 1:
+    if not is_number(negatives) or not 0 <= negatives < 1:
         raise ConfigError(
-            f"dataloader.train.dataset.negatives is {negatives}; expected a share of the images, from "
-            "0 to less than 1."
+            f"dataloader.train.dataset.negatives is {negatives!r}; expected a share of the images, "
+            "from 0 to less than 1."
         )
     trains, tests = _listed(names), _listed(test_names)
     for key, listed in ((_TRAIN, trains), (_TEST, tests)):
@@ -94,7 +96,9 @@ def training_dicts(
             f"model.roi_heads.num_classes is {num_classes}, but '{trains[0]}' ({_TRAIN}) has "
             f"{len(first)} classes: {shorten(first)}."
         )
-    if masks and not boxes_only:
+    if masks and boxes_only:
+        warn_of_missing_masks(dicts, trains)
+    elif masks:
         check_masks_of_tests(tests, _ADVICE)
     return dicts
 

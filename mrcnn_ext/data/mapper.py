@@ -79,9 +79,11 @@ class TrainingMapper(DatasetMapper):
         if self.needs_dataset:
             logger.info(f"All augmentations, in their order: {self.steps}")
         self.min_area_left = min_area_left
+        if not isinstance(boxes_only, bool):
+            raise ConfigError(f"the mapper's boxes_only is {boxes_only!r}; expected True or False.")
         self.boxes_only = boxes_only and self.use_instance_mask
         self.dataset = dataset
-        self.reader = ImageReader(image_format, tuple(bands), pixel_type, tuple(rgb_bands))
+        self.reader = ImageReader(image_format, _tuple(bands), pixel_type, _tuple(rgb_bands))
         self._check_masks()
         if self.reader.by_band:
             check_pixels(self.steps, self.reader)
@@ -230,6 +232,12 @@ class TrainingMapper(DatasetMapper):
                     f"the mapper's instance_mask_format is '{self.instance_mask_format}', but "
                     f"{type(step).__name__} works on pixels of masks; expected 'bitmask'."
                 )
+
+
+def _tuple(values):
+    """Of a list, also one of a LazyConfig; what is none is an error of the reader's check."""
+    is_list = isinstance(values, Sequence) and not isinstance(values, str)
+    return tuple(values) if is_list else values
 
 
 def _name(record: dict) -> str:

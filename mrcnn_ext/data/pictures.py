@@ -79,10 +79,12 @@ def bands_problem(path: str | os.PathLike) -> str | None:
         stored = open_image(path)
     except Exception:  # decoders raise about anything on damaged files
         return None
-    if stored.pixel_type == "uint8" and stored.bands in (1, 2, 3, 4):  # with alpha, perhaps
+    is_picture = not os.fspath(path).lower().endswith(".npy")
+    if is_picture and stored.pixel_type == "uint8" and stored.bands in (1, 2, 3, 4):  # with alpha
         return None
     bands = f"{stored.bands} band" + "s" * (stored.bands != 1)
-    what = "reduces to 8 bits" if stored.bands in (3, 4) else "does not read as they are"
+    reduced = is_picture and stored.bands in (3, 4)
+    what = "reduces to 8 bits" if reduced else "does not read as they are"
     return (
         f"has {bands} of {stored.pixel_type}, which Detectron2 {what}: name the bands in "
         "MRCNN_EXT.DATA.BANDS, and the type in MRCNN_EXT.DATA.PIXEL_TYPE"

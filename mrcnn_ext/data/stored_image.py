@@ -20,7 +20,9 @@ from ..errors import DataError
 __all__ = ["StoredImage", "open_image", "raw_modes"]
 
 _ORIENTATION = 0x0112  # the tag of EXIF, and of TIFF
-_BITS, _SAMPLES, _PLANAR = 258, 277, 284  # tags of TIFF
+_BITS, _PHOTOMETRIC, _SAMPLES, _PLANAR = 258, 262, 277, 284  # tags of TIFF
+_WHITE_IS_ZERO = 0
+_NPY = b"\x93NUMPY"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Modes whose values Pillow gives as the file has them; the bands are those of their names.
 _AS_STORED = ("L", "LA", "RGB", "RGBA", "CMYK", "F")
@@ -126,12 +128,21 @@ def _described(
 
 def _npy(name: str) -> StoredImage:
     # Memory-mapped: bands that nobody asked for are not read.
-    array = np.load(PathManager.get_local_path(name), mmap_mode="r", allow_pickle=False)
+    path = PathManager.get_local_path(name)
+    with open(path, "rb") as file:
+        start = file.read(len(_NPY))
+    if start and start != _NPY:  # np.load would advise to unpickle it
+        raise DataError("is no npy file: it does not begin as np.save writes it")
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray) or array.ndim not in (2, 3):
         shape = getattr(array, "shape", type(array).__name__)
         raise DataError(
             f"holds an array {shape}; expected (height, width) or (height, width, bands)"
         )
+    if array.dtype.kind not in "biufc":
+        raise DataError(f"holds an array of {array.dtype}; expected numbers")
+    if 0 in array.shape:
+        raise DataError(f"holds an empty array {array.shape}; expected (height, width, bands)")
     pixels = array if array.ndim == 3 else array[..., None]
     return _described(pixels.shape, pixels.dtype, lambda: pixels)
 
@@ -154,6 +165,14 @@ def _pillow(image: Image.Image, data: bytes) -> StoredImage | None:
     if wide and not image.mode.startswith("I"):  # colours, which Pillow reduces to 8 bits
         bands = 2 if raw[0].startswith("LA") else len(image.getbands())
         return _opencv(data, size, bands, orientation)
+    # Pillow turns the 8 bits of such a file over, but not its 16 bits.
+    inverted = (
+        image.format == "TIFF"
+        and image.mode in ("1", "L")
+        and (
+            image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO  # type: ignore[attr-defined]
+        )
+    )
     if image.mode in ("1", "P", "PA"):
         has_alpha = image.mode == "PA" or "transparency" in image.info
         image = image.convert("L" if image.mode == "1" else "RGBA" if has_alpha else "RGB")
@@ -166,7 +185,12 @@ def _pillow(image: Image.Image, data: bytes) -> StoredImage | None:
             f"has the colour mode {image.mode} of Pillow, whose values are not as stored"
         )
     mode = image.mode
-    pixels = _pixels(data, lambda picture: np.asarray(_as_mode(picture, mode)))
+
+    def stored(picture: Image.Image) -> np.ndarray:
+        values = np.asarray(_as_mode(picture, mode))
+        return ~values if inverted else values
+
+    pixels = _pixels(data, stored)
     dtype = "float32" if mode == "F" else "uint8"
     return _described((*size, len(image.getbands())), dtype, pixels, orientation)
 

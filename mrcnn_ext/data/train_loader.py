@@ -12,6 +12,7 @@ from detectron2.data import (
 from detectron2.data.build import get_detection_dataset_dicts
 from torch.utils.data import Dataset
 
+from .class_counts import warn_of_missing_masks
 from .mapper import TrainingMapper
 from .negatives import keep_negatives
 from .samplers import sampler_from_config
@@ -55,6 +56,9 @@ def train_loader_from_config(cfg):
     """
     mapper = TrainingMapper(cfg, True)
     records = _records(cfg)
+    if cfg.MRCNN_EXT.DATA.BOXES_ONLY and cfg.MODEL.MASK_ON and isinstance(records, list):
+        agnostic = cfg.MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK
+        warn_of_missing_masks(records, cfg.DATASETS.TRAIN, class_agnostic=agnostic)
     sampler = sampler_from_config(cfg, records)  # of the list, as in build_train_loader
     dataset = _stored(records, mapper)
     return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset, sampler=sampler)

@@ -14,6 +14,7 @@ from detectron2.config import instantiate
 from detectron2.engine import hooks
 from omegaconf import OmegaConf
 
+from ..config.ranges import is_number
 from ..data.loading import check_masks_of_tests
 from ..errors import ConfigError
 from ..evaluation.tasks import TASKS
@@ -76,6 +77,7 @@ def check_lazy(cfg, *, training: bool = True) -> None:
     if train.init_checkpoint is not None and not isinstance(train.init_checkpoint, str):
         raise _unexpected("init_checkpoint", train.init_checkpoint, "a file, or ''")
     _check_masks(cfg)
+    _check_pixels(cfg)
     if not training:
         return
     _check_values(train)
@@ -108,6 +110,40 @@ def _check_masks(cfg) -> None:
         if name in _NEED_MASKS and not takes and (not tasks or {*tasks} & _of_masks()):
             listed = [names] if isinstance(names, str) else list(names)
             check_masks_of_tests(listed, _ADVICE)
+
+
+def _check_pixels(cfg) -> None:
+    lists: dict[str, list] = {}
+    for key in ("model.pixel_mean", "model.pixel_std"):
+        values = OmegaConf.select(cfg, key)
+        if not OmegaConf.is_list(values):  # the model decides what else it takes
+            continue
+        lists[key] = list(values)
+        if not all(map(is_number, values)):
+            raise ConfigError(f"{key} is {describe(lists[key])}; expected finite numbers.")
+        if key.endswith("std") and any(value <= 0 for value in values):
+            raise ConfigError(
+                f"{key} is {describe(lists[key])}; expected numbers above 0, which pixels are divided "
+                "by (1.0 for a band that is constant)."
+            )
+    for part in ("train", "test"):
+        name = f"dataloader.{part}.mapper.bands"
+        bands = OmegaConf.select(cfg, name)
+        if not OmegaConf.is_list(bands) or not bands:
+            continue
+        for key, values in lists.items():
+            if len(values) != len(bands):
+                raise ConfigError(
+                    f"{key} has {len(values)} numbers, but {name} has {len(bands)} bands; expected one "
+                    "for each (python -m mrcnn_ext.data.stats prints them)."
+                )
+        for key in ("in_channels", "stem.in_channels"):
+            key = f"model.backbone.bottom_up.{key}"
+            channels = OmegaConf.select(cfg, key)
+            if channels is not None and channels != len(bands):
+                raise ConfigError(
+                    f"{key} is {channels}, but {name} has {len(bands)} bands; expected {len(bands)}."
+                )
 
 
 def _of_masks() -> set[str]:

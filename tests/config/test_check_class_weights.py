@@ -51,6 +51,11 @@ def test_rule_and_factors_come_apart():
         ([["ring", float("inf")]], "[0] is ['ring', inf]"),
         ([["ring", True]], "[0] is ['ring', True]"),
         ([["ring", 1.0], ["ring", 2.0]], " names 'ring' twice"),
+        (
+            [["ring", 1e39]],
+            "[0] is ['ring', 1e+39]; expected a factor of 0 or more, at most 1,000,000",
+        ),
+        ([""], "[0] is ''"),
         (None, " is None"),
     ],
 )
@@ -70,6 +75,15 @@ def test_a_name_that_is_no_class_is_found_before_training(key):
             check(cfg, training=True)
     cfg.merge_from_list([key, [["ring", 2.0], ["star", 2.0]]])
     check_config(cfg, training=True)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_one_class_has_to_count(key):
+    names = ["a", "b"]
+    cfg = _cfg(key, [["a", 0], ["b", 0.0]])
+    with pytest.raises(ConfigError, match=rf"{key} gives every class the factor 0"):
+        check_class_weights(cfg, names)
+    check_class_weights(_cfg(key, [["a", 0]]), names)
 
 
 def test_a_script_says_it_before_data_are_read(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from detectron2.config import LazyConfig
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.engine import DefaultTrainer
@@ -23,15 +24,17 @@ from mrcnn_ext.data.augmentation import augmentations_from_config
 from mrcnn_ext.data.augmentation.by_band import BandInput, apply_to_image
 from mrcnn_ext.data.check.__main__ import main as check
 from mrcnn_ext.data.config.__main__ import main as make_config
+from mrcnn_ext.data.pictures import bands_problem
 from mrcnn_ext.data.show.__main__ import main as show
 from mrcnn_ext.data.stats import pixel_statistics
 from mrcnn_ext.data.stats.__main__ import main as stats
 from mrcnn_ext.data.train_loader import test_loader_from_config, train_loader_from_config
 from mrcnn_ext.engine import Trainer, TrainerMixin
+from mrcnn_ext.engine.check_lazy import check_lazy
 from mrcnn_ext.engine.validation_loss import build_validation_loader
 from mrcnn_ext.errors import ConfigError, DataError
 from tests.data.band_cases import pixels, use_bands, write, write_dataset
-from tests.helpers import small_cfg
+from tests.helpers import REPO, small_cfg
 
 NAME = "mrcnn_ext_tests_bands"
 CLAHE = ["Albumentations", {"transform": "CLAHE"}]
@@ -304,6 +307,11 @@ def test_grey_pictures_turn(bands_cfg, tmp_path):
         ({"PIXEL_TYPE": "uint16"}, r"PIXEL_TYPE is 'uint16', but MRCNN_EXT.DATA.BANDS is \[\]"),
         ({"BANDS": [0, 1]}, r"MODEL.PIXEL_MEAN has 3 numbers, but MRCNN_EXT.DATA.BANDS has 2 bands"),
         ({"BANDS": [0, 1, 2], "RGB_BANDS": [0, 1, 4]}, r"RGB_BANDS is \[0, 1, 4\]; expected three of"),
+        ({"PIXEL_STD": [1.0, 0, 1.0]}, r"MODEL.PIXEL_STD is \[1.0, 0, 1.0\]; expected numbers above 0"),
+        ({"PIXEL_STD": [1.0, -2.0, 1.0]}, "expected numbers above 0"),
+        ({"PIXEL_STD": [1.0, float("inf"), 1.0]}, "PIXEL_STD is .*expected a list of finite numbers"),
+        ({"PIXEL_MEAN": ["a", 1.0, 1.0]}, r"PIXEL_MEAN is \['a', .*expected a list of finite numbers"),
+        ({"PIXEL_MEAN": [None, 1.0, 1.0]}, "expected a list of finite numbers"),
         ({"FIRST_CONVOLUTION": "sum"}, "FIRST_CONVOLUTION is 'sum'; expected 'mean' or 'copy'"),
         ({"FIRST_CONVOLUTION": "copy", "BANDS": [0, 1, 2]}, r"is 'copy'.*RGB_BANDS is \[\]"),
         ({"BANDS": [0, 1, 2], "PIXEL_TYPE": "uint16", "VIS_PERIOD": 5}, "VIS_PERIOD is 5, but"),
@@ -314,9 +322,63 @@ def test_keys_are_checked(keys, message):
     cfg = small_cfg()
     cfg.VIS_PERIOD, cfg.TEST.AUG.ENABLED = keys.pop("VIS_PERIOD", 0), keys.pop("AUG", False)
     for name, value in keys.items():
-        cfg.MRCNN_EXT.DATA[name] = value
+        node = cfg.MODEL if name.startswith("PIXEL_") and name != "PIXEL_TYPE" else None
+        (node or cfg.MRCNN_EXT.DATA)[name] = value
     with pytest.raises(ConfigError, match=message):
         check_data(cfg)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pixel_std": [1.0, 0.0]}, r"model.pixel_std is .*expected numbers above 0"),
+        ({"pixel_mean": ["a", 1.0]}, r"model.pixel_mean is .*expected finite numbers"),
+        ({"pixel_mean": [1.0] * 3}, "model.pixel_mean has 3 numbers, but dataloader.train.mapper"),
+        ({"channels": 3}, "model.backbone.bottom_up.in_channels is 3, but .*expected 2"),
+    ],
+)  # fmt: skip
+def test_a_lazy_config_is_checked_before_it_is_built(changes, message):
+    cfg = LazyConfig.load(str(REPO / "configs/Shapes/mask_rcnn_Lite0_FPN.py"))
+    cfg.dataloader.train.mapper.bands = [0, 1]
+    cfg.model.pixel_mean, cfg.model.pixel_std = [1.0, 1.0], [1.0, 1.0]
+    cfg.model.backbone.bottom_up.in_channels = changes.pop("channels", 2)
+    cfg.model.update(changes)
+    with pytest.raises(ConfigError, match=message):
+        check_lazy(cfg)
+
+
+@pytest.mark.parametrize("key", ["bands", "rgb_bands"])
+@pytest.mark.parametrize("value", [5, "012"])
+def test_an_argument_that_is_no_list_is_named(key, value):
+    arguments = {"bands": [0, 1, 2], "augmentations": [], "image_format": "BGR", key: value}
+    with pytest.raises(ConfigError, match=f"the mapper's {key} is {value!r}; expected "):
+        TrainingMapper(True, **arguments)
+
+
+@pytest.mark.parametrize("value", ["yes", 1, None])
+def test_boxes_only_is_a_switch(value):
+    with pytest.raises(ConfigError, match=f"the mapper's boxes_only is {value!r}; expected True"):
+        TrainingMapper(True, augmentations=[], image_format="BGR", boxes_only=value)
+
+
+def test_files_that_differ_are_told_by_both(tmp_path):
+    first = write(tmp_path / "a.npy", pixels(5, "uint16"))
+    for other in (pixels(3, "uint16"), pixels(96, "uint16"), pixels(5, "uint8")):
+        second = write(tmp_path / "b.npy", other)
+        for paths in ([first, second], [second, first]):
+            with pytest.raises(
+                DataError, match=r"b\.npy.*expected the same of all|a\.npy.*expected"
+            ):
+                pixel_statistics(paths)
+    np.save(tmp_path / "c.npy", np.zeros((40, 52), [("a", "u2"), ("b", "u2")]))
+    with pytest.raises(DataError, match=r"c\.npy: holds an array of .*expected numbers"):
+        pixel_statistics([first, tmp_path / "c.npy"])
+    (tmp_path / "d.npy").write_bytes(b"\x80\x04}.")
+    with pytest.raises(DataError, match=r"d\.npy: is no npy file"):
+        pixel_statistics([tmp_path / "d.npy"])
+    three = write(tmp_path / "e.npy", pixels(3))
+    assert "BANDS" in bands_problem(three)  # Detectron2 reads no npy at all
+    assert pixel_statistics([three])["chosen"] == [0, 1, 2]
 
 
 # ----------------------------------------------------------------------------------------- commands

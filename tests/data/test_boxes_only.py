@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from detectron2.structures import BitMasks, Boxes
 
 from mrcnn_ext.config.check_data import check_data, set_data_keys
 from mrcnn_ext.data.check.__main__ import main as check
+from mrcnn_ext.data.class_counts import warn_of_missing_masks
 from mrcnn_ext.data.instances import filter_empty, to_instances
+from mrcnn_ext.data.train_loader import train_loader_from_config
 from mrcnn_ext.errors import ConfigError, DataError
 from mrcnn_ext.modeling.run_setup import set_up_run
 from tests.data.augmentation_cases import dense, record
@@ -156,6 +159,50 @@ def test_a_test_set_without_all_masks_needs_the_key_before_training(mixed, monke
     set_up_run(mixed)
 
 
+@pytest.mark.parametrize(
+    ("masked", "agnostic", "expected"),
+    [
+        ((), False, "No training object has a mask, so that the mask head learns nothing"),
+        ((), True, "No training object has a mask"),
+        ((0,), False, "No training object of 'cat', class 2 has a mask"),
+        ((0,), True, None),
+        ((0, 1, 2), False, None),
+    ],
+)
+def test_classes_that_masks_are_not_learned_of_are_named(monkeypatch, masked, agnostic, expected):
+    said: list[str] = []
+    monkeypatch.setattr("mrcnn_ext.data.class_counts.logger.warning", said.append)
+    monkeypatch.setattr(
+        "mrcnn_ext.data.class_counts.MetadataCatalog",
+        SimpleNamespace(get=lambda name: {"thing_classes": ["dog", "cat"]}),
+    )
+    square = [[1, 1, 4, 1, 4, 4]]
+    objects = [
+        {"category_id": k, "iscrowd": 0, **({"segmentation": square} if k in masked else {})}
+        for k in (0, 1, 1, 2)
+    ]
+    crowd = {"category_id": 1, "iscrowd": 1, "segmentation": square}
+    records = [{"annotations": objects}, {"annotations": [crowd]}, {}]
+    warn_of_missing_masks(records, ["pets"], class_agnostic=agnostic)
+    assert len(said) == (expected is not None)
+    assert not expected or said[0].startswith(expected)
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_a_loader_says_that_no_object_has_a_mask(mixed, tmp_path, monkeypatch, masks):
+    said: list[str] = []
+    monkeypatch.setattr("mrcnn_ext.data.class_counts.logger.warning", said.append)
+    file = tmp_path / "mixed.json"
+    content = json.loads(file.read_text())
+    for annotation in content["annotations"] * (not masks):
+        annotation.pop("segmentation", None)
+    file.write_text(json.dumps(content))
+    mixed.MRCNN_EXT.DATA.BOXES_ONLY, mixed.DATALOADER.NUM_WORKERS = True, 0
+    set_up_run(mixed)
+    train_loader_from_config(mixed)
+    assert bool(said) == (not masks)
+
+
 def test_the_value_of_the_key_is_checked(mixed):
     mixed.MRCNN_EXT.DATA.BOXES_ONLY = "yes"
     with pytest.raises(ConfigError, match=r"BOXES_ONLY is 'yes'; expected True or False"):
@@ -173,6 +220,21 @@ def test_the_check_of_data_tells_what_it_found(mixed, tmp_path, capsys):
         assert ("segmentation-missing" in text) != value
         assert ("1 of 2 instances have a box and no mask" in text) == value
         assert ("masks learn from and are evaluated on the others" in text) == value
+
+
+def test_the_check_of_data_looks_at_samplers_and_weights(mixed, tmp_path, capsys):
+    data = mixed.MRCNN_EXT.DATA
+    data.BOXES_ONLY, data.SAMPLER, mixed.MODEL.PIXEL_STD = True, "rare", [1.0, 1.0, 1.0]
+    mixed.MRCNN_EXT.BOX_HEAD.CLASS_WEIGHTS = [["b", 2.0]]
+    file = tmp_path / "config.yaml"
+    file.write_text(mixed.dump())
+    assert check(["--config-file", str(file)]) == 1
+    text = " ".join(capsys.readouterr().out.split())
+    assert "MRCNN_EXT.DATA.SAMPLER is 'rare'; expected" in text
+    assert "MRCNN_EXT.BOX_HEAD.CLASS_WEIGHTS names 'b', which is no class" in text
+    data.SAMPLER, mixed.MRCNN_EXT.BOX_HEAD.CLASS_WEIGHTS = "repeat_factor", [["a", 2.0]]
+    file.write_text(mixed.dump())
+    assert check(["--config-file", str(file)]) == 0
 
 
 @pytest.mark.slow

@@ -159,6 +159,15 @@ def test_npy_is_mapped_and_never_unpickled(tmp_path):
     np.save(tmp_path / "o.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(DataError, match=r"o\.npy: cannot be read: ValueError"):
         ImageReader(bands=(0,))(tmp_path / "o.npy")
+    np.save(tmp_path / "o.npy", np.zeros((4, 5), [("a", "u2"), ("b", "u2")]))
+    with pytest.raises(DataError, match=r"o\.npy: holds an array of .*; expected numbers\.$"):
+        read_picture(tmp_path / "o.npy")
+    np.save(tmp_path / "o.npy", np.zeros((0, 5, 3)))
+    with pytest.raises(DataError, match=r"holds an empty array \(0, 5, 3\)"):
+        read_picture(tmp_path / "o.npy")
+    (tmp_path / "o.npy").write_bytes(b"\x80\x04}.")  # a pickle: no advice to trust it
+    with pytest.raises(DataError, match=r"o\.npy: is no npy file: it does not begin as np.save"):
+        ImageReader(bands=(0,))(tmp_path / "o.npy")
     np.save(tmp_path / "4.npy", np.zeros((2, 3, 4, 5)))
     with pytest.raises(
         DataError, match=r"holds an array \(2, 3, 4, 5\); expected \(height, width\)"
@@ -178,6 +187,15 @@ def test_a_file_of_another_kind(tmp_path, change, message):
     reader = ImageReader(**{"bands": (0, 1), "pixel_type": "uint16", **change})
     with pytest.raises(DataError, match=message):
         reader(path)
+
+
+@pytest.mark.parametrize("kind", ["bool", "uint8", "uint16"])
+def test_values_where_white_is_zero_are_as_stored(tmp_path, kind):
+    image = pixels(1, "uint8")[..., 0]
+    image = image > 100 if kind == "bool" else image.astype(kind)
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="miniswhite")
+    found = open_image(tmp_path / "a.tif").values()[..., 0]
+    assert (found == (image * np.uint8(255) if kind == "bool" else image)).all()
 
 
 def test_files_that_cannot_be_read(tmp_path):

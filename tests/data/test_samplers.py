@@ -354,7 +354,7 @@ def test_two_samplers_are_one_too_many(tmp_path):
         (_records([[0], [7]]), r"image 1\.jpg has an object of class 7; expected one of 0 … 2"),
         (_records([[-1]]), r"image 0\.jpg has an object of class -1; expected one of 0 … 2"),
         (_records([[0], ["1"]]), r"image 1\.jpg has an object of class '1'; expected"),
-        (_records([[], []]), r"none of 2 images holds an object"),
+        (_records([[], []]), r"none of 2 training images of '.*' holds an object.*DATA\.SAMPLER"),
     ],
 )
 def test_records_that_cannot_be_counted(records, expected):

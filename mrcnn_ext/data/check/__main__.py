@@ -25,6 +25,8 @@ from ...coco.read import read_coco
 from ...command_line import add_import_option, command_parser, import_all, stage_progress
 from ...config.bands import check_bands
 from ...config.check import check_names
+from ...config.check_class_weights import check_class_weights
+from ...config.check_data import check_data
 from ...config.load import load_config
 from ...errors import ConfigError, DataError
 from ...files import write_json
@@ -100,7 +102,7 @@ def _run(args: argparse.Namespace) -> int:
         summary = DatasetSummary.of(target.name, data, target.image_root or "")
         between = [p for other in summaries for p in _compare(other, summary, cfg)]
         if cfg is not None and not summaries:
-            between += _unknown_names(cfg) + _odd_bands(cfg)
+            between += _unknown_names(cfg) + _odd_keys(cfg, summary)
         summaries.append(summary)
         results.append(_check(target, data, cfg, not args.no_decode, between))
         _print(results[-1], args.max_shown, console)
@@ -125,13 +127,24 @@ def _unknown_names(cfg) -> list[Problem]:
     return []
 
 
-def _odd_bands(cfg) -> list[Problem]:
-    try:
-        if "MRCNN_EXT" in cfg:
-            check_bands(cfg)
-    except ConfigError as error:
-        return [Problem("error", "config-bands", None, None, str(error).rstrip("."))]
-    return []
+def _odd_keys(cfg, first: DatasetSummary) -> list[Problem]:
+    """Of the keys of data and of weights by class; the latter name classes of the training set."""
+    if "MRCNN_EXT" not in cfg:
+        return []
+    classes = first.classes if first.name in cfg.DATASETS.TRAIN else ()
+    problems: list[Problem] = []
+    for kind, check in (  # the second looks at bands, too
+        ("config-bands", check_bands),
+        ("config-data", check_data),
+        ("config-class-weights", lambda cfg: check_class_weights(cfg, classes)),
+    ):
+        try:
+            check(cfg)
+        except ConfigError as error:
+            text = str(error).rstrip(".")
+            if all(text != problem.message for problem in problems):
+                problems.append(Problem("error", kind, None, None, text))
+    return problems
 
 
 def _compare(first: DatasetSummary, second: DatasetSummary, cfg) -> list[Problem]:

@@ -34,7 +34,8 @@ def band_choices(source: Source, base: str) -> list[Choice]:
         DataError: an image cannot be read, or has other bands than the first.
     """
     paths = _images(source)
-    if not paths or bands_problem(paths[0]) is None:
+    is_npy = bool(paths) and str(paths[0]).lower().endswith(".npy")  # also a damaged one
+    if not paths or not (is_npy or bands_problem(paths[0])):
         return []
     pixels = pixel_statistics(paths, most=_READ)
     # What the weights of the base were trained on has this deviation after their normalisation.

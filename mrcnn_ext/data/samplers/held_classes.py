@@ -72,7 +72,9 @@ class HeldClasses:
         label = _checked(labels, images, records, len(names))
         if not len(label):
             raise DataError(
-                f"none of {len(records)} images holds an object, by whose class sampling goes."
+                f"none of {len(records)} training images{_of(dataset_names)} holds an object, by whose "
+                "class images are drawn; expected objects, or no sampler by class "
+                "(MRCNN_EXT.DATA.SAMPLER '')."
             )
         names = names or [str(k) for k in range(int(label.max()) + 1)]
         pairs, objects = np.unique(
@@ -116,6 +118,11 @@ class HeldClasses:
                 f"No training image holds {shorten(missing, 20)}: no sampler can draw "
                 + ("it." if len(missing) == 1 else "them.")
             )
+
+
+def _of(dataset_names: str | Sequence[str]) -> str:
+    listed = [dataset_names] if isinstance(dataset_names, str) else list(dataset_names)
+    return f" of {', '.join(map(repr, listed))}" if listed else ""
 
 
 def _class_names(dataset_names: str | Sequence[str]) -> list[str]:

@@ -54,15 +54,18 @@ def pixel_statistics(
     if most is not None and len(chosen) > most:
         chosen = [chosen[i] for i in np.linspace(0, len(chosen) - 1, most).astype(int)]
     chosen_bands = None if bands is None else list(bands)
+    wanted: tuple[int, str] | None = None
     if bands is None and chosen and _needs_bands(chosen[0]):
-        chosen_bands = list(range(_opened(chosen[0]).bands))
+        stored = _opened(chosen[0])
+        wanted = (stored.bands, stored.pixel_type)
+        chosen_bands = list(range(stored.bands))
     total, sums, squares = 0, np.zeros(0), np.zeros(0)
     first: tuple | None = None
     done = 0
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(chosen), _AHEAD):
             part = chosen[start : start + _AHEAD]
-            read = pool.map(lambda path: _counted(path, image_format, chosen_bands), part)
+            read = pool.map(lambda path: _counted(path, image_format, chosen_bands, wanted), part)
             for path, (number, band_sums, band_squares, kind) in zip(part, read):
                 if first is None:
                     first, sums, squares = kind, np.zeros(len(band_sums)), np.zeros(len(band_sums))
@@ -114,17 +117,22 @@ def _six_digits(values: np.ndarray) -> list[float]:
 
 
 def _counted(
-    path, image_format: str, bands: list[int] | None
+    path, image_format: str, bands: list[int] | None, wanted: tuple[int, str] | None
 ) -> tuple[int, np.ndarray, np.ndarray, tuple[int, str]]:
-    """Pixels, sums and sums of squares of the bands, (bands, type) of a picture."""
-    values, kind = _read(path, image_format, bands)
+    """Pixels, sums and sums of squares of the bands, (bands, type) of a picture.
+
+    One that is not as ``wanted`` has bands that were not asked for, or lacks some: it has no pixels.
+    """
+    values, kind = _read(path, image_format, bands, wanted)
     flat = values.reshape(-1, values.shape[2]).astype(np.float64)
     if not np.isfinite(flat).all():
         raise DataError(f"{path}: has pixels that are NaN or infinite; write a number there.")
     return len(flat), flat.sum(axis=0), (flat**2).sum(axis=0), kind
 
 
-def _read(path, image_format: str, bands: list[int] | None) -> tuple[np.ndarray, tuple[int, str]]:
+def _read(
+    path, image_format: str, bands: list[int] | None, wanted: tuple[int, str] | None
+) -> tuple[np.ndarray, tuple[int, str]]:
     if bands is None and not _needs_bands(path):
         try:
             values = ImageReader(image_format)(path)
@@ -133,8 +141,11 @@ def _read(path, image_format: str, bands: list[int] | None) -> tuple[np.ndarray,
         values = values if values.ndim == 3 else values[..., None]
         return values, (values.shape[2], str(values.dtype))
     stored = _opened(path)
+    kind = (stored.bands, stored.pixel_type)
+    if wanted not in (None, kind):
+        return np.zeros((0, 0, 1)), kind
     try:
-        return stored.values(bands), (stored.bands, stored.pixel_type)
+        return stored.values(bands), kind
     except DataError as error:
         raise DataError(f"{path}: {error}.") from error
     except Exception as error:
@@ -142,6 +153,8 @@ def _read(path, image_format: str, bands: list[int] | None) -> tuple[np.ndarray,
 
 
 def _needs_bands(path) -> bool:
+    if os.fspath(path).lower().endswith(".npy"):  # also a damaged one: opening it says why
+        return True
     problem = picture_problem(path)
     return (problem is not None and " pages, " not in problem) or bands_problem(path) is not None
 
