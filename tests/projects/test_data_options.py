@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from mrcnn_ext.config.load import load_config
-from tests.helpers import REPO, run_python
-from tests.projects.scripts import load_script
+from tests.helpers import REPO, load_script, run_python
 
 PROJECT = REPO / "projects" / "DataOptions"
 study = load_script(PROJECT / "study.py")

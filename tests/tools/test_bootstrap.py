@@ -9,10 +9,9 @@ import sys
 
 import pytest
 
-from tests.helpers import REPO
-from tests.tools.test_build_detectron2 import _load_script
+from tests.helpers import REPO, load_script
 
-bootstrap = _load_script("bootstrap")
+bootstrap = load_script(REPO / "tools" / "bootstrap.py")
 
 
 @pytest.fixture

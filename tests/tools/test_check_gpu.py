@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import REPO, run_python
-from tests.tools.test_build_detectron2 import _load_script
+from tests.helpers import REPO, load_script, run_python
 
-check_gpu = _load_script("check_gpu")
-sanitize_cuda = _load_script("sanitize_cuda")
+check_gpu = load_script(REPO / "tools" / "check_gpu.py")
+sanitize_cuda = load_script(REPO / "tools" / "sanitize_cuda.py")
 
 # ---- check_gpu ---------------------------------------------------------------------------------------
 
