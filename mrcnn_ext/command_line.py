@@ -60,7 +60,8 @@ def run_until_stopped(
     run: Callable[[StopSignals], int],
     *,
     errors: tuple[type[Exception], ...],
-    ended: Callable[[KeyboardInterrupt], str],
+    ended: Callable[[KeyboardInterrupt], str] | None,
+    failed: int = 1,
 ) -> int:
     """Run a command to its end, to an error of which one line says all, or to a signal.
 
@@ -68,22 +69,24 @@ def run_until_stopped(
         command: its name in messages.
         run: does the work; returns the exit code.
         errors: exceptions whose messages say what is wrong.
-        ended: what to print when a signal ended it.
+        ended: what to print when a signal ended it; None: nothing.
+        failed: the exit code of an error.
 
     Returns:
-        the exit code: that of ``run``; 1: an error; 128 and the number of the signal.
+        the exit code: that of ``run``; ``failed``; 128 and the number of the signal.
     """
     with StopSignals() as signals:
         try:
             return run(signals)
         except errors as error:
             print(f"{command}: {error}", file=sys.stderr)
-            return 1
+            return failed
         except OSError as error:  # the disk is full, say
             print(f"{command}: {type(error).__name__}: {error}", file=sys.stderr)
-            return 1
+            return failed
         except KeyboardInterrupt as stop:
-            print(ended(stop), file=sys.stderr)
+            if ended is not None:
+                print(ended(stop), file=sys.stderr)
             return exit_code(stop)
 
 
@@ -98,17 +101,8 @@ def exit_code_of(command: str, run: Callable[[], int]) -> int:
         the exit code: that of ``run``; 2: unusable input or output; 128 and the number of the signal
         that ended it.
     """
-    with StopSignals():  # of SIGTERM, too, temporary files are deleted
-        try:
-            return run()
-        except (ConfigError, DataError) as error:
-            print(f"{command}: {error}", file=sys.stderr)
-            return 2
-        except OSError as error:  # the disk is full, say
-            print(f"{command}: {type(error).__name__}: {error}", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt as stop:
-            return exit_code(stop)
+    errors = (ConfigError, DataError)
+    return run_until_stopped(command, lambda signals: run(), errors=errors, ended=None, failed=2)
 
 
 def say(text: str, *, error: bool = False) -> None:
