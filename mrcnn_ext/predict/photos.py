@@ -7,14 +7,12 @@ import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 from detectron2.data.detection_utils import read_image
 
 from ..checkpoint.shipped_weights import DEFAULT_SHIPPED, SHIPPED
 from ..config.load import load_config
-from ..errors import DataError
-from ..files import replaced_file
 from ..visualization.instances import draw_instances
+from .picture_file import write_picture
 from .predictor import Predictor
 
 __all__ = ["draw_photos", "example_photos"]
@@ -46,7 +44,7 @@ def draw_photos(
     Raises:
         ImportError: timm is missing.
         WeightsError: the weights cannot be read.
-        DataError: a picture cannot be written.
+        DataError, OSError: a picture cannot be written.
     """
     shipped = SHIPPED[DEFAULT_SHIPPED]
     predictor = Predictor(
@@ -62,9 +60,5 @@ def draw_photos(
         found = found[found.scores >= score_threshold]
         picture = draw_instances(image, found, predictor.metadata)
         file = folder / photo.name
-        with replaced_file(file) as temporary:
-            done, encoded = cv2.imencode(".png", picture[:, :, ::-1])
-            if not done:
-                raise DataError(f"{file} cannot be written.")
-            temporary.write_bytes(encoded.tobytes())
+        write_picture(file, picture[:, :, ::-1])
         yield file, len(found)

@@ -15,7 +15,7 @@ from ..result_file import ResultFile
 from .smooth import BETA, MIN_CUTOFF, KeypointSmoother
 from .track import Tracks
 
-__all__ = ["Clip", "KnownLines", "TrackOptions", "last_ids"]
+__all__ = ["Clip", "TrackOptions", "last_ids"]
 
 
 @dataclass(frozen=True)
@@ -91,28 +91,6 @@ class Clip:
             points[:, :2] = self._smoother(key, points[:, :2], side, line["time"])
             record["keypoints"] = points.ravel().tolist()
         self._smoother.forget(line["time"])
-
-
-class KnownLines:
-    """Lines that were written before this call, found one after another."""
-
-    def __init__(self, results: ResultFile) -> None:
-        self._results = results
-        self._lines = iter(results)
-
-    def find(self, name: str) -> dict:
-        """The line of a frame; fast where frames are asked for in the order of the lines.
-
-        Raises:
-            KeyError: it is not there.
-        """
-        for _ in range(2):
-            for line in self._lines:
-                if line["file"] == name:
-                    return line
-            # It is further up: that of a frame before it failed at first, and was appended later.
-            self._lines = iter(self._results)
-        raise KeyError(name)
 
 
 def last_ids(results: ResultFile) -> dict[str, int]:

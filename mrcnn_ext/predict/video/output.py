@@ -15,7 +15,7 @@ from ...skeletons import SkeletonSet
 from ..picture_file import WriteError
 from ..reading import Frame
 from ..writer import PredictionWriter
-from .clip import Clip, KnownLines, TrackOptions, last_ids
+from .clip import Clip, TrackOptions, last_ids
 from .track import FAINT
 from .write import VideoFile
 
@@ -50,7 +50,6 @@ class VideoOutput:
         self._writer, self._track = writer, track
         self._threshold = torch.as_tensor(threshold)
         self._skeletons = SkeletonSet.from_metadata(writer.metadata)
-        self._known = KnownLines(writer.results)
         self._last_ids = {} if track is None else last_ids(writer.results)
         self._clip: Clip | None = None
         self._file: VideoFile | None = None
@@ -70,7 +69,7 @@ class VideoOutput:
             last = self._last_ids.get(frame.source.name, 0)
             self._clip = Clip(self._track, frame.rate, last)
         if instances is None:
-            line = self._known.find(frame.name)
+            line = self._writer.results.line_of(frame.name)
             if self._clip is not None:
                 self._clip.recall(line)
             return line
