@@ -19,9 +19,8 @@ __all__ = ["keep_negatives"]
 # Detectron2's tools print what is logged below its own name.
 logger = logging.getLogger("detectron2." + __name__)
 
-_SEED = (
-    0  # of all processes, and of every run: which images are left out must not change on a resume
-)
+# Of all processes, and of every run: which images are left out must not change on a resume.
+_SEED = 0
 
 
 def keep_negatives(records: Sequence[dict], share: float, *, min_keypoints: int = 0) -> list[dict]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from detectron2.utils.file_io import PathManager
 from PIL import Image
@@ -98,15 +99,12 @@ def upright_size(path: str | os.PathLike) -> tuple[int, int]:
         OSError, ValueError, SyntaxError: of Pillow, where it is no picture.
     """
     try:
-        opened = _opened_size(path)
+        return _opened_size(path)
     except (OSError, ValueError):
-        try:  # of many bands
+        with suppress(Exception):  # one of many bands
             stored = open_image(path)
             return stored.width, stored.height
-        except Exception:
-            pass
         raise
-    return opened
 
 
 def _opened_size(path: str | os.PathLike) -> tuple[int, int]:
