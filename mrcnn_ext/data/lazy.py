@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from omegaconf import DictConfig
 
@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..messages import shorten, similar
 from .class_counts import warn_of_missing_masks
 from .loading import check_masks_of_tests, check_when_loaded
-from .negatives import keep_negatives
+from .negatives import load_records
 
 __all__ = ["training_dicts", "use_training_dicts"]
 
@@ -75,12 +75,7 @@ def training_dicts(
         with_masks=False,
         need_objects=len(trains) == 1 and kwargs.get("filter_empty", True),
     )
-    if negatives:
-        least = kwargs.pop("min_keypoints", 0)
-        dicts = get_detection_dataset_dicts(names=names, **{**kwargs, "filter_empty": False})
-        dicts = keep_negatives(dicts, negatives, min_keypoints=least)
-    else:
-        dicts = get_detection_dataset_dicts(names=names, **kwargs)
+    dicts = load_records(names, negatives, **kwargs)
     first = _classes(trains[0])
     for key, listed in ((_TRAIN, trains), (_TEST, tests)):
         for name in listed:

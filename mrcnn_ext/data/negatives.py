@@ -10,17 +10,46 @@ import numpy as np
 from detectron2.data.build import (
     filter_images_with_few_keypoints,
     filter_images_with_only_crowd_annotations,
+    get_detection_dataset_dicts,
 )
+from torch.utils.data import Dataset
 
 from ..errors import DataError
 
-__all__ = ["keep_negatives"]
+__all__ = ["keep_negatives", "load_records"]
 
 # Detectron2's tools print what is logged below its own name.
 logger = logging.getLogger("detectron2." + __name__)
 
 # Of all processes, and of every run: which images are left out must not change on a resume.
 _SEED = 0
+
+
+def load_records(
+    names: str | Sequence[str],
+    share: float,
+    *,
+    filter_empty: bool = True,
+    min_keypoints: int = 0,
+    **kwargs,
+) -> list[dict] | Dataset:
+    """``get_detection_dataset_dicts``, with a share of images without objects.
+
+    Args:
+        share: of :func:`keep_negatives`; 0: as ``filter_empty`` says.
+        names, filter_empty, min_keypoints, kwargs: as for Detectron2's function.
+
+    Raises:
+        DataError: there is a share, and no image has objects.
+    """
+    if not share:
+        return get_detection_dataset_dicts(
+            names, filter_empty=filter_empty, min_keypoints=min_keypoints, **kwargs
+        )
+    records = get_detection_dataset_dicts(names, filter_empty=False, **kwargs)
+    if isinstance(records, list) and "annotations" in records[0]:
+        return keep_negatives(records, share, min_keypoints=min_keypoints)
+    return records
 
 
 def keep_negatives(records: Sequence[dict], share: float, *, min_keypoints: int = 0) -> list[dict]:

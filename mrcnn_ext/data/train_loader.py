@@ -9,12 +9,11 @@ from detectron2.data import (
     build_detection_test_loader,
     build_detection_train_loader,
 )
-from detectron2.data.build import get_detection_dataset_dicts
 from torch.utils.data import Dataset
 
 from .class_counts import warn_of_missing_masks
 from .mapper import TrainingMapper
-from .negatives import keep_negatives
+from .negatives import load_records
 from .samplers import sampler_from_config
 
 __all__ = [
@@ -96,16 +95,13 @@ def training_data(cfg) -> tuple[Dataset, TrainingMapper]:
 
 def _records(cfg) -> list[dict] | Dataset:
     least = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
-    share = cfg.MRCNN_EXT.DATA.NEGATIVES
-    records = get_detection_dataset_dicts(
+    return load_records(
         cfg.DATASETS.TRAIN,
-        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and not share,
-        min_keypoints=0 if share else least,
+        cfg.MRCNN_EXT.DATA.NEGATIVES,
+        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        min_keypoints=least,
         proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
     )
-    if share and isinstance(records, list) and "annotations" in records[0]:
-        return keep_negatives(records, share, min_keypoints=least)
-    return records
 
 
 def _stored(records: list[dict] | Dataset, mapper: TrainingMapper) -> Dataset:
