@@ -5,11 +5,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import cv2
 import pytest
@@ -17,18 +12,8 @@ import pytest
 from mrcnn_ext.coco.rle import rle_areas
 from mrcnn_ext.predict.__main__ import main
 from mrcnn_ext.results import FORMS
-from tests.helpers import REPO
 from tests.predict.conftest import noise
-
-# Every image takes a moment, so that a signal comes within the run.
-_SLOW = """
-import sys, time
-from mrcnn_ext.predict import Predictor
-from mrcnn_ext.predict.__main__ import main
-call = Predictor.__call__
-Predictor.__call__ = lambda self, image: (time.sleep(0.1), call(self, image))[1]
-sys.exit(main({arguments!r}))
-"""
+from tests.predict.ended_run import end_predict
 
 
 @pytest.mark.slow
@@ -42,20 +27,8 @@ def test_forms_are_whole_after_an_end_in_between(trained, tmp_path, name):
     arguments = ["--config-file", config, "--score-threshold", 0, "--device", "cpu"]
     arguments += [tmp_path / "many", "--output", out, "--save", ",".join(("cutouts", *FORMS))]
     arguments = list(map(str, arguments))
-    process = subprocess.Popen(
-        [sys.executable, "-c", _SLOW.format(arguments=arguments)],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(REPO)},
-    )
-    file, start = out / "coco_results.jsonl", time.monotonic()
-    while not file.exists() or file.read_bytes().count(b"\n") < 3:
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() - start < 300
-        time.sleep(0.02)
-    process.send_signal(getattr(signal, name))
-    error = process.communicate(timeout=200)[1]
-    assert process.returncode == {"SIGKILL": -9, "SIGTERM": 143, "SIGINT": 130}[name], error
+    found, error = end_predict(arguments, out, name, begins=300, ends=200)
+    assert found == {"SIGKILL": -9, "SIGTERM": 143, "SIGINT": 130}[name], error
     if name == "SIGKILL":
         assert not any(form.is_in(out) for form in FORMS.values())
     else:

@@ -6,10 +6,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import signal
-import subprocess
-import sys
-import time
 
 import cv2
 import numpy as np
@@ -26,8 +22,8 @@ from mrcnn_ext.predict.reading import read_frames
 from mrcnn_ext.predict.result_file import ResultFile
 from mrcnn_ext.predict.sources import find_sources
 from mrcnn_ext.visualization import instances as drawing
-from tests.helpers import REPO
 from tests.predict.conftest import noise, write_clip
+from tests.predict.ended_run import end_predict
 
 
 def _arguments(config, *arguments) -> list[str]:
@@ -79,24 +75,15 @@ def test_signals_keep_what_was_done_and_the_next_call_does_the_rest(
     many, expected = whole
     out = tmp_path / "out"
     arguments = _arguments(config, many, "--output", out)
-    command = [sys.executable, "-c", _SLOW.format(arguments=arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(REPO)}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    file, start = out / "coco_results.jsonl", time.monotonic()
-    while not file.exists() or file.read_bytes().count(b"\n") < 3:
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() - start < 200
-        time.sleep(0.02)
-    process.send_signal(getattr(signal, name))
-    error = process.communicate(timeout=100)[1]
-    assert process.returncode == code, error
+    found, error = end_predict(arguments, out, name, begins=200, ends=100)
+    assert found == code, error
     done = [f"{index:02d}.png" for index in range(len(_lines(out)))]
     assert 3 <= len(done) < 20
     if name != "SIGKILL":
         assert f"interrupted; {len(done)} images" in error
         assert "Traceback" not in error
         _check_consistent(out, done)
-    with file.open("ab") as handle:
+    with (out / "coco_results.jsonl").open("ab") as handle:
         handle.write(b'{"image_id": 20, "file": "19.p')  # torn
     calls = []
     original = Predictor.__call__
@@ -116,14 +103,6 @@ def test_signals_keep_what_was_done_and_the_next_call_does_the_rest(
 
 
 # Every image takes a moment, so that a signal comes within the run.
-_SLOW = """
-import sys, time
-from mrcnn_ext.predict import Predictor
-from mrcnn_ext.predict.__main__ import main
-call = Predictor.__call__
-Predictor.__call__ = lambda self, image: (time.sleep(0.1), call(self, image))[1]
-sys.exit(main({arguments!r}))
-"""
 
 
 def test_images_without_detections_have_a_line(trained, photos, tmp_path):
